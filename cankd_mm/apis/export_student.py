@@ -1,0 +1,50 @@
+import os.path as osp
+from typing import Optional, Tuple
+
+import torch
+from mmengine.registry import MODELS, init_default_scope
+from mmengine.runner import save_checkpoint
+
+from cankd_mm.apis.config import load_config, student_config
+from cankd_mm.models.builders import load_checkpoint, load_weights, student_state_dict
+
+
+def export_student(config: str,
+                   checkpoint: str,
+                   out_dir: Optional[str] = None,
+                   cfg_options: Optional[dict] = None) -> Tuple[str, str]:
+    """Write a distilled student as MMDetection or MMSegmentation has it, without teacher and without this package.
+
+    The result is loaded once, strictly, to prove it.
+
+    Args:
+        config (str): The distillation config.
+        checkpoint (str): A checkpoint of the distillation run.
+        out_dir (str, optional): The folder to write. Defaults to None, ``student`` beside the checkpoint.
+        cfg_options (dict, optional): Entries that override the config's. Defaults to None.
+
+    Returns:
+        tuple[str, str]: The plain config ``<config>_student.py`` and the checkpoint ``<config>_student.pth``.
+
+    Raises:
+        SetupError: If the checkpoint does not hold the student of this config.
+    """
+    cfg = student_config(load_config(config, cfg_options))
+    for key in ('work_dir', 'launcher'):
+        cfg.pop(key, None)
+    cfg.load_from, cfg.resume = None, False
+    source = load_checkpoint(checkpoint, 'student')
+    state_dict = student_state_dict(source['state_dict'])
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    student = MODELS.build(cfg.model)
+    load_weights(student, state_dict, checkpoint, 'student')
+
+    out_dir = out_dir or osp.join(osp.dirname(checkpoint), 'student')
+    stem = osp.join(out_dir, osp.splitext(osp.basename(config))[0] + '_student')
+    meta = {key: value for key, value in source.get('meta', {}).items() if key in ('dataset_meta', 'epoch', 'iter')}
+    save_checkpoint(dict(state_dict=state_dict, meta=meta), f'{stem}.pth')
+    cfg.dump(f'{stem}.py')
+
+    written = torch.load(f'{stem}.pth', map_location='cpu')
+    MODELS.build(load_config(f'{stem}.py').model).load_state_dict(written['state_dict'], strict=True)
+    return f'{stem}.py', f'{stem}.pth'

@@ -1,0 +1,58 @@
+from typing import Dict, Optional
+
+from mmengine.runner import Runner
+
+from cankd_mm.apis.config import check_data, is_distillation, load_config, student_config, teacher_config
+from cankd_mm.apis.train import init_cpu_dist
+from cankd_mm.errors import SetupError
+from cankd_mm.models.builders import load_checkpoint, load_weights, student_state_dict
+
+
+def test(config: str,
+         checkpoint: Optional[str] = None,
+         teacher: bool = False,
+         work_dir: Optional[str] = None,
+         out: Optional[str] = None,
+         cfg_options: Optional[dict] = None,
+         launcher: str = 'none') -> Dict[str, float]:
+    """Evaluate the student of a distillation config, its teacher, or a plain model.
+
+    Args:
+        config (str): The config file.
+        checkpoint (str, optional): Of the distillation run or of the plain model. With ``teacher``, it defaults to
+            the config's ``teacher_ckpt``.
+        teacher (bool): Whether to evaluate the teacher in place of the student. Defaults to False.
+        work_dir (str, optional): Folder of the log. Defaults to None, as in :func:`train`.
+        out (str, optional): A ``.pkl`` file that takes the predictions. Defaults to None.
+        cfg_options (dict, optional): Entries that override the config's. Defaults to None.
+        launcher (str): ``'none'``, ``'pytorch'``, ``'slurm'`` or ``'mpi'``. Defaults to 'none'.
+
+    Returns:
+        dict[str, float]: The metrics.
+
+    Raises:
+        SetupError: If something in the config, a checkpoint or a path is wrong.
+    """
+    cfg = load_config(config, cfg_options, work_dir, launcher)
+    check_data(cfg, 'test')
+    whose = 'teacher' if teacher else 'student' if is_distillation(cfg) else 'model'
+    if teacher:
+        checkpoint = checkpoint or cfg.model.get('teacher_ckpt')
+    if checkpoint is None:
+        raise SetupError(f'There is no checkpoint of the {whose} to evaluate: give one after the config.')
+    cfg = teacher_config(cfg) if teacher else student_config(cfg)
+    cfg.load_from, cfg.resume = None, False
+    if out is not None:
+        if not out.endswith(('.pkl', '.pickle')):
+            raise SetupError(f'The predictions are pickled, but --out names {out!r}: give a file that ends in .pkl.')
+        evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
+        dump = 'DumpDetResults' if cfg.get('default_scope') == 'mmdet' else 'DumpResults'
+        cfg.test_evaluator = [*evaluators, dict(type=dump, out_file_path=out)]
+    init_cpu_dist(cfg)
+    runner = Runner.from_cfg(cfg)
+    state_dict = load_checkpoint(checkpoint, whose)['state_dict']
+    if whose == 'student':
+        state_dict = student_state_dict(state_dict)
+    model = getattr(runner.model, 'module', runner.model)
+    load_weights(model, state_dict, checkpoint, whose)
+    return runner.test()

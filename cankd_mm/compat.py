@@ -1,0 +1,112 @@
+"""The one place that knows what is broken in which version of the stack.
+
+:func:`mend` is called before anything of MMRazor is imported. Every remedy looks at what is
+installed first, and leaves a version that works as it is.
+"""
+
+import importlib
+import importlib.util
+import sys
+import types
+from typing import List, NoReturn
+
+from packaging.version import parse
+
+_QUANTIZATION_TABLES = 'mmrazor.structures.quantization.backend_config'
+
+
+class _NoBackendConfigs(dict):
+    """MMRazor's empty table of quantization backends: any look-up explains why it is empty."""
+
+    def __missing__(self, key: str) -> NoReturn:
+        import torch
+
+        raise NotImplementedError(
+            f'MMRazor cannot quantize (backend {key!r}) on torch {torch.__version__}, whose quantization '
+            'API has moved on since; use torch 2.0 for quantization. Distillation is not concerned.')
+
+
+def mend_quantization_import() -> bool:
+    """Let MMRazor import where torch no longer has the names its quantization tables need.
+
+    MMRazor 1.0 builds these tables at import from torch names that are gone since torch 2.1.
+    Distillation never looks at them.
+
+    Returns:
+        bool: Whether anything had to be mended.
+    """
+    try:
+        importlib.import_module(_QUANTIZATION_TABLES)
+    except ImportError as e:
+        if 'torch' not in str(e):
+            raise
+    else:
+        return False
+    stand_in = types.ModuleType(_QUANTIZATION_TABLES)
+    stand_in.__all__ = ['BackendConfigs']
+    stand_in.BackendConfigs = _NoBackendConfigs()
+    sys.modules[_QUANTIZATION_TABLES] = stand_in
+    importlib.import_module('mmrazor.structures.quantization')
+    return True
+
+
+def mend_checkpoint_loading() -> bool:
+    """Let ``torch.load(weights_only=True)`` read MMEngine's own checkpoints.
+
+    Since torch 2.6 only tensors and a few plain types are read by default. A checkpoint of
+    MMEngine also holds its log history, a plain container of numbers: its class and the numpy types in it are
+    allowed by name. ``weights_only`` stays on, so that a downloaded checkpoint cannot run code.
+
+    Returns:
+        bool: Whether anything had to be mended.
+    """
+    import torch
+
+    if parse(torch.__version__) < parse('2.6'):
+        return False
+    import numpy as np
+    from mmengine.logging.history_buffer import HistoryBuffer
+
+    multiarray = importlib.import_module('numpy._core.multiarray' if np.__version__ >= '2' else 'numpy.core.multiarray')
+    scalar_types = [np.float64, np.float32, np.int64, np.int32, np.bool_]
+    dtype_classes = {type(np.dtype(t)) for t in scalar_types}
+    allowed = [HistoryBuffer, np.ndarray, np.dtype, *scalar_types, *dtype_classes]
+    for function in (multiarray._reconstruct, multiarray.scalar):
+        allowed.append(function)
+        # The same function under the name that the other major version of numpy pickles.
+        allowed += [(function, f'{module}.{function.__name__}')
+                    for module in ('numpy.core.multiarray', 'numpy._core.multiarray')]
+    torch.serialization.add_safe_globals(allowed)
+    return True
+
+
+def check_setuptools() -> None:
+    """Raise where setuptools no longer has the ``pkg_resources`` that MMEngine imports.
+
+    Raises:
+        ImportError: With the command that repairs it.
+    """
+    if importlib.util.find_spec('pkg_resources') is None:
+        raise ImportError('MMEngine needs pkg_resources, which setuptools has dropped in version 82: '
+                          'pip install "setuptools<81"')
+
+
+def mend() -> List[str]:
+    """Apply every remedy that the installed versions need.
+
+    Returns:
+        list[str]: One line per remedy applied.
+
+    Raises:
+        ImportError: Where the stack does not import. The message names the doctor.
+    """
+    remedies = {
+        'MMRazor imports without its quantization tables (torch >= 2.1)': mend_quantization_import,
+        "torch.load(weights_only=True) reads MMEngine's checkpoints": mend_checkpoint_loading,
+    }
+    try:
+        check_setuptools()
+        return [line for line, remedy in remedies.items() if remedy()]
+    except (ImportError, AssertionError) as e:
+        raise ImportError(f'The OpenMMLab stack does not import here ({e}). '
+                          '`python -m cankd_mm.doctor` says what to repair.') from e

@@ -1,0 +1,169 @@
+"""Build students and teachers from configs, and load checkpoints into them."""
+
+import logging
+import os.path as osp
+from importlib.util import find_spec
+from pickle import UnpicklingError
+from typing import Union
+
+from mmengine.config import Config
+from mmengine.hub import get_config
+from mmengine.logging import print_log
+from mmengine.model import BaseModel
+from mmengine.runner.checkpoint import CheckpointLoader
+from mmengine.utils import import_modules_from_strings
+from mmrazor.registry import MODELS
+from torch import nn
+
+from cankd_mm.errors import SetupError
+
+_SCOPES = ('mmdet', 'mmseg')
+
+
+def load_model_cfg(path: str) -> dict:
+    """Read a model's config from a file or an installed package.
+
+    Args:
+        path (str): A config file, or ``'mmdet::retinanet/retinanet_r101_fpn_2x_coco.py'``.
+
+    Returns:
+        dict: The config's ``model``, with ``_scope_`` set to the config's ``default_scope``.
+
+    Raises:
+        SetupError: If there is no such config, or it has no ``model``.
+    """
+    package = path.split('::')[0]
+    # MMEngine would go and install a package it does not find.
+    if '::' in path and find_spec(package) is None:
+        raise SetupError(f'The model config {path!r} asks for the package {package!r}, which is not installed: correct the '
+                         'name, or install it.')
+    try:
+        cfg = get_config(path) if '::' in path else Config.fromfile(path)
+    except FileNotFoundError as e:
+        raise SetupError(f'There is no model config {path!r}: give a file, or package::path as in '
+                         "'mmdet::retinanet/retinanet_r101_fpn_2x_coco.py'.") from e
+    if 'model' not in cfg:
+        raise SetupError(f'The config {path!r} has no model: give the config that the model was trained with.')
+    model = cfg.model
+    if 'data_preprocessor' in cfg and 'data_preprocessor' not in model:
+        model.data_preprocessor = cfg.data_preprocessor
+    if 'default_scope' in cfg:
+        model.setdefault('_scope_', cfg.default_scope)
+    return model
+
+
+def build_model(model: Union[BaseModel, dict, str], whose: str) -> BaseModel:
+    """Build a student or a teacher.
+
+    Args:
+        model (BaseModel | dict | str): A built model, its config, ``dict(cfg_path='package::path')`` as in
+            MMRazor, or the path that :func:`load_model_cfg` takes. A config without ``_scope_`` is looked up in
+            MMDetection, then in MMSegmentation.
+        whose (str): ``'student'`` or ``'teacher'``, for messages.
+
+    Returns:
+        BaseModel: The model.
+
+    Raises:
+        SetupError: If the config does not name a model of MMDetection or MMSegmentation.
+    """
+    if isinstance(model, nn.Module):
+        return model
+    if isinstance(model, str):
+        model = load_model_cfg(model)
+    model = model.copy()
+    if 'type' not in model:
+        if 'cfg_path' not in model:
+            raise SetupError(f"The {whose} is configured by {sorted(model)} alone: give its 'type', or the path of "
+                             'its config.')
+        return MODELS.build(model)
+    if '_scope_' not in model and isinstance(model['type'], str):
+        model['_scope_'] = _find_scope(model['type'], whose)
+    return MODELS.build(model)
+
+
+def _find_scope(type_name: str, whose: str) -> str:
+    if '.' in type_name:
+        return type_name.split('.')[0]
+    for scope in _SCOPES:
+        if import_modules_from_strings(f'{scope}.registry').MODELS.get(type_name) is not None:
+            return scope
+    raise SetupError(f"The {whose}'s type {type_name!r} is neither in MMDetection nor in MMSegmentation: correct it, or "
+                     'import the package that registers it with custom_imports.')
+
+
+def load_checkpoint(path: str, whose: str) -> dict:
+    """Read a checkpoint.
+
+    Args:
+        path (str): A file, or an address that MMEngine can load from.
+        whose (str): Whose checkpoint it is, for messages.
+
+    Returns:
+        dict: The checkpoint, with ``state_dict`` and whatever else it holds.
+
+    Raises:
+        SetupError: If the file is not there or is not a checkpoint.
+    """
+    if '://' not in path and not osp.isfile(osp.expanduser(path)):
+        raise SetupError(f"The {whose}'s checkpoint {path!r} does not exist: correct the path, or put the file there.")
+    try:
+        checkpoint = CheckpointLoader.load_checkpoint(path, map_location='cpu', logger='silent')
+    except (RuntimeError, UnpicklingError, EOFError) as e:
+        raise SetupError(f"The {whose}'s checkpoint {path!r} cannot be read ({str(e).splitlines()[0]}): it is truncated "
+                         'or no checkpoint, so fetch or write it again.') from e
+    except OSError as e:
+        raise SetupError(f"The {whose}'s checkpoint {path!r} cannot be fetched ({e}): fetch it where there is a network "
+                         'and give the path of the file.') from e
+    return checkpoint if 'state_dict' in checkpoint else dict(state_dict=checkpoint)
+
+
+def student_state_dict(state_dict: dict) -> dict:
+    """Pick the student's weights out of those of a distillation run.
+
+    Args:
+        state_dict (dict[str, Tensor]): Of a :class:`FeatureDistill`, or of a plain model, which is returned as it is.
+
+    Returns:
+        dict[str, Tensor]: The plain student's.
+    """
+    prefix = 'architecture.'
+    student = {key[len(prefix):]: value for key, value in state_dict.items() if key.startswith(prefix)}
+    return student or state_dict
+
+
+def load_weights(model: nn.Module, state_dict: dict, path: str, whose: str) -> None:
+    """Fill a model with weights that must cover every parameter.
+
+    Args:
+        model (nn.Module): The model, filled in place.
+        state_dict (dict[str, Tensor]): The weights.
+        path (str): Where they come from, for messages.
+        whose (str): ``'student'`` or ``'teacher'``, for messages.
+
+    Raises:
+        SetupError: If a parameter is missing or has another shape.
+    """
+    if whose == 'teacher' and any(key.startswith('architecture.') for key in state_dict):
+        raise SetupError(f"The teacher's checkpoint {path!r} holds a distillation run, not a model: turn it into one with "
+                         'tools/export_student.py.')
+    own = model.state_dict()
+    misfits = [key for key, value in state_dict.items() if key in own and own[key].shape != value.shape]
+    if misfits:
+        key = misfits[0]
+        more = f', and {len(misfits) - 1} more differ' if len(misfits) > 1 else ''
+        raise SetupError(f"The {whose}'s checkpoint {path!r} does not fit its config: {key} has the shape "
+                         f'{tuple(state_dict[key].shape)} in the file and {tuple(own[key].shape)} in the '
+                         f'{type(model).__name__}{more}; give the config it was trained with.')
+    result = model.load_state_dict(state_dict, strict=False)
+    parameters = dict(model.named_parameters())
+    missing = [key for key in result.missing_keys if key in parameters]
+    if missing:
+        raise SetupError(f"The {whose}'s checkpoint {path!r} lacks {len(missing)} of the {len(parameters)} parameters of "
+                         f'its {type(model).__name__}, such as {missing[0]}: give the checkpoint of this config.')
+    if result.unexpected_keys:
+        print_log(f"The {whose}'s checkpoint {path!r} holds {len(result.unexpected_keys)} entries that its "
+                  f'{type(model).__name__} has no place for, such as {result.unexpected_keys[0]}.',
+                  logger='current', level=logging.WARNING)
+    print_log(f'Loaded all {len(parameters)} parameters of the {whose} {type(model).__name__} from {path}.',
+              logger='current')

@@ -1,0 +1,189 @@
+import inspect
+from difflib import get_close_matches
+from typing import Dict, List, Optional, Sequence, Tuple, Union
+
+from mmengine.logging import print_log
+from mmengine.model import BaseModel
+from mmrazor.models import ConfigurableDistiller
+from mmrazor.models.task_modules import RecorderManager
+from mmrazor.registry import MODELS
+from torch import nn
+
+from cankd_mm.errors import SetupError
+from cankd_mm.models.distillers.probe import probe_shapes
+
+Shape = Tuple[int, ...]
+Levels = Optional[Union[int, Sequence[int]]]
+
+_LONG_FORM = ('student_recorders', 'teacher_recorders', 'connectors', 'distill_losses', 'loss_forward_mappings')
+
+
+@MODELS.register_module()
+class CanKDDistiller(ConfigurableDistiller):
+    """A ConfigurableDistiller that is told in three lines what to distill.
+
+    ``source``, ``levels`` and ``loss`` are expanded into the recorders, connectors, losses and mappings of
+    :class:`mmrazor.models.ConfigurableDistiller`: one loss per level. Channels and sizes are found by one tiny
+    forward pass of both models. Where the channels of a level differ, a 1x1 convolution without norm and activation
+    takes the student's feature to the teacher's channels.
+
+    Everything of the long form can be given as well. With the short form, the recorders are named after their
+    source, the losses ``loss_<source>_<level>`` (dots become underscores) and a level's connector like its
+    loss; an entry given under such a name replaces the expanded one, any other is added.
+
+    Args:
+        source (str, optional): The module whose output is distilled, as in ``model.named_modules()``:
+            ``'neck'``, ``'backbone.layer4'``. Defaults to None, the long form alone.
+        levels (int | Sequence[int], optional): How many of the source's outputs are distilled, counted from the
+            first, or which ones, counted from 0. Defaults to None, all of them.
+        loss (dict, optional): Config of the loss, of which every level gets its own. Any loss of MMRazor that takes a
+            student's and a teacher's feature will do. Channel counts are filled in.
+        teacher_source (str, optional): The teacher's module, where it differs from ``source``. Defaults to None.
+        teacher_levels (int | Sequence[int], optional): The teacher's levels, where they differ from ``levels``, in
+            the same order. Defaults to None.
+        **long_form: The arguments of :class:`mmrazor.models.ConfigurableDistiller`.
+
+    Raises:
+        SetupError: If the source or a level does not exist, if the sizes of a level differ, or if the loss is not
+            registered. The message names the feature, the level and both shapes, or the nearest names.
+
+    Examples:
+        >>> # The first four levels of a feature pyramid.
+        >>> distiller = dict(type='CanKDDistiller', source='neck', levels=4,
+        ...                  loss=dict(type='CanKDLoss', loss_weight=5.0))
+        >>> # The last stage of a segmentor's backbone, and a loss of MMRazor.
+        >>> distiller = dict(type='CanKDDistiller', source='backbone.layer4',
+        ...                  loss=dict(type='PKDLoss', loss_weight=6.0))
+    """
+
+    def __init__(self,
+                 source: Optional[str] = None,
+                 levels: Levels = None,
+                 loss: Optional[dict] = None,
+                 teacher_source: Optional[str] = None,
+                 teacher_levels: Levels = None,
+                 **long_form) -> None:
+        self._short_form = source is not None
+        if not self._short_form:
+            given = dict(levels=levels, loss=loss, teacher_source=teacher_source, teacher_levels=teacher_levels)
+            for name, value in given.items():
+                if value is not None:
+                    raise SetupError(f"CanKDDistiller got {name} but no source: name the module to distill, "
+                                     "such as source='neck'.")
+            super().__init__(**long_form)
+            return
+        if loss is None:
+            raise SetupError(f"CanKDDistiller got source={source!r} but no loss: give one, such as "
+                             "loss=dict(type='CanKDLoss').")
+        # The parts that refer to each other are built once both models are known.
+        self._given = {name: dict(long_form.pop(name, None) or {}) for name in _LONG_FORM}
+        super().__init__(**long_form)
+        self.source = source
+        self.teacher_source = teacher_source or source
+        self.levels = levels
+        self.teacher_levels = levels if teacher_levels is None else teacher_levels
+        self.loss = loss
+
+    def prepare_from_student(self, model: BaseModel) -> None:
+        """Find the shapes of the student's features, and attach its recorders.
+
+        Args:
+            model (BaseModel): The student.
+        """
+        if self._short_form:
+            self._student_shapes = probe_shapes(model, self.source, 'student')
+            recorders = {self.source: dict(type='ModuleOutputs', source=self.source)}
+            self.student_recorders = RecorderManager({**recorders, **self._given['student_recorders']})
+        super().prepare_from_student(model)
+
+    def prepare_from_teacher(self, model: nn.Module) -> None:
+        """Find the shapes of the teacher's features, expand the short form, and attach the teacher's recorders.
+
+        Args:
+            model (nn.Module): The teacher. The student has to be prepared first.
+        """
+        if self._short_form:
+            shapes = probe_shapes(model, self.teacher_source, 'teacher')
+            recorders = {self.teacher_source: dict(type='ModuleOutputs', source=self.teacher_source)}
+            self.teacher_recorders = RecorderManager({**recorders, **self._given['teacher_recorders']})
+            self._build_expanded(self._student_shapes, shapes)
+        super().prepare_from_teacher(model)
+
+    def compute_distill_losses(self) -> Dict:
+        """Compute the losses of the recorded features, and let go of the features.
+
+        Returns:
+            dict[str, Tensor]: The losses by name.
+        """
+        losses = super().compute_distill_losses()
+        for manager in (self.student_recorders, self.teacher_recorders):
+            for recorder in manager.recorders.values():
+                recorder.reset_data_buffer()
+        return losses
+
+    def _build_expanded(self, student_shapes: Union[Shape, List[Shape]],
+                        teacher_shapes: Union[Shape, List[Shape]]) -> None:
+        """Build connectors, losses and mappings of the short form merged with what was given explicitly."""
+        connectors, losses, mappings = {}, {}, {}
+        student_levels = _select('student', self.source, self.levels, student_shapes)
+        teacher_levels = _select('teacher', self.teacher_source, self.teacher_levels, teacher_shapes)
+        if len(student_levels) != len(teacher_levels):
+            raise SetupError(f'CanKDDistiller pairs {len(student_levels)} levels of the student\'s {self.source!r} with '
+                             f'{len(teacher_levels)} of the teacher\'s {self.teacher_source!r}: '
+                             'give levels and teacher_levels of one length.')
+        for (s_index, s_shape), (t_index, t_shape) in zip(student_levels, teacher_levels):
+            name = f'loss_{self.source.replace(".", "_")}_{s_index or 0}'
+            if s_shape[2:] != t_shape[2:]:
+                raise SetupError(
+                    f'Level {s_index or 0} of the student\'s {self.source!r} has the shape {s_shape} and level '
+                    f'{t_index or 0} of the teacher\'s {self.teacher_source!r} the shape {t_shape} (N, C, H, W) on the same '
+                    'image: pair levels of one size with levels and teacher_levels.')
+            student = dict(recorder=self.source, from_student=True, data_idx=s_index)
+            if s_shape[1] != t_shape[1]:
+                connectors[name] = dict(type='ConvModuleConnector', in_channel=s_shape[1], out_channel=t_shape[1],
+                                        act_cfg=None)
+            if name in connectors or name in self._given['connectors']:
+                student['connector'] = name
+            teacher = dict(recorder=self.teacher_source, from_student=False, data_idx=t_index)
+            losses[name], arguments = _complete_loss(self.loss, t_shape[1])
+            mappings[name] = dict(zip(arguments, (student, teacher)))
+            print_log(f'{name}: {self.loss["type"]} between student {self.source!r} {s_shape} and teacher '
+                      f'{self.teacher_source!r} {t_shape}, connector: '
+                      f'{"1x1 convolution" if name in connectors else "none"} (shapes for a 128x192 image)',
+                      logger='current')
+        self.connectors = self.build_connectors({**connectors, **self._given['connectors']})
+        self.distill_losses = self.build_distill_losses({**losses, **self._given['distill_losses']})
+        self.loss_forward_mappings = {**mappings, **self._given['loss_forward_mappings']}
+        self._check_loss_forward_mappings(self.distill_losses, self.loss_forward_mappings, self.student_recorders,
+                                          self.teacher_recorders)
+
+
+def _select(whose: str, source: str, levels: Levels,
+            shapes: Union[Shape, List[Shape]]) -> List[Tuple[Optional[int], Shape]]:
+    """List the index and the shape of every level asked for; a single feature has no index."""
+    indices = range(levels) if isinstance(levels, int) else levels
+    if isinstance(shapes, tuple):
+        if indices is not None and list(indices) != [0]:
+            raise SetupError(f"The {whose}'s {source!r} gives a single feature map, levels={levels!r} asks for more: "
+                             'leave levels out.')
+        return [(None, shapes)]
+    indices = list(range(len(shapes)) if indices is None else indices)
+    for index in indices:
+        if not 0 <= index < len(shapes):
+            raise SetupError(f"The {whose}'s {source!r} has no level {index}: it gives {len(shapes)} levels, "
+                             f'0 to {len(shapes) - 1}.')
+    if not indices or len(set(indices)) < len(indices):
+        raise SetupError(f"levels={levels!r} of the {whose}'s {source!r} must name at least one level, and none twice.")
+    return [(index, shapes[index]) for index in indices]
+
+
+def _complete_loss(loss: dict, channels: int) -> Tuple[dict, List[str]]:
+    """Fill in a loss's channel counts, and name the student's and the teacher's argument of its forward."""
+    cls = MODELS.get(loss['type']) if isinstance(loss['type'], str) else loss['type']
+    if cls is None:
+        near = get_close_matches(loss['type'], list(MODELS.module_dict), n=3, cutoff=0.5)
+        raise SetupError(f"The distiller's loss type {loss['type']!r} is not registered; "
+                         f'did you mean {" or ".join(map(repr, near or ["CanKDLoss"]))}?')
+    accepted = inspect.signature(cls.__init__).parameters
+    names = [n for n in ('in_channels', 'student_channels', 'teacher_channels') if n in accepted]
+    return {**dict.fromkeys(names, channels), **loss}, list(inspect.signature(cls.forward).parameters)[1:3]

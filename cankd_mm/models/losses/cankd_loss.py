@@ -1,0 +1,76 @@
+from mmrazor.registry import MODELS
+from torch import Tensor, nn
+
+from cankd_mm.errors import SetupError
+from cankd_mm.models.layers import CanBlock
+from cankd_mm.models.losses.normalized_mse import instance_norm_mse
+
+
+@MODELS.register_module()
+class CanKDLoss(nn.Module):
+    """Cross-attention-based non-local knowledge distillation (CanKD, WACV 2026) of one feature map.
+
+    ``L = mu * MSE(IN(z), IN(t))``, where ``z`` is the student's map after the Can block has let
+    its pixels attend to the teacher's, and IN is instance norm without affine parameters.
+    `arXiv 2511.21503 <https://arxiv.org/abs/2511.21503>`_, Sec. 3.
+
+    Time and memory are linear in the number of pixels, and the value and every gradient are those of
+    the quadratic form. The teacher's feature gets no gradient. One loss serves one level: its block has weights of its own.
+
+    Note:
+        ``loss_weight`` is the paper's mu. The authors' code halves the mean squared error and
+        writes ``loss_weight=10`` for mu = 5: that is ``loss_weight=5`` here, and their 20 is 10.
+
+    Args:
+        in_channels (int): Channels C of both features. :class:`CanKDDistiller` fills it in.
+        reduction (int): The block's inner channels are ``max(C // reduction, 1)``. Defaults to 2.
+        sub_sample (bool): Whether the teacher's keys and values are max pooled 2x2. Defaults to True.
+        mode (str): The affinity, named as in ``mmcv.cnn.NonLocal2d``; ``'dot_product'`` is the paper's default and the
+            only one so far. Defaults to 'dot_product'.
+        loss_weight (float): The paper's mu. Defaults to 5.0.
+
+    Raises:
+        SetupError: If an argument is out of range, or the two features differ in shape.
+
+    Examples:
+        >>> # In a config; CanKDDistiller finds in_channels by itself.
+        >>> distiller = dict(type='CanKDDistiller', source='neck', levels=4,
+        ...                  loss=dict(type='CanKDLoss', loss_weight=5.0))
+        >>> # As a plain module.
+        >>> loss = CanKDLoss(in_channels=256)
+        >>> loss(student_feature, teacher_feature).backward()
+    """
+
+    def __init__(self,
+                 in_channels: int,
+                 reduction: int = 2,
+                 sub_sample: bool = True,
+                 mode: str = 'dot_product',
+                 loss_weight: float = 5.0) -> None:
+        super().__init__()
+        if mode != 'dot_product':
+            raise SetupError(f"CanKDLoss has no mode {mode!r}: use 'dot_product'.")
+        if loss_weight < 0:
+            raise SetupError(f'CanKDLoss got loss_weight={loss_weight}, which would drive the student away from the '
+                             "teacher: give the paper's mu, zero or more.")
+        if in_channels < 1 or reduction < 1:
+            raise SetupError(f'CanKDLoss got in_channels={in_channels} and reduction={reduction}: '
+                             'both must be at least 1.')
+        self.loss_weight = loss_weight
+        self.can = CanBlock(in_channels, reduction=reduction, sub_sample=sub_sample)
+
+    def forward(self, s_feature: Tensor, t_feature: Tensor) -> Tensor:
+        """Compute the loss of one level.
+
+        Args:
+            s_feature (Tensor): Student feature, ``(N, C, H, W)``.
+            t_feature (Tensor): Teacher feature, ``(N, C, H, W)``.
+
+        Returns:
+            Tensor: ``mu * MSE(IN(z), IN(t))``, a scalar.
+        """
+        if s_feature.shape != t_feature.shape:
+            raise SetupError(f"CanKDLoss got a student feature {tuple(s_feature.shape)} and a teacher feature "
+                             f'{tuple(t_feature.shape)}: both must be (N, C, H, W) of one shape.')
+        t_feature = t_feature.detach()
+        return self.loss_weight * instance_norm_mse(self.can(s_feature, t_feature), t_feature)

@@ -1,0 +1,11 @@
+# The student with CanKD on the neck's four levels.
+_base_ = ['./fpn-r18w16_digits300.py', './_base_/cankd_neck.py']
+student = _base_.model
+model = dict(
+    _delete_=True,
+    _scope_='mmrazor',
+    type='FeatureDistill',
+    architecture=student,
+    teacher='configs/demo/fpn-r18w32_digits.py',
+    teacher_ckpt='work_dirs/demo/segmentation/teacher/epoch_4.pth',
+    distiller=_base_.distiller)

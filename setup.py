@@ -1,0 +1,45 @@
+import runpy
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+
+DETECTION = ['mmdet>=3.0.0,<3.4']
+# MMSegmentation's wheel does not name ftfy and regex, which it imports.
+SEGMENTATION = ['mmsegmentation>=1.0.0,<1.3', 'ftfy', 'regex']
+DEMO = [*DETECTION, *SEGMENTATION, 'scikit-learn']
+TESTS = [*DEMO, 'pytest', 'hypothesis']
+
+setup(
+    name='cankd-mm',
+    version=runpy.run_path(str(ROOT / 'cankd_mm' / 'version.py'))['__version__'],
+    description='Cross-attention-based non-local knowledge distillation for MMDetection and MMSegmentation',
+    long_description=(ROOT / 'README.md').read_text(encoding='utf-8'),
+    long_description_content_type='text/markdown',
+    license='Apache-2.0',
+    packages=find_packages(include=['cankd_mm', 'cankd_mm.*']),
+    python_requires='>=3.8',
+    install_requires=[
+        'torch>=2.0',
+        'mmengine>=0.10.0,<1.0',
+        'mmcv>=2.0.0,<=2.1.0',  # MMRazor refuses anything newer
+        'mmrazor==1.0.0',
+        'joblib',  # imported by MMRazor, which does not name it
+        'packaging',
+        'setuptools<81',  # MMEngine imports pkg_resources
+    ],
+    extras_require={
+        'detection': DETECTION,
+        'segmentation': SEGMENTATION,
+        'demo': DEMO,
+        'tests': TESTS,
+        'dev': [*TESTS, 'ruff', 'pre-commit'],
+    },
+    classifiers=[
+        'License :: OSI Approved :: Apache Software License',
+        'Programming Language :: Python :: 3',
+        'Topic :: Scientific/Engineering :: Artificial Intelligence',
+    ],
+    zip_safe=False,
+)
