@@ -8,6 +8,7 @@ import importlib
 import importlib.util
 import sys
 import types
+from pickle import UnpicklingError
 from typing import List, NoReturn
 
 from packaging.version import parse
@@ -50,12 +51,21 @@ def mend_quantization_import() -> bool:
     return True
 
 
+def _history_buffer_method(owner: object, name: str) -> object:
+    """Stand in for ``getattr`` in a checkpoint: look up a statistic of HistoryBuffer, and nothing else."""
+    from mmengine.logging.history_buffer import HistoryBuffer
+
+    if owner is not HistoryBuffer or name not in ('min', 'max', 'current', 'mean'):
+        raise UnpicklingError(f'The checkpoint asks for the attribute {name!r} of {owner!r}, which no checkpoint needs.')
+    return getattr(owner, name)
+
+
 def mend_checkpoint_loading() -> bool:
     """Let ``torch.load(weights_only=True)`` read MMEngine's own checkpoints.
 
-    Since torch 2.6 only tensors and a few plain types are read by default. A checkpoint of
-    MMEngine also holds its log history, a plain container of numbers: its class and the numpy types in it are
-    allowed by name. ``weights_only`` stays on, so that a downloaded checkpoint cannot run code.
+    Since torch 2.6 only tensors and a few plain types are read by default. A checkpoint of MMEngine also holds its log
+    history, a container of numbers that names four of its own methods. That class, the numpy types in it and the
+    look-up of these four names are allowed. ``weights_only`` stays on, so that a downloaded checkpoint cannot run code.
 
     Returns:
         bool: Whether anything had to be mended.
@@ -76,6 +86,8 @@ def mend_checkpoint_loading() -> bool:
         # The same function under the name that the other major version of numpy pickles.
         allowed += [(function, f'{module}.{function.__name__}')
                     for module in ('numpy.core.multiarray', 'numpy._core.multiarray')]
+    # Pickle names a method as getattr(class, name). getattr itself would open every attribute of every object.
+    allowed.append((_history_buffer_method, 'builtins.getattr'))
     torch.serialization.add_safe_globals(allowed)
     return True
 

@@ -60,7 +60,7 @@ class SceneComposer:
         for _ in range(rng.integers(3, 7) if not self.cards else rng.integers(2, 5)):
             side = int(rng.integers(32, 57) if self.cards else rng.integers(24, 41))
             digit = int(rng.integers(len(self.digits)))
-            alpha = _enlarge(self.digits[digit], round(0.75 * side) if self.cards else side)
+            alpha = _enlarge(self.digits[digit], round(0.9 * side) if self.cards else side)
             height, width = (side, side) if self.cards else alpha.shape
             spot = _free_spot(rng, taken, height, width)
             if spot is None:
@@ -77,7 +77,7 @@ class SceneComposer:
                 top, left = (side - alpha.shape[0]) // 2, (side - alpha.shape[1]) // 2
                 patch = patch[top:top + alpha.shape[0], left:left + alpha.shape[1]]
             colour = _contrasting_colour(rng, patch.mean((0, 1)))
-            alpha = alpha[..., None] * rng.uniform(0.75, 1)
+            alpha = alpha[..., None] * rng.uniform(0.85, 1)
             patch[:] = (1 - alpha) * patch + alpha * colour
             boxes.append((x, y, width, height))
             labels.append(int(self.labels[digit]))
@@ -86,17 +86,17 @@ class SceneComposer:
     def _background(self, rng: np.random.Generator) -> np.ndarray:
         """A crop of a photo, a gradient or noise, ``(128, 128, 3)`` float32."""
         kind = rng.random()
-        if kind < 0.6:
+        if kind < 0.7:
             photo = self.photos[rng.integers(len(self.photos))]
             side = int(rng.integers(SIZE, 2 * SIZE + 1))
             y, x = (int(rng.integers(size - side + 1)) for size in photo.shape[:2])
             image = cv2.resize(photo[y:y + side, x:x + side], (SIZE, SIZE), interpolation=cv2.INTER_AREA)
-        elif kind < 0.8:
+        elif kind < 0.85:
             corners = rng.uniform(0, 255, (2, 2, 3)).astype(np.float32)
             image = cv2.resize(corners, (SIZE, SIZE), interpolation=cv2.INTER_LINEAR)
         else:
             cells = int(rng.integers(8, 33))
-            noise = rng.uniform(0, 255, (cells, cells, 3)).astype(np.float32)
+            noise = (rng.uniform(0, 255, 3) + rng.normal(0, 40, (cells, cells, 3))).astype(np.float32)
             image = cv2.resize(noise, (SIZE, SIZE), interpolation=cv2.INTER_LINEAR)
         return image.astype(np.float32) + rng.normal(0, 6, image.shape).astype(np.float32)
 
@@ -118,10 +118,10 @@ def _card(rng: np.random.Generator, side: int) -> np.ndarray:
 
 
 def _contrasting_colour(rng: np.random.Generator, background: np.ndarray) -> np.ndarray:
-    """Draw a colour more than 70 grey levels from the background's in the mean over the channels."""
+    """Draw a colour more than 90 grey levels from the background's in the mean over the channels."""
     while True:
         colour = rng.uniform(0, 255, 3)
-        if np.abs(colour - background).mean() > 70:
+        if np.abs(colour - background).mean() > 90:
             return colour
 
 

@@ -110,6 +110,9 @@ def load_checkpoint(path: str, whose: str) -> dict:
     try:
         checkpoint = CheckpointLoader.load_checkpoint(path, map_location='cpu', logger='silent')
     except (RuntimeError, UnpicklingError, EOFError) as e:
+        if 'weights_only' in str(e) or 'which no checkpoint needs' in str(e):
+            raise SetupError(f"The {whose}'s checkpoint {path!r} holds more than weights and training state, and is not "
+                             'read, since that could run code: save its state_dict alone where you trust it.') from e
         raise SetupError(f"The {whose}'s checkpoint {path!r} cannot be read ({str(e).splitlines()[0]}): it is truncated "
                          'or no checkpoint, so fetch or write it again.') from e
     except OSError as e:

@@ -7,5 +7,5 @@ model = dict(
     type='FeatureDistill',
     architecture=student,
     teacher='configs/demo/fpn-r18w32_digits.py',
-    teacher_ckpt='work_dirs/demo/segmentation/teacher/epoch_4.pth',
+    teacher_ckpt='work_dirs/demo/segmentation/teacher/epoch_5.pth',
     distiller=_base_.distiller)

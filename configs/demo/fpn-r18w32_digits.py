@@ -1,7 +1,7 @@
 # The teacher: twice as wide, and trained on 2000 scenes.
 _base_ = './_base_/fpn_r18.py'
 width = 32
-max_epochs = 4
+max_epochs = 5
 model = dict(
     backbone=dict(base_channels=width), neck=dict(in_channels=[width, 2 * width, 4 * width, 8 * width]))
 train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)
