@@ -32,8 +32,8 @@ class SceneComposer:
 
     Args:
         split (str): ``'train'`` or ``'val'``, which digits are used.
-        cards (bool): Whether every digit stands on a filled card (a rectangle or an ellipse), all of which carries
-            its label, as segmentation needs it. Defaults to False, bare digits for detection.
+        cards (bool): Whether every digit is written dark on a light card (a rectangle or an ellipse), all of which
+            carries its label, as segmentation needs it. Defaults to False, bare digits for detection.
     """
 
     def __init__(self, split: str, cards: bool = False) -> None:
@@ -71,12 +71,11 @@ class SceneComposer:
             patch = image[area]
             if self.cards:
                 mask = _card(rng, side)
-                colour = _contrasting_colour(rng, patch.mean((0, 1)))
-                patch[mask] = colour + rng.normal(0, 8, (mask.sum(), 3))
+                patch[mask] = rng.uniform(150, 255, 3) + rng.normal(0, 8, (mask.sum(), 3))
                 label_map[area][mask] = self.labels[digit] + 1
                 top, left = (side - alpha.shape[0]) // 2, (side - alpha.shape[1]) // 2
                 patch = patch[top:top + alpha.shape[0], left:left + alpha.shape[1]]
-            colour = _contrasting_colour(rng, patch.mean((0, 1)))
+            colour = rng.uniform(0, 110, 3) if self.cards else _contrasting_colour(rng, patch.mean((0, 1)))
             alpha = alpha[..., None] * rng.uniform(0.85, 1)
             patch[:] = (1 - alpha) * patch + alpha * colour
             boxes.append((x, y, width, height))

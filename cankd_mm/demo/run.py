@@ -1,0 +1,91 @@
+import os
+import time
+from pathlib import Path
+from typing import Sequence
+
+from mmengine.fileio import dump, load
+
+from cankd_mm.apis import export_student, test
+from cankd_mm.demo import report
+from cankd_mm.demo.dataset import prepare
+from cankd_mm.demo.jobs import Job, run_jobs
+from cankd_mm.demo.plan import NUM_SMALL, NUM_TRAIN, NUM_VAL, TASKS, Task, plan
+from cankd_mm.models.builders import build_model
+
+# What the table and the picture call a kind of training.
+KINDS = {
+    'teacher': 'teacher, 2000 scenes',
+    'student': 'student alone, 300 scenes',
+    'cankd': 'student with CanKD',
+    'student-long': 'student alone, for as much time',
+    'teacher300': "teacher on the student's 300 scenes",
+    'cankd300': 'student with CanKD from that teacher',
+}
+TITLES = {'student': 'student alone', 'cankd': 'student with CanKD'}
+
+
+def run_demo(root: Path, seeds: Sequence[int] = (0, ), controls: bool = False, quick: bool = False,
+             tasks: Sequence[str] = ('detection', 'segmentation')) -> str:
+    """Train, distil, export, evaluate and report, on scenes of handwritten digits.
+
+    What an earlier, interrupted call has finished is kept.
+
+    Args:
+        root (Path): Takes work folders, ``results.json``, ``results.md`` and ``comparison.png``.
+        seeds (Sequence[int]): The seeds of the students. Defaults to (0, ).
+        controls (bool): Whether to add the fair controls, see :func:`plan`. Defaults to False.
+        quick (bool): Whether everything is trained for one short epoch, to show the way. Defaults to False.
+        tasks (Sequence[str]): Which tasks. Defaults to both.
+
+    Returns:
+        str: The table.
+    """
+    start = time.time()
+    prepare(Path('data/digits'), NUM_TRAIN, NUM_SMALL, NUM_VAL)
+    chosen = [task for task in TASKS if task.name in tasks]
+    planned = {task: plan(task, root, seeds, controls, quick) for task in chosen}
+    # Teachers first: they take longest, and students wait for them.
+    jobs = [job for jobs in planned.values() for job in jobs]
+    jobs.sort(key=lambda job: not job.work_dir.name.startswith('teacher'))
+    run_jobs(jobs, slots=min(os.cpu_count() or 1, 4))
+
+    rows, predictions = [], {}
+    for task, jobs in planned.items():
+        for job in jobs:
+            row = evaluate(task, job)
+            rows.append(row)
+            if row['kind_name'] in TITLES and row['seed'] == seeds[0]:
+                predictions.setdefault(task.name, {})[TITLES[row['kind_name']]] = str(job.work_dir / 'predictions.pkl')
+    table = report.table(rows)
+    report.write_json(dict(quick=quick, seconds=round(time.time() - start), machine=report.machine(), rows=rows),
+                      root / 'results.json')
+    (root / 'results.md').write_text(table + '\n')
+    report.picture(predictions, root / 'comparison.png')
+    return table
+
+
+def evaluate(task: Task, job: Job) -> dict:
+    """Export the student of a training, and evaluate what a user would deploy.
+
+    Args:
+        task (Task): The task.
+        job (Job): A finished training.
+
+    Returns:
+        dict: The training's row of the results.
+    """
+    done = job.work_dir / 'result.json'
+    if done.exists() and done.stat().st_mtime >= job.checkpoint.stat().st_mtime:
+        return load(str(done))
+    kind, _, seed = job.work_dir.name.partition('_seed')
+    config, checkpoint = job.config, str(job.checkpoint)
+    if kind.startswith('cankd'):
+        config, checkpoint = export_student(config, checkpoint, str(job.work_dir / 'student'))
+    metrics = test(config, checkpoint, work_dir=str(job.work_dir / 'test'), out=str(job.work_dir / 'predictions.pkl'))
+    value = metrics[task.metric] * (100 if task.name == 'detection' else 1)
+    _, seconds = job.progress()
+    row = dict(task=task.name, kind=KINDS[kind], kind_name=kind, seed=int(seed or 0),
+               metric='AP' if task.name == 'detection' else 'mIoU', value=round(float(value), 2),
+               parameters=report.count_parameters(build_model(config, 'model')), seconds_per_step=round(seconds, 4))
+    dump(row, str(done))
+    return row

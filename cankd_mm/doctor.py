@@ -1,0 +1,167 @@
+"""Say what is installed, what was mended, and what to repair: ``python -m cankd_mm.doctor``.
+
+It imports nothing of the stack before it is needed, and so works where the stack does not import.
+"""
+
+import importlib
+import importlib.util
+import platform
+import sys
+from importlib import metadata
+from typing import List, NamedTuple, Optional, Tuple
+
+# Import name, distribution, oldest and newest version that MMRazor 1.0 and this package take, newest one that was run.
+PACKAGES = (
+    ('torch', 'torch', '2.0', None, '2.13'),
+    ('mmengine', 'mmengine', '0.10.0', '1.0', '0.10.7'),
+    ('mmcv', 'mmcv', '2.0.0', '2.1.0', '2.1.0'),
+    ('mmdet', 'mmdet', '3.0.0', '3.4', '3.3.0'),
+    ('mmseg', 'mmsegmentation', '1.0.0', '1.3', '1.2.2'),
+    ('mmrazor', 'mmrazor', '1.0.0', '1.0.0', '1.0.0'),
+    ('numpy', 'numpy', None, None, '2.4'),
+)
+# What the wheels of MMRazor and MMSegmentation import without naming it.
+UNNAMED = (('joblib', 'MMRazor'), ('ftfy', 'MMSegmentation'), ('regex', 'MMSegmentation'))
+OPTIONAL = ('mmdet', 'mmseg')
+MMCV_BUILD = 'MMCV_WITH_OPS=1 pip install --no-build-isolation mmcv==2.1.0'
+
+
+class Finding(NamedTuple):
+    """One line of the report: what it says, whether it keeps the stack from working, and what repairs it."""
+    text: str
+    bad: bool = False
+    repair: Optional[str] = None
+
+
+def check_package(name: str, distribution: str, oldest: Optional[str], newest: Optional[str],
+                  run: str) -> Tuple[Optional[str], Finding]:
+    """Import one package and judge its version.
+
+    Args:
+        name (str): The import name.
+        distribution (str): The name that pip knows.
+        oldest (str, optional): The oldest version that works.
+        newest (str, optional): The newest one.
+        run (str): The newest one that this package's tests ran on.
+
+    Returns:
+        tuple[str | None, Finding]: The version, None where it does not import, and what was found.
+    """
+    if importlib.util.find_spec(name) is None:
+        repair = MMCV_BUILD if name == 'mmcv' else f'pip install {distribution}=={run}'
+        optional = name in OPTIONAL
+        return None, Finding(f'{name}: not installed{", needed for its own task only" if optional else ""}', not optional,
+                             repair)
+    try:
+        version = importlib.import_module(name).__version__
+    except Exception as e:  # the doctor names whatever a broken installation raises
+        return None, Finding(f'{name}: does not import ({type(e).__name__}: {_first_line(e)})', True,
+                             MMCV_BUILD if 'mmcv' in str(e).lower() else f'pip install --force-reinstall {distribution}=={run}')
+    if oldest and _key(version) < _key(oldest) or newest and _key(version) > _key(newest):
+        return version, Finding(f'{name} {version}: known bad, outside {oldest} to {newest or run}', True,
+                                f'pip install {distribution}=={run}')
+    untested = '' if _key(version)[:2] == _key(run)[:2] else f', untested here (run on {run})'
+    return version, Finding(f'{name} {version}{untested}')
+
+
+def check_mmcv_ops() -> Finding:
+    """Tell whether mmcv has its compiled operators, which MMDetection needs.
+
+    Returns:
+        Finding: What was found.
+    """
+    try:
+        importlib.import_module('mmcv.ops')
+    except Exception as e:  # whatever a wheel built for another torch raises
+        return Finding(f'mmcv.ops: does not import ({_first_line(e)}), mmcv was built without operators or for another '
+                       'torch', True, f'pip uninstall mmcv mmcv-lite; {MMCV_BUILD}')
+    return Finding('mmcv.ops: compiled operators found')
+
+
+def diagnose() -> List[Finding]:
+    """Look at the whole stack.
+
+    Returns:
+        list[Finding]: The report, line by line.
+    """
+    findings = [Finding(f'python {platform.python_version()} on {platform.platform()}')]
+    if importlib.util.find_spec('pkg_resources') is None:
+        findings.append(Finding('setuptools: has no pkg_resources, which MMEngine imports', True,
+                                'pip install "setuptools<81"'))
+    versions = {}
+    for package in PACKAGES:
+        versions[package[0]], finding = check_package(*package)
+        findings.append(finding)
+    if versions['torch']:
+        import torch
+        names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+        findings.append(Finding(f'accelerators: {", ".join(names) or "none, training runs on the processor"}'))
+    if versions['mmcv']:
+        findings.append(check_mmcv_ops())
+    for name, owner in UNNAMED:
+        if importlib.util.find_spec(name) is None:
+            findings.append(Finding(f'{name}: not installed, {owner} imports it without naming it', True,
+                                    f'pip install {name}'))
+    if versions['mmcv'] and versions['mmengine'] and versions['mmrazor']:
+        findings += check_mended()
+    return findings
+
+
+def check_mended() -> List[Finding]:
+    """Apply the remedies and import everything that this package registers.
+
+    Returns:
+        list[Finding]: One line per remedy, and whether the components are registered.
+    """
+    from cankd_mm import compat
+
+    try:
+        findings = [Finding(f'mended: {line}') for line in compat.mend()]
+        importlib.import_module('cankd_mm.models')
+    except Exception as e:  # the doctor names whatever keeps the stack from importing
+        return [Finding(f'cankd_mm: does not import ({_first_line(e)})', True)]
+    return [*findings, Finding('cankd_mm: imports, its components are registered')]
+
+
+def main() -> int:
+    """Print the report.
+
+    Returns:
+        int: 0 if the stack works, 1 otherwise.
+    """
+    import warnings
+    warnings.filterwarnings('ignore')
+    findings = diagnose()
+    lines = []
+    for finding in findings:
+        lines.append(f'{"BAD " if finding.bad else "ok  "} {finding.text}')
+        if finding.repair:
+            lines.append(f'       repair: {finding.repair}')
+    bad = sum(finding.bad for finding in findings)
+    lines.append(f'{bad} things to repair.' if bad else 'Everything that cankd_mm needs is here.')
+    sys.stdout.write('\n'.join(lines) + '\n')
+    return int(bad > 0)
+
+
+def _key(version: str) -> Tuple[int, ...]:
+    """The leading numbers of a version: ``'2.1.0+cu121'`` is ``(2, 1, 0)``."""
+    numbers = []
+    for part in version.split('+')[0].split('.')[:3]:
+        digits = ''.join(c for c in part if c.isdigit())
+        if not digits:
+            break
+        numbers.append(int(digits))
+    return tuple(numbers)
+
+
+def _first_line(e: BaseException) -> str:
+    return (str(e) or type(e).__name__).splitlines()[0]
+
+
+if __name__ == '__main__':
+    # distribution metadata is looked up here so that a missing install of this package is said, too
+    try:
+        metadata.version('cankd-mm')
+    except metadata.PackageNotFoundError:
+        sys.stdout.write('note: cankd-mm is not installed, it runs from its folder\n')
+    sys.exit(main())
