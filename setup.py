@@ -34,7 +34,7 @@ setup(
         'segmentation': SEGMENTATION,
         'demo': DEMO,
         'tests': TESTS,
-        'dev': [*TESTS, 'ruff', 'pre-commit'],
+        'dev': [*TESTS, 'ruff==0.17.6', 'pre-commit'],
     },
     classifiers=[
         'License :: OSI Approved :: Apache Software License',

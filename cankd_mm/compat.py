@@ -24,7 +24,8 @@ class _NoBackendConfigs(dict):
 
         raise NotImplementedError(
             f'MMRazor cannot quantize (backend {key!r}) on torch {torch.__version__}, whose quantization '
-            'API has moved on since; use torch 2.0 for quantization. Distillation is not concerned.')
+            'API has moved on since; use torch 2.0 for quantization. Distillation is not concerned.'
+        )
 
 
 def mend_quantization_import() -> bool:
@@ -56,7 +57,9 @@ def _history_buffer_method(owner: object, name: str) -> object:
     from mmengine.logging.history_buffer import HistoryBuffer
 
     if owner is not HistoryBuffer or name not in ('min', 'max', 'current', 'mean'):
-        raise UnpicklingError(f'The checkpoint asks for the attribute {name!r} of {owner!r}, which no checkpoint needs.')
+        raise UnpicklingError(
+            f'The checkpoint asks for the attribute {name!r} of {owner!r}, which no checkpoint needs.'
+        )
     return getattr(owner, name)
 
 
@@ -84,8 +87,10 @@ def mend_checkpoint_loading() -> bool:
     for function in (multiarray._reconstruct, multiarray.scalar):
         allowed.append(function)
         # The same function under the name that the other major version of numpy pickles.
-        allowed += [(function, f'{module}.{function.__name__}')
-                    for module in ('numpy.core.multiarray', 'numpy._core.multiarray')]
+        allowed += [
+            (function, f'{module}.{function.__name__}')
+            for module in ('numpy.core.multiarray', 'numpy._core.multiarray')
+        ]
     # Pickle names a method as getattr(class, name). getattr itself would open every attribute of every object.
     allowed.append((_history_buffer_method, 'builtins.getattr'))
     torch.serialization.add_safe_globals(allowed)
@@ -99,8 +104,9 @@ def check_setuptools() -> None:
         ImportError: With the command that repairs it.
     """
     if importlib.util.find_spec('pkg_resources') is None:
-        raise ImportError('MMEngine needs pkg_resources, which setuptools has dropped in version 82: '
-                          'pip install "setuptools<81"')
+        raise ImportError(
+            'MMEngine needs pkg_resources, which setuptools has dropped in version 82: pip install "setuptools<81"'
+        )
 
 
 def mend() -> List[str]:
@@ -120,5 +126,6 @@ def mend() -> List[str]:
         check_setuptools()
         return [line for line, remedy in remedies.items() if remedy()]
     except (ImportError, AssertionError) as e:
-        raise ImportError(f'The OpenMMLab stack does not import here ({e}). '
-                          '`python -m cankd_mm.doctor` says what to repair.') from e
+        raise ImportError(
+            f'The OpenMMLab stack does not import here ({e}). `python -m cankd_mm.doctor` says what to repair.'
+        ) from e

@@ -28,13 +28,15 @@ MMCV_BUILD = 'MMCV_WITH_OPS=1 pip install --no-build-isolation mmcv==2.1.0'
 
 class Finding(NamedTuple):
     """One line of the report: what it says, whether it keeps the stack from working, and what repairs it."""
+
     text: str
     bad: bool = False
     repair: Optional[str] = None
 
 
-def check_package(name: str, distribution: str, oldest: Optional[str], newest: Optional[str],
-                  run: str) -> Tuple[Optional[str], Finding]:
+def check_package(
+    name: str, distribution: str, oldest: Optional[str], newest: Optional[str], run: str
+) -> Tuple[Optional[str], Finding]:
     """Import one package and judge its version.
 
     Args:
@@ -50,16 +52,23 @@ def check_package(name: str, distribution: str, oldest: Optional[str], newest: O
     if importlib.util.find_spec(name) is None:
         repair = MMCV_BUILD if name == 'mmcv' else f'pip install {distribution}=={run}'
         optional = name in OPTIONAL
-        return None, Finding(f'{name}: not installed{", needed for its own task only" if optional else ""}', not optional,
-                             repair)
+        return None, Finding(
+            f'{name}: not installed{", needed for its own task only" if optional else ""}', not optional, repair
+        )
     try:
         version = importlib.import_module(name).__version__
     except Exception as e:  # the doctor names whatever a broken installation raises
-        return None, Finding(f'{name}: does not import ({type(e).__name__}: {_first_line(e)})', True,
-                             MMCV_BUILD if 'mmcv' in str(e).lower() else f'pip install --force-reinstall {distribution}=={run}')
+        return None, Finding(
+            f'{name}: does not import ({type(e).__name__}: {_first_line(e)})',
+            True,
+            MMCV_BUILD if 'mmcv' in str(e).lower() else f'pip install --force-reinstall {distribution}=={run}',
+        )
     if oldest and _key(version) < _key(oldest) or newest and _key(version) > _key(newest):
-        return version, Finding(f'{name} {version}: known bad, outside {oldest} to {newest or run}', True,
-                                f'pip install {distribution}=={run}')
+        return version, Finding(
+            f'{name} {version}: known bad, outside {oldest} to {newest or run}',
+            True,
+            f'pip install {distribution}=={run}',
+        )
     untested = '' if _key(version)[:2] == _key(run)[:2] else f', untested here (run on {run})'
     return version, Finding(f'{name} {version}{untested}')
 
@@ -73,8 +82,11 @@ def check_mmcv_ops() -> Finding:
     try:
         importlib.import_module('mmcv.ops')
     except Exception as e:  # whatever a wheel built for another torch raises
-        return Finding(f'mmcv.ops: does not import ({_first_line(e)}), mmcv was built without operators or for another '
-                       'torch', True, f'pip uninstall mmcv mmcv-lite; {MMCV_BUILD}')
+        return Finding(
+            f'mmcv.ops: does not import ({_first_line(e)}), mmcv was built without operators or for another torch',
+            True,
+            f'pip uninstall mmcv mmcv-lite; {MMCV_BUILD}',
+        )
     return Finding('mmcv.ops: compiled operators found')
 
 
@@ -86,22 +98,25 @@ def diagnose() -> List[Finding]:
     """
     findings = [Finding(f'python {platform.python_version()} on {platform.platform()}')]
     if importlib.util.find_spec('pkg_resources') is None:
-        findings.append(Finding('setuptools: has no pkg_resources, which MMEngine imports', True,
-                                'pip install "setuptools<81"'))
+        findings.append(
+            Finding('setuptools: has no pkg_resources, which MMEngine imports', True, 'pip install "setuptools<81"')
+        )
     versions = {}
     for package in PACKAGES:
         versions[package[0]], finding = check_package(*package)
         findings.append(finding)
     if versions['torch']:
         import torch
+
         names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
         findings.append(Finding(f'accelerators: {", ".join(names) or "none, training runs on the processor"}'))
     if versions['mmcv']:
         findings.append(check_mmcv_ops())
     for name, owner in UNNAMED:
         if importlib.util.find_spec(name) is None:
-            findings.append(Finding(f'{name}: not installed, {owner} imports it without naming it', True,
-                                    f'pip install {name}'))
+            findings.append(
+                Finding(f'{name}: not installed, {owner} imports it without naming it', True, f'pip install {name}')
+            )
     if versions['mmcv'] and versions['mmengine'] and versions['mmrazor']:
         findings += check_mended()
     return findings
@@ -130,6 +145,7 @@ def main() -> int:
         int: 0 if the stack works, 1 otherwise.
     """
     import warnings
+
     warnings.filterwarnings('ignore')
     findings = diagnose()
     lines = []

@@ -1,4 +1,5 @@
 """Show CanKD on scenes of handwritten digits: detection and segmentation, with nothing to download."""
+
 import argparse
 from pathlib import Path
 
@@ -11,9 +12,16 @@ def main():
     parser.add_argument('--root', type=Path, default=None, help='folder of all results; defaults to work_dirs/demo')
     parser.add_argument('--seeds', type=int, nargs='+', default=[0], help='seeds of the students')
     parser.add_argument('--controls', action='store_true', help='train the fair controls, too')
-    parser.add_argument('--quick', action='store_true', help='one short epoch each: shows the way, figures mean nothing')
-    parser.add_argument('--tasks', nargs='+', choices=['detection', 'segmentation'],
-                        default=['detection', 'segmentation'], help='which tasks')
+    parser.add_argument(
+        '--quick', action='store_true', help='one short epoch each: shows the way, figures mean nothing'
+    )
+    parser.add_argument(
+        '--tasks',
+        nargs='+',
+        choices=['detection', 'segmentation'],
+        default=['detection', 'segmentation'],
+        help='which tasks',
+    )
     args = parser.parse_args()
     root = args.root or Path('work_dirs/demo-quick' if args.quick else 'work_dirs/demo')
     with one_sentence_errors():

@@ -1,4 +1,5 @@
 """Write a distilled student as plain MMDetection or MMSegmentation config and weights."""
+
 import argparse
 
 from cankd_mm.apis import export_student

@@ -1,4 +1,5 @@
 """Evaluate the student of a distillation config, its teacher, or a plain model."""
+
 import argparse
 
 import cankd_mm  # noqa: F401  mends the stack for plain configs, too

@@ -1,4 +1,5 @@
 """Train what a config describes: a distillation, or a plain detector or segmentor."""
+
 import argparse
 
 import cankd_mm  # noqa: F401  mends the stack for plain configs, too
@@ -12,7 +13,8 @@ def main():
     parser.add_argument('--amp', action='store_true', help='train with automatic mixed precision')
     parser.add_argument('--auto-scale-lr', action='store_true', help='scale the learning rate to the batch size')
     parser.add_argument(
-        '--resume', nargs='?', const='auto', help='resume from this checkpoint, or from the latest one in the work dir')
+        '--resume', nargs='?', const='auto', help='resume from this checkpoint, or from the latest one in the work dir'
+    )
     add_runner_arguments(parser)
     with one_sentence_errors():
         train(**parse_runner_arguments(parser))

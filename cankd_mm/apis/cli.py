@@ -35,7 +35,8 @@ def add_cfg_options(parser: argparse.ArgumentParser) -> None:
         nargs='+',
         action=DictAction,
         help='override entries of the config, as KEY=VALUE with dots in KEY: '
-        'model.teacher_ckpt=teacher.pth train_dataloader.batch_size=4. Lists are "[a,b]" in quotes, without blanks.')
+        'model.teacher_ckpt=teacher.pth train_dataloader.batch_size=4. Lists are "[a,b]" in quotes, without blanks.',
+    )
 
 
 def parse_runner_arguments(parser: argparse.ArgumentParser) -> dict:
@@ -61,6 +62,9 @@ def one_sentence_errors() -> Iterator[None]:
         # Older MMEngine wraps what a constructor raises once per registry it passes.
         while type(e.__context__) is type(e):
             e = e.__context__
-        message = f'{e.filename!r} does not exist: correct the path, or put it there.' if getattr(
-            e, 'filename', None) else str(e)
+        message = (
+            f'{e.filename!r} does not exist: correct the path, or put it there.'
+            if getattr(e, 'filename', None)
+            else str(e)
+        )
         sys.exit(f'error: {message}')

@@ -10,8 +10,9 @@ from cankd_mm.errors import SetupError
 from cankd_mm.models.builders import load_model_cfg
 
 
-def load_config(path: str, cfg_options: Optional[dict] = None, work_dir: Optional[str] = None,
-                launcher: str = 'none') -> Config:
+def load_config(
+    path: str, cfg_options: Optional[dict] = None, work_dir: Optional[str] = None, launcher: str = 'none'
+) -> Config:
     """Read a config the way the tools of MMDetection and MMSegmentation do.
 
     Args:
@@ -111,8 +112,10 @@ def check_data(cfg: Config, *splits: str) -> None:
         for path in _dataset_paths(loader.get('dataset', {})):
             # Paths with a scheme are fetched by a file backend.
             if '://' not in path and not osp.exists(path):
-                raise SetupError(f'The {split} data set needs {path!r}, which does not exist: put the data there, or set '
-                                 f'{split}_dataloader.dataset.data_root to where it is.')
+                raise SetupError(
+                    f'The {split} data set needs {path!r}, which does not exist: put the data there, or set '
+                    f'{split}_dataloader.dataset.data_root to where it is.'
+                )
 
 
 def _dataset_paths(dataset: dict):

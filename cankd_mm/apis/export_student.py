@@ -9,10 +9,9 @@ from cankd_mm.apis.config import load_config, student_config
 from cankd_mm.models.builders import load_checkpoint, load_weights, student_state_dict
 
 
-def export_student(config: str,
-                   checkpoint: str,
-                   out_dir: Optional[str] = None,
-                   cfg_options: Optional[dict] = None) -> Tuple[str, str]:
+def export_student(
+    config: str, checkpoint: str, out_dir: Optional[str] = None, cfg_options: Optional[dict] = None
+) -> Tuple[str, str]:
     """Write a distilled student as MMDetection or MMSegmentation has it, without teacher and without this package.
 
     The result is loaded once, strictly, to prove it.

@@ -8,13 +8,15 @@ from cankd_mm.errors import SetupError
 from cankd_mm.models.builders import load_checkpoint, load_weights, student_state_dict
 
 
-def test(config: str,
-         checkpoint: Optional[str] = None,
-         teacher: bool = False,
-         work_dir: Optional[str] = None,
-         out: Optional[str] = None,
-         cfg_options: Optional[dict] = None,
-         launcher: str = 'none') -> Dict[str, float]:
+def test(
+    config: str,
+    checkpoint: Optional[str] = None,
+    teacher: bool = False,
+    work_dir: Optional[str] = None,
+    out: Optional[str] = None,
+    cfg_options: Optional[dict] = None,
+    launcher: str = 'none',
+) -> Dict[str, float]:
     """Evaluate the student of a distillation config, its teacher, or a plain model.
 
     Args:

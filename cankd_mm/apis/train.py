@@ -10,13 +10,15 @@ from cankd_mm.apis.config import check_data, load_config
 from cankd_mm.errors import SetupError
 
 
-def train(config: str,
-          work_dir: Optional[str] = None,
-          amp: bool = False,
-          auto_scale_lr: bool = False,
-          resume: Optional[str] = None,
-          cfg_options: Optional[dict] = None,
-          launcher: str = 'none') -> Runner:
+def train(
+    config: str,
+    work_dir: Optional[str] = None,
+    amp: bool = False,
+    auto_scale_lr: bool = False,
+    resume: Optional[str] = None,
+    cfg_options: Optional[dict] = None,
+    launcher: str = 'none',
+) -> Runner:
     """Train what a config describes: a distillation, or a plain detector or segmentor.
 
     Args:
@@ -43,15 +45,19 @@ def train(config: str,
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
     if auto_scale_lr:
         if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
-            raise SetupError(f'--auto-scale-lr needs auto_scale_lr.base_batch_size, which {config!r} does not say: add '
-                             'auto_scale_lr=dict(base_batch_size=N) with the batch size that its learning rate is for.')
+            raise SetupError(
+                f'--auto-scale-lr needs auto_scale_lr.base_batch_size, which {config!r} does not say: add '
+                'auto_scale_lr=dict(base_batch_size=N) with the batch size that its learning rate is for.'
+            )
         cfg.auto_scale_lr.enable = True
     if resume is not None:
         cfg.resume = True
         cfg.load_from = None if resume == 'auto' else resume
         if cfg.load_from is not None and not os.path.isfile(cfg.load_from):
-            raise SetupError(f'The checkpoint {resume!r} to resume from does not exist: correct the path, or give '
-                             '--resume alone for the latest one in the work folder.')
+            raise SetupError(
+                f'The checkpoint {resume!r} to resume from does not exist: correct the path, or give '
+                '--resume alone for the latest one in the work folder.'
+            )
     init_cpu_dist(cfg)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     runner.train()

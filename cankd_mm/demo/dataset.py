@@ -31,15 +31,23 @@ def write_detection(root: Path, num_train: int, num_small: int, num_val: int) ->
             cv2.imwrite(str(root / split / name), scene.image)
             images.append(dict(id=index, file_name=name, height=SIZE, width=SIZE))
             annotations += [
-                dict(id=len(annotations) + i, image_id=index, category_id=label, bbox=box, area=box[2] * box[3],
-                     iscrowd=0) for i, (box, label) in enumerate(zip(scene.boxes, scene.labels))
+                dict(
+                    id=len(annotations) + i,
+                    image_id=index,
+                    category_id=label,
+                    bbox=box,
+                    area=box[2] * box[3],
+                    iscrowd=0,
+                )
+                for i, (box, label) in enumerate(zip(scene.boxes, scene.labels))
             ]
         subsets = {split: number, 'train_small': num_small} if split == 'train' else {split: number}
         for subset, size in subsets.items():
             coco = dict(
                 images=images[:size],
                 annotations=[a for a in annotations if a['image_id'] < size],
-                categories=[dict(id=i, name=name) for i, name in enumerate(CLASSES)])
+                categories=[dict(id=i, name=name) for i, name in enumerate(CLASSES)],
+            )
             (root / 'annotations').mkdir(exist_ok=True)
             dump(coco, str(root / 'annotations' / f'{subset}.json'))
 

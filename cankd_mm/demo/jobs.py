@@ -16,10 +16,11 @@ ROOT = Path(__file__).parents[2]
 class Job(NamedTuple):
     """One training.
 
-    ``work_dir`` is its folder and its name, ``options`` the ``--cfg-options`` by key, ``epochs`` and ``iters`` how long it
-    is, ``needs`` the work folder of a training that has to be done before, ``seconds`` a guess of one iteration on one
-    core, which weighs it until it is measured.
+    ``work_dir`` is its folder and its name, ``options`` the ``--cfg-options`` by key, ``epochs`` and ``iters`` its
+    length, ``seconds`` a guess of one iteration on one core, which weighs it until it is measured, and ``needs`` the
+    work folder of a training that has to be done before.
     """
+
     work_dir: Path
     config: str
     options: Dict[str, object]
@@ -46,8 +47,18 @@ class Job(NamedTuple):
             list[str]: The words of the command.
         """
         options = [f'{key}={value}' for key, value in self.options.items()]
-        return [sys.executable, '-W', 'ignore', str(ROOT / 'tools' / 'train.py'), self.config,
-                '--work-dir', str(self.work_dir), '--resume', '--cfg-options', *options]
+        return [
+            sys.executable,
+            '-W',
+            'ignore',
+            str(ROOT / 'tools' / 'train.py'),
+            self.config,
+            '--work-dir',
+            str(self.work_dir),
+            '--resume',
+            '--cfg-options',
+            *options,
+        ]
 
     def logged(self) -> List[dict]:
         """Read what MMEngine has logged of the training, in order.
@@ -92,7 +103,7 @@ def run_jobs(jobs: List[Job], slots: int, stream: TextIO = sys.stdout) -> None:
     """
     waiting, running = [job for job in jobs if not job.done], {}
     threads = max((os.cpu_count() or 1) // slots, 1)
-    last_line = 0.
+    last_line = 0.0
     try:
         while waiting or running:
             for job in list(waiting):
@@ -107,8 +118,10 @@ def run_jobs(jobs: List[Job], slots: int, stream: TextIO = sys.stdout) -> None:
                     continue
                 del running[job]
                 if process.returncode != 0 or not job.done:
-                    raise SetupError(f'The training {job.work_dir} failed: {_last_line(job.work_dir / "train.log")} '
-                                     f'(its log is {job.work_dir / "train.log"}).')
+                    raise SetupError(
+                        f'The training {job.work_dir} failed: {_last_line(job.work_dir / "train.log")} '
+                        f'(its log is {job.work_dir / "train.log"}).'
+                    )
                 stream.write(f'finished  {job.work_dir}\n')
             if time.time() - last_line > 15 and running:
                 last_line = time.time()

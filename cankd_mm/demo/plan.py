@@ -11,6 +11,7 @@ NUM_TRAIN, NUM_SMALL, NUM_VAL = 2000, 300, 200
 
 class Task(NamedTuple):
     """The configs of one task, its metric, its training lengths in epochs, and guessed seconds per iteration."""
+
     name: str
     teacher: str
     student: str
@@ -23,12 +24,28 @@ class Task(NamedTuple):
 
 
 TASKS = (
-    Task('detection', 'configs/demo/retinanet-r18w32_digits.py', 'configs/demo/retinanet-r18w16_digits300.py',
-         'configs/demo/cankd_retinanet-r18w32_retinanet-r18w16_digits300.py', 'coco/bbox_mAP', 4, 14, 22,
-         dict(teacher=0.2, student=0.13, cankd=0.2)),
-    Task('segmentation', 'configs/demo/fpn-r18w32_digits.py', 'configs/demo/fpn-r18w16_digits300.py',
-         'configs/demo/cankd_fpn-r18w32_fpn-r18w16_digits300.py', 'mIoU', 5, 14, 22,
-         dict(teacher=0.27, student=0.2, cankd=0.3)),
+    Task(
+        'detection',
+        'configs/demo/retinanet-r18w32_digits.py',
+        'configs/demo/retinanet-r18w16_digits300.py',
+        'configs/demo/cankd_retinanet-r18w32_retinanet-r18w16_digits300.py',
+        'coco/bbox_mAP',
+        4,
+        14,
+        22,
+        dict(teacher=0.2, student=0.13, cankd=0.2),
+    ),
+    Task(
+        'segmentation',
+        'configs/demo/fpn-r18w32_digits.py',
+        'configs/demo/fpn-r18w16_digits300.py',
+        'configs/demo/cankd_fpn-r18w32_fpn-r18w16_digits300.py',
+        'mIoU',
+        5,
+        14,
+        22,
+        dict(teacher=0.27, student=0.2, cankd=0.3),
+    ),
 )
 
 
@@ -39,9 +56,9 @@ def plan(task: Task, root: Path, seeds: Sequence[int], controls: bool = False, q
         task (Task): The task.
         root (Path): The folder of all work folders.
         seeds (Sequence[int]): The seeds of the students.
-        controls (bool): Whether to add the fair controls: the student alone for as much time as the distilled one takes,
-            and a teacher that saw no more than the student's scenes, with a student distilled from it. Defaults to
-            False.
+        controls (bool): Whether to add the fair controls: the student alone for as much time as the distilled one
+            takes, and a teacher that saw no more than the student's scenes, with a student distilled from it.
+            Defaults to False.
         quick (bool): Whether everything is trained for one short epoch, to show the way. Defaults to False.
 
     Returns:
@@ -57,18 +74,21 @@ def plan(task: Task, root: Path, seeds: Sequence[int], controls: bool = False, q
             epochs = 1
             options['train_dataloader.dataset.indices'] = min(iters, 24) * BATCH
             iters = min(iters, 24)
-        options.update({
-            'train_cfg.max_epochs': epochs,
-            'train_cfg.val_interval': epochs,
-            'param_scheduler.1.T_max': epochs,
-            'randomness.seed': seed
-        })
+        options.update(
+            {
+                'train_cfg.max_epochs': epochs,
+                'train_cfg.val_interval': epochs,
+                'param_scheduler.1.T_max': epochs,
+                'randomness.seed': seed,
+            }
+        )
         return Job(folder / kind, config, options, epochs, epochs * iters, seconds, needs)
 
     def distilled(kind: str, teacher: Job, seed: int):
         options = {'model.teacher_ckpt': str(teacher.checkpoint)}
-        return job(kind, task.cankd, task.student_epochs, student_iters, task.seconds['cankd'], seed, options,
-                   teacher.work_dir)
+        return job(
+            kind, task.cankd, task.student_epochs, student_iters, task.seconds['cankd'], seed, options, teacher.work_dir
+        )
 
     def alone(kind: str, epochs: int, seed: int):
         return job(kind, task.student, epochs, student_iters, task.seconds['student'], seed)
@@ -78,9 +98,18 @@ def plan(task: Task, root: Path, seeds: Sequence[int], controls: bool = False, q
     for seed in seeds:
         jobs += [alone(f'student_seed{seed}', task.student_epochs, seed), distilled(f'cankd_seed{seed}', teacher, seed)]
     if controls:
-        same = job('teacher300', task.teacher, task.long_epochs, student_iters, task.seconds['teacher'],
-                   options={'train_dataloader.dataset.ann_file': small})
+        same = job(
+            'teacher300',
+            task.teacher,
+            task.long_epochs,
+            student_iters,
+            task.seconds['teacher'],
+            options={'train_dataloader.dataset.ann_file': small},
+        )
         jobs.append(same)
         for seed in seeds:
-            jobs += [alone(f'student-long_seed{seed}', task.long_epochs, seed), distilled(f'cankd300_seed{seed}', same, seed)]
+            jobs += [
+                alone(f'student-long_seed{seed}', task.long_epochs, seed),
+                distilled(f'cankd300_seed{seed}', same, seed),
+            ]
     return jobs

@@ -17,8 +17,21 @@ from cankd_mm.demo.scenes import CLASSES, SceneComposer
 
 matplotlib.use('Agg')
 
-PALETTE = np.array([[0, 0, 0], [230, 25, 75], [60, 180, 75], [255, 225, 25], [0, 130, 200], [245, 130, 48],
-                    [145, 30, 180], [70, 240, 240], [240, 50, 230], [210, 245, 60], [0, 128, 128]])
+PALETTE = np.array(
+    [
+        [0, 0, 0],
+        [230, 25, 75],
+        [60, 180, 75],
+        [255, 225, 25],
+        [0, 130, 200],
+        [245, 130, 48],
+        [145, 30, 180],
+        [70, 240, 240],
+        [240, 50, 230],
+        [210, 245, 60],
+        [0, 128, 128],
+    ]
+)
 
 
 def machine() -> Dict[str, object]:
@@ -27,15 +40,18 @@ def machine() -> Dict[str, object]:
     Returns:
         dict: Processor, accelerators and versions.
     """
-    processor = next((line.split(':')[1].strip() for line in _lines('/proc/cpuinfo') if line.startswith('model name')),
-                     platform.processor())
+    processor = next(
+        (line.split(':')[1].strip() for line in _lines('/proc/cpuinfo') if line.startswith('model name')),
+        platform.processor(),
+    )
     packages = ('torch', 'mmengine', 'mmcv', 'mmdet', 'mmsegmentation', 'mmrazor', 'numpy', 'cankd-mm')
     return dict(
         processor=processor,
         threads=torch.get_num_threads(),
         accelerators=[torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         python=platform.python_version(),
-        versions={name: metadata.version(name) for name in packages})
+        versions={name: metadata.version(name) for name in packages},
+    )
 
 
 def table(rows: List[dict]) -> str:
@@ -48,7 +64,10 @@ def table(rows: List[dict]) -> str:
     Returns:
         str: The table.
     """
-    lines = ['| task | model | metric | per seed | mean | std | parameters | s/step |', '|---|---|---|---|---|---|---|---|']
+    lines = [
+        '| task | model | metric | per seed | mean | std | parameters | s/step |',
+        '|---|---|---|---|---|---|---|---|',
+    ]
     groups: Dict[tuple, List[dict]] = {}
     for row in rows:
         groups.setdefault((row['task'], row['kind']), []).append(row)
@@ -56,8 +75,10 @@ def table(rows: List[dict]) -> str:
         values = [row['value'] for row in group]
         spread = f'{statistics.stdev(values):.1f}' if len(values) > 1 else ''
         seconds = statistics.median(row['seconds_per_step'] for row in group)
-        lines.append(f'| {task} | {kind} | {group[0]["metric"]} | {" ".join(f"{v:.1f}" for v in values)} | '
-                     f'{statistics.mean(values):.1f} | {spread} | {group[0]["parameters"] / 1e6:.2f} M | {seconds:.2f} |')
+        lines.append(
+            f'| {task} | {kind} | {group[0]["metric"]} | {" ".join(f"{v:.1f}" for v in values)} | '
+            f'{statistics.mean(values):.1f} | {spread} | {group[0]["parameters"] / 1e6:.2f} M | {seconds:.2f} |'
+        )
     return '\n'.join(lines)
 
 
@@ -94,7 +115,9 @@ def picture(predictions: Dict[str, Dict[str, str]], path: Path, scenes: int = 8)
             for column, (axis, scene) in enumerate(zip(axes[row], truth)):
                 axis.imshow(scene.image[..., ::-1])
                 if task == 'segmentation':
-                    labels = scene.label_map if found is None else found[column]['pred_sem_seg']['data'].squeeze().numpy()
+                    labels = (
+                        scene.label_map if found is None else found[column]['pred_sem_seg']['data'].squeeze().numpy()
+                    )
                     axis.imshow(np.dstack([PALETTE[labels] / 255, np.where(labels > 0, 0.75, 0)]))
                     _name_regions(axis, labels)
                 else:
@@ -130,8 +153,10 @@ def _found_boxes(sample, threshold: float = 0.3):
     found = sample['pred_instances']
     keep = found['scores'] > threshold
     colours = [matplotlib.colors.to_hex(PALETTE[label + 1] / 255) for label in found['labels'][keep].tolist()]
-    boxes = [(x, y, right - x, bottom - y, colour)
-             for (x, y, right, bottom), colour in zip(found['bboxes'][keep].tolist(), colours)]
+    boxes = [
+        (x, y, right - x, bottom - y, colour)
+        for (x, y, right, bottom), colour in zip(found['bboxes'][keep].tolist(), colours)
+    ]
     return boxes, [CLASSES[label] for label in found['labels'][keep].tolist()]
 
 
@@ -140,8 +165,15 @@ def _draw_boxes(axis, boxes, names) -> None:
 
     for (x, y, width, height, colour), name in zip(boxes, names):
         axis.add_patch(Rectangle((x, y), width, height, fill=False, edgecolor=colour, linewidth=1.5))
-        axis.text(x + 1, y - 2, name, fontsize=8, color='black', va='bottom',
-                  bbox=dict(facecolor=colour, edgecolor='none', pad=0.8))
+        axis.text(
+            x + 1,
+            y - 2,
+            name,
+            fontsize=8,
+            color='black',
+            va='bottom',
+            bbox=dict(facecolor=colour, edgecolor='none', pad=0.8),
+        )
 
 
 def _name_regions(axis, labels: np.ndarray) -> None:

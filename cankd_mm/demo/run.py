@@ -24,8 +24,13 @@ KINDS = {
 TITLES = {'student': 'student alone', 'cankd': 'student with CanKD'}
 
 
-def run_demo(root: Path, seeds: Sequence[int] = (0, ), controls: bool = False, quick: bool = False,
-             tasks: Sequence[str] = ('detection', 'segmentation')) -> str:
+def run_demo(
+    root: Path,
+    seeds: Sequence[int] = (0,),
+    controls: bool = False,
+    quick: bool = False,
+    tasks: Sequence[str] = ('detection', 'segmentation'),
+) -> str:
     """Train, distil, export, evaluate and report, on scenes of handwritten digits.
 
     What an earlier, interrupted call has finished is kept.
@@ -57,8 +62,10 @@ def run_demo(root: Path, seeds: Sequence[int] = (0, ), controls: bool = False, q
             if row['kind_name'] in TITLES and row['seed'] == seeds[0]:
                 predictions.setdefault(task.name, {})[TITLES[row['kind_name']]] = str(job.work_dir / 'predictions.pkl')
     table = report.table(rows)
-    report.write_json(dict(quick=quick, seconds=round(time.time() - start), machine=report.machine(), rows=rows),
-                      root / 'results.json')
+    report.write_json(
+        dict(quick=quick, seconds=round(time.time() - start), machine=report.machine(), rows=rows),
+        root / 'results.json',
+    )
     (root / 'results.md').write_text(table + '\n')
     report.picture(predictions, root / 'comparison.png')
     return table
@@ -84,8 +91,15 @@ def evaluate(task: Task, job: Job) -> dict:
     metrics = test(config, checkpoint, work_dir=str(job.work_dir / 'test'), out=str(job.work_dir / 'predictions.pkl'))
     value = metrics[task.metric] * (100 if task.name == 'detection' else 1)
     _, seconds = job.progress()
-    row = dict(task=task.name, kind=KINDS[kind], kind_name=kind, seed=int(seed or 0),
-               metric='AP' if task.name == 'detection' else 'mIoU', value=round(float(value), 2),
-               parameters=report.count_parameters(build_model(config, 'model')), seconds_per_step=round(seconds, 4))
+    row = dict(
+        task=task.name,
+        kind=KINDS[kind],
+        kind_name=kind,
+        seed=int(seed or 0),
+        metric='AP' if task.name == 'detection' else 'mIoU',
+        value=round(float(value), 2),
+        parameters=report.count_parameters(build_model(config, 'model')),
+        seconds_per_step=round(seconds, 4),
+    )
     dump(row, str(done))
     return row

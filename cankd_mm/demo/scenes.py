@@ -21,6 +21,7 @@ class Scene(NamedTuple):
     ``image`` is ``(128, 128, 3)`` uint8 in BGR, ``boxes`` holds ``(x, y, width, height)`` in pixels, ``labels`` the
     digits, and ``label_map`` is ``(128, 128)`` uint8 with 0 for background and ``digit + 1`` elsewhere.
     """
+
     image: np.ndarray
     boxes: List[Tuple[int, int, int, int]]
     labels: List[int]
@@ -39,7 +40,7 @@ class SceneComposer:
     def __init__(self, split: str, cards: bool = False) -> None:
         digits = load_digits()
         part = slice(NUM_TRAIN_DIGITS) if split == 'train' else slice(NUM_TRAIN_DIGITS, None)
-        self.digits, self.labels = digits.images[part] / 16., digits.target[part]
+        self.digits, self.labels = digits.images[part] / 16.0, digits.target[part]
         self.photos = [photo[..., ::-1] for photo in load_sample_images().images]
         self.split, self.cards = split, cards
 
@@ -66,7 +67,7 @@ class SceneComposer:
             if spot is None:
                 continue
             y, x = spot
-            area = np.s_[y:y + height, x:x + width]
+            area = np.s_[y : y + height, x : x + width]
             taken[area] = True
             patch = image[area]
             if self.cards:
@@ -74,7 +75,7 @@ class SceneComposer:
                 patch[mask] = rng.uniform(150, 255, 3) + rng.normal(0, 8, (mask.sum(), 3))
                 label_map[area][mask] = self.labels[digit] + 1
                 top, left = (side - alpha.shape[0]) // 2, (side - alpha.shape[1]) // 2
-                patch = patch[top:top + alpha.shape[0], left:left + alpha.shape[1]]
+                patch = patch[top : top + alpha.shape[0], left : left + alpha.shape[1]]
             colour = rng.uniform(0, 110, 3) if self.cards else _contrasting_colour(rng, patch.mean((0, 1)))
             alpha = alpha[..., None] * rng.uniform(0.85, 1)
             patch[:] = (1 - alpha) * patch + alpha * colour
@@ -89,7 +90,7 @@ class SceneComposer:
             photo = self.photos[rng.integers(len(self.photos))]
             side = int(rng.integers(SIZE, 2 * SIZE + 1))
             y, x = (int(rng.integers(size - side + 1)) for size in photo.shape[:2])
-            image = cv2.resize(photo[y:y + side, x:x + side], (SIZE, SIZE), interpolation=cv2.INTER_AREA)
+            image = cv2.resize(photo[y : y + side, x : x + side], (SIZE, SIZE), interpolation=cv2.INTER_AREA)
         elif kind < 0.85:
             corners = rng.uniform(0, 255, (2, 2, 3)).astype(np.float32)
             image = cv2.resize(corners, (SIZE, SIZE), interpolation=cv2.INTER_LINEAR)
@@ -103,7 +104,7 @@ class SceneComposer:
 def _enlarge(digit: np.ndarray, side: int) -> np.ndarray:
     """Enlarge an 8x8 digit to a side and crop it tightly: its opacity, at most ``(side, side)``."""
     rows, columns = np.flatnonzero(digit.max(1) > 0.3), np.flatnonzero(digit.max(0) > 0.3)
-    digit = digit[rows[0]:rows[-1] + 1, columns[0]:columns[-1] + 1]
+    digit = digit[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     size = tuple(round(n * side / 8) for n in digit.shape[::-1])
     return np.clip(cv2.resize(digit, size, interpolation=cv2.INTER_CUBIC), 0, 1)
 
@@ -128,6 +129,6 @@ def _free_spot(rng: np.random.Generator, taken: np.ndarray, height: int, width: 
     """Find a place that overlaps nothing, or None after 20 tries."""
     for _ in range(20):
         y, x = int(rng.integers(SIZE - height + 1)), int(rng.integers(SIZE - width + 1))
-        if not taken[y:y + height, x:x + width].any():
+        if not taken[y : y + height, x : x + width].any():
             return y, x
     return None

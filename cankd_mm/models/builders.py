@@ -35,13 +35,17 @@ def load_model_cfg(path: str) -> dict:
     package = path.split('::')[0]
     # MMEngine would go and install a package it does not find.
     if '::' in path and find_spec(package) is None:
-        raise SetupError(f'The model config {path!r} asks for the package {package!r}, which is not installed: correct the '
-                         'name, or install it.')
+        raise SetupError(
+            f'The model config {path!r} asks for the package {package!r}, which is not installed: correct the '
+            'name, or install it.'
+        )
     try:
         cfg = get_config(path) if '::' in path else Config.fromfile(path)
     except FileNotFoundError as e:
-        raise SetupError(f'There is no model config {path!r}: give a file, or package::path as in '
-                         "'mmdet::retinanet/retinanet_r101_fpn_2x_coco.py'.") from e
+        raise SetupError(
+            f'There is no model config {path!r}: give a file, or package::path as in '
+            "'mmdet::retinanet/retinanet_r101_fpn_2x_coco.py'."
+        ) from e
     if 'model' not in cfg:
         raise SetupError(f'The config {path!r} has no model: give the config that the model was trained with.')
     model = cfg.model
@@ -74,8 +78,9 @@ def build_model(model: Union[BaseModel, dict, str], whose: str) -> BaseModel:
     model = model.copy()
     if 'type' not in model:
         if 'cfg_path' not in model:
-            raise SetupError(f"The {whose} is configured by {sorted(model)} alone: give its 'type', or the path of "
-                             'its config.')
+            raise SetupError(
+                f"The {whose} is configured by {sorted(model)} alone: give its 'type', or the path of its config."
+            )
         return MODELS.build(model)
     if '_scope_' not in model and isinstance(model['type'], str):
         model['_scope_'] = _find_scope(model['type'], whose)
@@ -88,8 +93,10 @@ def _find_scope(type_name: str, whose: str) -> str:
     for scope in _SCOPES:
         if import_modules_from_strings(f'{scope}.registry').MODELS.get(type_name) is not None:
             return scope
-    raise SetupError(f"The {whose}'s type {type_name!r} is neither in MMDetection nor in MMSegmentation: correct it, or "
-                     'import the package that registers it with custom_imports.')
+    raise SetupError(
+        f"The {whose}'s type {type_name!r} is neither in MMDetection nor in MMSegmentation: correct it, or "
+        'import the package that registers it with custom_imports.'
+    )
 
 
 def load_checkpoint(path: str, whose: str) -> dict:
@@ -111,13 +118,19 @@ def load_checkpoint(path: str, whose: str) -> dict:
         checkpoint = CheckpointLoader.load_checkpoint(path, map_location='cpu', logger='silent')
     except (RuntimeError, UnpicklingError, EOFError) as e:
         if 'weights_only' in str(e) or 'which no checkpoint needs' in str(e):
-            raise SetupError(f"The {whose}'s checkpoint {path!r} holds more than weights and training state, and is not "
-                             'read, since that could run code: save its state_dict alone where you trust it.') from e
-        raise SetupError(f"The {whose}'s checkpoint {path!r} cannot be read ({str(e).splitlines()[0]}): it is truncated "
-                         'or no checkpoint, so fetch or write it again.') from e
+            raise SetupError(
+                f"The {whose}'s checkpoint {path!r} holds more than weights and training state, and is not "
+                'read, since that could run code: save its state_dict alone where you trust it.'
+            ) from e
+        raise SetupError(
+            f"The {whose}'s checkpoint {path!r} cannot be read ({str(e).splitlines()[0]}): it is truncated "
+            'or no checkpoint, so fetch or write it again.'
+        ) from e
     except OSError as e:
-        raise SetupError(f"The {whose}'s checkpoint {path!r} cannot be fetched ({e}): fetch it where there is a network "
-                         'and give the path of the file.') from e
+        raise SetupError(
+            f"The {whose}'s checkpoint {path!r} cannot be fetched ({e}): fetch it where there is a network "
+            'and give the path of the file.'
+        ) from e
     return checkpoint if 'state_dict' in checkpoint else dict(state_dict=checkpoint)
 
 
@@ -131,7 +144,7 @@ def student_state_dict(state_dict: dict) -> dict:
         dict[str, Tensor]: The plain student's.
     """
     prefix = 'architecture.'
-    student = {key[len(prefix):]: value for key, value in state_dict.items() if key.startswith(prefix)}
+    student = {key[len(prefix) :]: value for key, value in state_dict.items() if key.startswith(prefix)}
     return student or state_dict
 
 
@@ -148,25 +161,35 @@ def load_weights(model: nn.Module, state_dict: dict, path: str, whose: str) -> N
         SetupError: If a parameter is missing or has another shape.
     """
     if whose == 'teacher' and any(key.startswith('architecture.') for key in state_dict):
-        raise SetupError(f"The teacher's checkpoint {path!r} holds a distillation run, not a model: turn it into one with "
-                         'tools/export_student.py.')
+        raise SetupError(
+            f"The teacher's checkpoint {path!r} holds a distillation run, not a model: turn it into one with "
+            'tools/export_student.py.'
+        )
     own = model.state_dict()
     misfits = [key for key, value in state_dict.items() if key in own and own[key].shape != value.shape]
     if misfits:
         key = misfits[0]
         more = f', and {len(misfits) - 1} more differ' if len(misfits) > 1 else ''
-        raise SetupError(f"The {whose}'s checkpoint {path!r} does not fit its config: {key} has the shape "
-                         f'{tuple(state_dict[key].shape)} in the file and {tuple(own[key].shape)} in the '
-                         f'{type(model).__name__}{more}; give the config it was trained with.')
+        raise SetupError(
+            f"The {whose}'s checkpoint {path!r} does not fit its config: {key} has the shape "
+            f'{tuple(state_dict[key].shape)} in the file and {tuple(own[key].shape)} in the '
+            f'{type(model).__name__}{more}; give the config it was trained with.'
+        )
     result = model.load_state_dict(state_dict, strict=False)
     parameters = dict(model.named_parameters())
     missing = [key for key in result.missing_keys if key in parameters]
     if missing:
-        raise SetupError(f"The {whose}'s checkpoint {path!r} lacks {len(missing)} of the {len(parameters)} parameters of "
-                         f'its {type(model).__name__}, such as {missing[0]}: give the checkpoint of this config.')
+        raise SetupError(
+            f"The {whose}'s checkpoint {path!r} lacks {len(missing)} of the {len(parameters)} parameters of "
+            f'its {type(model).__name__}, such as {missing[0]}: give the checkpoint of this config.'
+        )
     if result.unexpected_keys:
-        print_log(f"The {whose}'s checkpoint {path!r} holds {len(result.unexpected_keys)} entries that its "
-                  f'{type(model).__name__} has no place for, such as {result.unexpected_keys[0]}.',
-                  logger='current', level=logging.WARNING)
-    print_log(f'Loaded all {len(parameters)} parameters of the {whose} {type(model).__name__} from {path}.',
-              logger='current')
+        print_log(
+            f"The {whose}'s checkpoint {path!r} holds {len(result.unexpected_keys)} entries that its "
+            f'{type(model).__name__} has no place for, such as {result.unexpected_keys[0]}.',
+            logger='current',
+            level=logging.WARNING,
+        )
+    print_log(
+        f'Loaded all {len(parameters)} parameters of the {whose} {type(model).__name__} from {path}.', logger='current'
+    )

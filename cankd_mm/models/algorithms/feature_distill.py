@@ -9,8 +9,8 @@ from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
 from cankd_mm.errors import SetupError
-from cankd_mm.models.builders import build_model, load_checkpoint, load_weights
 from cankd_mm.models.algorithms.teacher_input import TeacherInput
+from cankd_mm.models.builders import build_model, load_checkpoint, load_weights
 from cankd_mm.models.utils import find_module
 
 Parts = Union[Sequence[str], Mapping[str, str]]
@@ -55,20 +55,23 @@ class FeatureDistill(SingleTeacherDistill):
         ...     distiller=dict(type='CanKDDistiller', source='neck', levels=4, loss=dict(type='CanKDLoss')))
     """
 
-    def __init__(self,
-                 architecture: Union[BaseModel, dict],
-                 teacher: Union[BaseModel, dict, str],
-                 distiller: dict,
-                 teacher_ckpt: Optional[str] = None,
-                 init_from_teacher: Optional[Parts] = None,
-                 data_preprocessor: Optional[Union[dict, nn.Module]] = None,
-                 init_cfg: Optional[dict] = None) -> None:
+    def __init__(
+        self,
+        architecture: Union[BaseModel, dict],
+        teacher: Union[BaseModel, dict, str],
+        distiller: dict,
+        teacher_ckpt: Optional[str] = None,
+        init_from_teacher: Optional[Parts] = None,
+        data_preprocessor: Optional[Union[dict, nn.Module]] = None,
+        init_cfg: Optional[dict] = None,
+    ) -> None:
         super().__init__(
             distiller=distiller,
             teacher=build_model(teacher, 'teacher'),
             architecture=build_model(architecture, 'student'),
             data_preprocessor=data_preprocessor,
-            init_cfg=init_cfg)
+            init_cfg=init_cfg,
+        )
         if teacher_ckpt:
             state_dict = load_checkpoint(teacher_ckpt, 'teacher')['state_dict']
             load_weights(self.teacher, state_dict, teacher_ckpt, 'teacher')
@@ -78,15 +81,18 @@ class FeatureDistill(SingleTeacherDistill):
         parts = init_from_teacher or {}
         self.init_from_teacher = dict(parts) if isinstance(parts, Mapping) else {part: part for part in parts}
         for part, source in self.init_from_teacher.items():
-            _check_parts(find_module(self.student, part, 'student'), find_module(self.teacher, source, 'teacher'), part,
-                         source)
+            _check_parts(
+                find_module(self.student, part, 'student'), find_module(self.teacher, source, 'teacher'), part, source
+            )
         self.teacher.eval()
 
     def init_weights(self) -> None:
         """Initialize the student, then copy the parts that start from the teacher's weights."""
         if not self.teacher._is_init and self.teacher.init_cfg is None:
-            raise SetupError(f'The teacher {type(self.teacher).__name__} has no trained weights: set model.teacher_ckpt '
-                             'in the config or with --cfg-options model.teacher_ckpt=PATH.')
+            raise SetupError(
+                f'The teacher {type(self.teacher).__name__} has no trained weights: set model.teacher_ckpt '
+                'in the config or with --cfg-options model.teacher_ckpt=PATH.'
+            )
         super().init_weights()
         for part, source in self.init_from_teacher.items():
             self.student.get_submodule(part).load_state_dict(self.teacher.get_submodule(source).state_dict())
@@ -109,8 +115,10 @@ class FeatureDistill(SingleTeacherDistill):
             self.teacher.extract_feat(self.teacher_input(inputs, data_samples))
         for recorder in distiller.teacher_recorders.recorders.values():
             if not recorder.data_buffer:
-                raise SetupError(f"The teacher's {recorder.source!r} recorded nothing, as FeatureDistill runs only the "
-                                 "teacher's extract_feat (backbone and neck): record a module of these.")
+                raise SetupError(
+                    f"The teacher's {recorder.source!r} recorded nothing, as FeatureDistill runs only the "
+                    "teacher's extract_feat (backbone and neck): record a module of these."
+                )
         distiller.set_deliveries_override(True)
         with distiller.student_recorders, distiller.deliveries:
             losses = add_prefix(self.student(inputs, data_samples, mode='loss'), 'student')
@@ -137,9 +145,12 @@ def _check_parts(student: nn.Module, teacher: nn.Module, part: str, source: str)
     for key in sorted(ours.keys() | theirs.keys()):
         if key not in ours or key not in theirs:
             owner, other = ('student', 'teacher') if key in ours else ('teacher', 'student')
-            raise SetupError(f"init_from_teacher cannot fill the student's {part!r} from the teacher's {source!r}: the "
-                             f'{owner} has {key}, the {other} has not; take a part that both share.')
+            raise SetupError(
+                f"init_from_teacher cannot fill the student's {part!r} from the teacher's {source!r}: the "
+                f'{owner} has {key}, the {other} has not; take a part that both share.'
+            )
         if ours[key].shape != theirs[key].shape:
             raise SetupError(
                 f"init_from_teacher cannot fill the student's {part}.{key} {tuple(ours[key].shape)} from the teacher's "
-                f'{source}.{key} {tuple(theirs[key].shape)}: leave {part!r} out, or give both models the same.')
+                f'{source}.{key} {tuple(theirs[key].shape)}: leave {part!r} out, or give both models the same.'
+            )

@@ -1,6 +1,6 @@
 import inspect
 from difflib import get_close_matches
-from typing import Dict, List, Optional, Sequence, Tuple, Union
+from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 from mmengine.logging import print_log
 from mmengine.model import BaseModel
@@ -56,25 +56,29 @@ class CanKDDistiller(ConfigurableDistiller):
         ...                  loss=dict(type='PKDLoss', loss_weight=6.0))
     """
 
-    def __init__(self,
-                 source: Optional[str] = None,
-                 levels: Levels = None,
-                 loss: Optional[dict] = None,
-                 teacher_source: Optional[str] = None,
-                 teacher_levels: Levels = None,
-                 **long_form) -> None:
+    def __init__(
+        self,
+        source: Optional[str] = None,
+        levels: Levels = None,
+        loss: Optional[dict] = None,
+        teacher_source: Optional[str] = None,
+        teacher_levels: Levels = None,
+        **long_form,
+    ) -> None:
         self._short_form = source is not None
         if not self._short_form:
             given = dict(levels=levels, loss=loss, teacher_source=teacher_source, teacher_levels=teacher_levels)
             for name, value in given.items():
                 if value is not None:
-                    raise SetupError(f"CanKDDistiller got {name} but no source: name the module to distill, "
-                                     "such as source='neck'.")
+                    raise SetupError(
+                        f"CanKDDistiller got {name} but no source: name the module to distill, such as source='neck'."
+                    )
             super().__init__(**long_form)
             return
         if loss is None:
-            raise SetupError(f"CanKDDistiller got source={source!r} but no loss: give one, such as "
-                             "loss=dict(type='CanKDLoss').")
+            raise SetupError(
+                f"CanKDDistiller got source={source!r} but no loss: give one, such as loss=dict(type='CanKDLoss')."
+            )
         # The parts that refer to each other are built once both models are known.
         self._given = {name: dict(long_form.pop(name, None) or {}) for name in _LONG_FORM}
         super().__init__(**long_form)
@@ -121,60 +125,78 @@ class CanKDDistiller(ConfigurableDistiller):
                 recorder.reset_data_buffer()
         return losses
 
-    def _build_expanded(self, student_shapes: Union[Shape, List[Shape]],
-                        teacher_shapes: Union[Shape, List[Shape]]) -> None:
+    def _build_expanded(
+        self, student_shapes: Union[Shape, List[Shape]], teacher_shapes: Union[Shape, List[Shape]]
+    ) -> None:
         """Build connectors, losses and mappings of the short form merged with what was given explicitly."""
-        connectors, losses, mappings = {}, {}, {}
         student_levels = _select('student', self.source, self.levels, student_shapes)
         teacher_levels = _select('teacher', self.teacher_source, self.teacher_levels, teacher_shapes)
         if len(student_levels) != len(teacher_levels):
-            raise SetupError(f'CanKDDistiller pairs {len(student_levels)} levels of the student\'s {self.source!r} with '
-                             f'{len(teacher_levels)} of the teacher\'s {self.teacher_source!r}: '
-                             'give levels and teacher_levels of one length.')
-        for (s_index, s_shape), (t_index, t_shape) in zip(student_levels, teacher_levels):
-            name = f'loss_{self.source.replace(".", "_")}_{s_index or 0}'
-            if s_shape[2:] != t_shape[2:]:
+            raise SetupError(
+                f'CanKDDistiller would pair {len(student_levels)} levels of the student with {len(teacher_levels)} of '
+                'the teacher: give levels and teacher_levels of one length.'
+            )
+        connectors, losses, mappings = {}, {}, {}
+        for student, teacher in zip(student_levels, teacher_levels):
+            if student.shape[2:] != teacher.shape[2:]:
                 raise SetupError(
-                    f'Level {s_index or 0} of the student\'s {self.source!r} has the shape {s_shape} and level '
-                    f'{t_index or 0} of the teacher\'s {self.teacher_source!r} the shape {t_shape} (N, C, H, W) on the same '
-                    'image: pair levels of one size with levels and teacher_levels.')
-            student = dict(recorder=self.source, from_student=True, data_idx=s_index)
-            if s_shape[1] != t_shape[1]:
-                connectors[name] = dict(type='ConvModuleConnector', in_channel=s_shape[1], out_channel=t_shape[1],
-                                        act_cfg=None)
+                    f'{student} and {teacher} differ in height and width on the same image: pair levels of one size '
+                    'with levels and teacher_levels.'
+                )
+            name = f'loss_{student.source.replace(".", "_")}_{student.index or 0}'
+            in_channel, out_channel = student.shape[1], teacher.shape[1]
+            if in_channel != out_channel:
+                connectors[name] = dict(
+                    type='ConvModuleConnector', in_channel=in_channel, out_channel=out_channel, act_cfg=None
+                )
+            student_record = dict(recorder=student.source, from_student=True, data_idx=student.index)
             if name in connectors or name in self._given['connectors']:
-                student['connector'] = name
-            teacher = dict(recorder=self.teacher_source, from_student=False, data_idx=t_index)
-            losses[name], arguments = _complete_loss(self.loss, t_shape[1])
-            mappings[name] = dict(zip(arguments, (student, teacher)))
-            print_log(f'{name}: {self.loss["type"]} between student {self.source!r} {s_shape} and teacher '
-                      f'{self.teacher_source!r} {t_shape}, connector: '
-                      f'{"1x1 convolution" if name in connectors else "none"} (shapes for a 128x192 image)',
-                      logger='current')
+                student_record['connector'] = name
+            teacher_record = dict(recorder=teacher.source, from_student=False, data_idx=teacher.index)
+            losses[name], arguments = _complete_loss(self.loss, out_channel)
+            mappings[name] = dict(zip(arguments, (student_record, teacher_record)))
+            how = 'through a connector' if 'connector' in student_record else 'as it is'
+            print_log(f'{name}: {self.loss["type"]} takes {student} {how} to {teacher}.', logger='current')
         self.connectors = self.build_connectors({**connectors, **self._given['connectors']})
         self.distill_losses = self.build_distill_losses({**losses, **self._given['distill_losses']})
         self.loss_forward_mappings = {**mappings, **self._given['loss_forward_mappings']}
-        self._check_loss_forward_mappings(self.distill_losses, self.loss_forward_mappings, self.student_recorders,
-                                          self.teacher_recorders)
+        self._check_loss_forward_mappings(
+            self.distill_losses, self.loss_forward_mappings, self.student_recorders, self.teacher_recorders
+        )
 
 
-def _select(whose: str, source: str, levels: Levels,
-            shapes: Union[Shape, List[Shape]]) -> List[Tuple[Optional[int], Shape]]:
-    """List the index and the shape of every level asked for; a single feature has no index."""
+class _Level(NamedTuple):
+    """One recorded feature; ``index`` is None where the source gives a single one."""
+
+    whose: str
+    source: str
+    index: Optional[int]
+    shape: Shape
+
+    def __str__(self) -> str:
+        level = '' if self.index is None else f'level {self.index} of '
+        return f"{level}the {self.whose}'s {self.source!r} {self.shape}"
+
+
+def _select(whose: str, source: str, levels: Levels, shapes: Union[Shape, List[Shape]]) -> List[_Level]:
+    """List the levels asked for."""
     indices = range(levels) if isinstance(levels, int) else levels
     if isinstance(shapes, tuple):
         if indices is not None and list(indices) != [0]:
-            raise SetupError(f"The {whose}'s {source!r} gives a single feature map, levels={levels!r} asks for more: "
-                             'leave levels out.')
-        return [(None, shapes)]
+            raise SetupError(
+                f"The {whose}'s {source!r} gives a single feature map and levels={levels!r} asks for others: leave "
+                'levels out.'
+            )
+        return [_Level(whose, source, None, shapes)]
     indices = list(range(len(shapes)) if indices is None else indices)
     for index in indices:
         if not 0 <= index < len(shapes):
-            raise SetupError(f"The {whose}'s {source!r} has no level {index}: it gives {len(shapes)} levels, "
-                             f'0 to {len(shapes) - 1}.')
+            raise SetupError(
+                f"The {whose}'s {source!r} has no level {index}: it gives {len(shapes)} levels, 0 to {len(shapes) - 1}."
+            )
     if not indices or len(set(indices)) < len(indices):
         raise SetupError(f"levels={levels!r} of the {whose}'s {source!r} must name at least one level, and none twice.")
-    return [(index, shapes[index]) for index in indices]
+    return [_Level(whose, source, index, shapes[index]) for index in indices]
 
 
 def _complete_loss(loss: dict, channels: int) -> Tuple[dict, List[str]]:
@@ -182,8 +204,10 @@ def _complete_loss(loss: dict, channels: int) -> Tuple[dict, List[str]]:
     cls = MODELS.get(loss['type']) if isinstance(loss['type'], str) else loss['type']
     if cls is None:
         near = get_close_matches(loss['type'], list(MODELS.module_dict), n=3, cutoff=0.5)
-        raise SetupError(f"The distiller's loss type {loss['type']!r} is not registered; "
-                         f'did you mean {" or ".join(map(repr, near or ["CanKDLoss"]))}?')
+        raise SetupError(
+            f"The distiller's loss type {loss['type']!r} is not registered; "
+            f'did you mean {" or ".join(map(repr, near or ["CanKDLoss"]))}?'
+        )
     accepted = inspect.signature(cls.__init__).parameters
     names = [n for n in ('in_channels', 'student_channels', 'teacher_channels') if n in accepted]
     return {**dict.fromkeys(names, channels), **loss}, list(inspect.signature(cls.forward).parameters)[1:3]

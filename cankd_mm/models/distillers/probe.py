@@ -31,8 +31,10 @@ def probe_shapes(model: nn.Module, source: str, whose: str) -> Union[Tuple[int, 
     """
     module = find_module(model, source, whose)
     if not hasattr(model, 'extract_feat'):
-        raise SetupError(f'The {whose} {type(model).__name__} has no extract_feat, which distillation runs: '
-                         'use a detector of MMDetection or a segmentor of MMSegmentation.')
+        raise SetupError(
+            f'The {whose} {type(model).__name__} has no extract_feat, which distillation runs: '
+            'use a detector of MMDetection or a segmentor of MMSegmentation.'
+        )
     outputs = []
     handle = module.register_forward_hook(lambda module, args, output: outputs.append(output))
     was_training = {m: m.training for m in model.modules()}
@@ -46,12 +48,16 @@ def probe_shapes(model: nn.Module, source: str, whose: str) -> Union[Tuple[int, 
         for m, training in was_training.items():
             m.training = training
     if not outputs:
-        raise SetupError(f"The {whose}'s {source!r} is not run by extract_feat (backbone and neck): "
-                         'distill from a module of the backbone or the neck.')
+        raise SetupError(
+            f"The {whose}'s {source!r} is not run by extract_feat (backbone and neck): "
+            'distill from a module of the backbone or the neck.'
+        )
     output = outputs[0]
     features = [output] if isinstance(output, Tensor) else output
     if not (isinstance(features, (list, tuple)) and all(isinstance(f, Tensor) and f.dim() == 4 for f in features)):
-        raise SetupError(f"The {whose}'s {source!r} gives {type(output).__name__} that is no feature map (N, C, H, W) "
-                         'nor a sequence of them: distill from another module.')
+        raise SetupError(
+            f"The {whose}'s {source!r} gives {type(output).__name__} that is no feature map (N, C, H, W) "
+            'nor a sequence of them: distill from another module.'
+        )
     shapes = [tuple(f.shape) for f in features]
     return shapes[0] if isinstance(output, Tensor) else shapes

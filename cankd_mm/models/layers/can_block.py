@@ -50,5 +50,5 @@ class CanBlock(nn.Module):
         if self.training and y.numel() == y.shape[1]:
             # One pixel of one image has no variance to normalize by: take the running statistics.
             bn = self.bn
-            return F.batch_norm(y, bn.running_mean, bn.running_var, bn.weight, bn.bias, False, 0., bn.eps)
+            return F.batch_norm(y, bn.running_mean, bn.running_var, bn.weight, bn.bias, False, 0.0, bn.eps)
         return self.bn(y)

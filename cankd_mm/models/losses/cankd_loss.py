@@ -14,8 +14,8 @@ class CanKDLoss(nn.Module):
     its pixels attend to the teacher's, and IN is instance norm without affine parameters.
     `arXiv 2511.21503 <https://arxiv.org/abs/2511.21503>`_, Sec. 3.
 
-    Time and memory are linear in the number of pixels, and the value and every gradient are those of
-    the quadratic form. The teacher's feature gets no gradient. One loss serves one level: its block has weights of its own.
+    Time and memory are linear in the number of pixels, and the value and every gradient are those of the quadratic
+    form. The teacher's feature gets no gradient. One loss serves one level: its block has weights of its own.
 
     Note:
         ``loss_weight`` is the paper's mu. The authors' code halves the mean squared error and
@@ -41,21 +41,26 @@ class CanKDLoss(nn.Module):
         >>> loss(student_feature, teacher_feature).backward()
     """
 
-    def __init__(self,
-                 in_channels: int,
-                 reduction: int = 2,
-                 sub_sample: bool = True,
-                 mode: str = 'dot_product',
-                 loss_weight: float = 5.0) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        reduction: int = 2,
+        sub_sample: bool = True,
+        mode: str = 'dot_product',
+        loss_weight: float = 5.0,
+    ) -> None:
         super().__init__()
         if mode != 'dot_product':
             raise SetupError(f"CanKDLoss has no mode {mode!r}: use 'dot_product'.")
         if loss_weight < 0:
-            raise SetupError(f'CanKDLoss got loss_weight={loss_weight}, which would drive the student away from the '
-                             "teacher: give the paper's mu, zero or more.")
+            raise SetupError(
+                f'CanKDLoss got loss_weight={loss_weight}, which would drive the student away from the '
+                "teacher: give the paper's mu, zero or more."
+            )
         if in_channels < 1 or reduction < 1:
-            raise SetupError(f'CanKDLoss got in_channels={in_channels} and reduction={reduction}: '
-                             'both must be at least 1.')
+            raise SetupError(
+                f'CanKDLoss got in_channels={in_channels} and reduction={reduction}: both must be at least 1.'
+            )
         self.loss_weight = loss_weight
         self.can = CanBlock(in_channels, reduction=reduction, sub_sample=sub_sample)
 
@@ -70,7 +75,9 @@ class CanKDLoss(nn.Module):
             Tensor: ``mu * MSE(IN(z), IN(t))``, a scalar.
         """
         if s_feature.shape != t_feature.shape:
-            raise SetupError(f"CanKDLoss got a student feature {tuple(s_feature.shape)} and a teacher feature "
-                             f'{tuple(t_feature.shape)}: both must be (N, C, H, W) of one shape.')
+            raise SetupError(
+                f'CanKDLoss got a student feature {tuple(s_feature.shape)} and a teacher feature '
+                f'{tuple(t_feature.shape)}: both must be (N, C, H, W) of one shape.'
+            )
         t_feature = t_feature.detach()
         return self.loss_weight * instance_norm_mse(self.can(s_feature, t_feature), t_feature)

@@ -33,8 +33,8 @@ class _InstanceNormMSE(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Tuple[Tensor, None, None]:
         z, t, mean_z, mean_t, a, b = ctx.saved_tensors
-        a, b = grad * a, grad * b
-        grad_z = torch.addcmul(b * mean_t - a * mean_z, a, z).addcmul_(b, t, value=-1)
+        # The mean is taken off first: a * z - a * mean would lose the digits where the mean is large.
+        grad_z = (z - mean_z).mul_(grad * a).addcmul_(t - mean_t, grad * b, value=-1)
         return grad_z.view(ctx.shape), None, None
 
 

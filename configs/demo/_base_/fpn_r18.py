@@ -9,9 +9,11 @@ model = dict(
     data_preprocessor=data_preprocessor,
     pretrained=None,
     backbone=dict(type='ResNet', depth=18, base_channels=width, norm_cfg=norm_cfg),
-    neck=dict(in_channels=[width, 2 * width, 4 * width, 8 * width], out_channels=64),
+    neck=dict(in_channels=[width, 2 * width, 4 * width, 8 * width], out_channels=64, start_level=1, num_outs=3),
     decode_head=dict(
-        in_channels=[64, 64, 64, 64],
+        in_channels=[64, 64, 64],
+        in_index=[0, 1, 2],
+        feature_strides=[8, 16, 32],
         channels=64,
         num_classes=11,
         norm_cfg=norm_cfg,

@@ -1,4 +1,4 @@
-# RetinaNet with a narrow ResNet-18, for 128x128 pixels: three levels, light head with group norm, two square-ish anchors.
+# RetinaNet with a narrow ResNet-18, for 128x128 pixels: three levels and a light head with group norm.
 _base_ = ['mmdet::_base_/models/retinanet_r50_fpn.py', './schedule.py', './digits_detection.py']
 default_scope = 'mmdet'
 visualizer = dict(type='DetLocalVisualizer', vis_backends=_base_.vis_backends, name='visualizer')

@@ -1,0 +1,57 @@
+# `make demo` and `make test` set up what they need in .venv, once.
+PYTHON ?= python3
+VENV ?= .venv
+# torch is installed by version; for another build of it, set TORCH, or install it into $(VENV) first.
+TORCH ?= torch==2.13.0
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+STAMPS := $(VENV)/stamps
+
+.PHONY: demo demo-quick test lint install doctor clean
+
+demo: $(STAMPS)/package
+	$(BIN)/python -W ignore tools/demo.py
+
+demo-quick: $(STAMPS)/package
+	$(BIN)/python -W ignore tools/demo.py --quick
+
+test: $(STAMPS)/package
+	$(BIN)/python -m pytest
+
+lint: $(STAMPS)/package
+	$(BIN)/ruff check .
+
+install: $(STAMPS)/package
+
+doctor: $(STAMPS)/package
+	$(BIN)/python -m cankd_mm.doctor
+
+clean:
+	rm -rf $(VENV)
+
+# Every step leaves a stamp when it is complete: an interrupted set-up goes on where it stopped.
+$(STAMPS)/venv:
+	@echo "[1/4] creating the virtual environment $(VENV)"
+	$(PYTHON) -m venv $(VENV)
+	@mkdir -p $(STAMPS)
+	@touch $@
+
+$(STAMPS)/torch: $(STAMPS)/venv
+	@echo "[2/4] installing $(TORCH)"
+	@$(BIN)/python -c "import torch" 2>/dev/null || $(PIP) install "$(TORCH)"
+	@touch $@
+
+$(STAMPS)/mmcv: $(STAMPS)/torch
+	@echo "[3/4] installing mmcv 2.1.0: where pip has no built wheel in its cache, it compiles for 10 to 20 minutes on two cores"
+	@$(PIP) install "setuptools<81" wheel ninja psutil
+	@MMCV_WITH_OPS=1 sh tools/with_heartbeat.sh $(PIP) install --no-build-isolation mmcv==2.1.0
+	@# A wheel in pip's cache may have been built for another torch.
+	@$(BIN)/python -c "import mmcv.ops" 2>/dev/null || MMCV_WITH_OPS=1 sh tools/with_heartbeat.sh $(PIP) install \
+		--no-build-isolation --no-cache-dir --force-reinstall --no-deps mmcv==2.1.0
+	@touch $@
+
+$(STAMPS)/package: $(STAMPS)/mmcv setup.py
+	@echo "[4/4] installing cankd-mm with MMDetection, MMSegmentation and MMRazor"
+	@$(PIP) install --no-build-isolation -e ".[dev]" mmengine==0.10.7 mmdet==3.3.0 mmsegmentation==1.2.2
+	@touch $@

@@ -1,0 +1,99 @@
+import pytest
+import torch
+from mmrazor.registry import MODELS
+from torch.nn import functional as F
+
+from cankd_mm.errors import SetupError
+from cankd_mm.models import CanKDLoss
+from tests.naive import naive_loss
+
+
+def _trained(loss):
+    """Leave the starting point, where the block is the identity and most gradients are zero."""
+    torch.manual_seed(0)
+    for parameter in loss.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    return loss.double()
+
+
+@pytest.mark.parametrize('sub_sample', [True, False])
+@pytest.mark.parametrize(
+    'shape', [(2, 6, 7, 5), (1, 6, 9, 11), (1, 5, 2, 3), (2, 6, 1, 1), (2, 6, 1, 7), (3, 1, 4, 4), (2, 40, 3, 3)]
+)
+def test_equals_the_quadratic_form_in_value_and_every_gradient(shape, sub_sample):
+    loss = _trained(CanKDLoss(shape[1], sub_sample=sub_sample, loss_weight=3.0))
+    x = torch.randn(shape, dtype=torch.double, requires_grad=True)
+    t = torch.randn(shape, dtype=torch.double)
+    wanted = [x, *loss.parameters()]
+    ours, theirs = loss(x, t), naive_loss(loss.can, x, t, 3.0, sub_sample)
+    torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(
+        torch.autograd.grad(ours, wanted), torch.autograd.grad(theirs, wanted), rtol=1e-10, atol=1e-10
+    )
+
+
+def test_one_pixel_of_one_image():
+    x = torch.randn(1, 4, 1, 1, requires_grad=True)
+    loss = CanKDLoss(4)(x, torch.randn(1, 4, 1, 1))
+    loss.backward()
+    assert loss == 0 and x.grad.isfinite().all()
+
+
+def test_loss_weight_is_the_papers_mu():
+    """The authors' code halves the MSE: their loss_weight=10 is mu = 5."""
+    x, t = torch.randn(2, 2, 6, 8, 8).unbind(1)
+    theirs = 10 * F.mse_loss(F.instance_norm(x), F.instance_norm(t)) / 2
+    torch.testing.assert_close(CanKDLoss(6)(x, t), theirs)  # the block starts as the identity
+
+
+def test_teacher_gets_no_gradient():
+    x, t = torch.randn(2, 4, 6, 6, requires_grad=True), torch.randn(2, 4, 6, 6, requires_grad=True)
+    _trained(CanKDLoss(4)).float()(x, t).backward()
+    assert t.grad is None and x.grad.abs().sum() > 0
+
+
+def test_trains_under_autocast():
+    loss = CanKDLoss(8)
+    x = torch.randn(2, 8, 16, 16, requires_grad=True)
+    t = torch.randn(2, 8, 16, 16)
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        value = loss(x, t)
+    value.backward()
+    assert value.dtype == torch.float32
+    assert all(p.grad.isfinite().all() for p in loss.parameters()) and x.grad.isfinite().all()
+
+
+def test_learns():
+    torch.manual_seed(0)
+    loss, t = CanKDLoss(8), torch.randn(2, 8, 10, 10)
+    x = torch.randn(2, 8, 10, 10, requires_grad=True)
+    optimizer = torch.optim.Adam([x, *loss.parameters()], lr=0.05)
+    values = []
+    for _ in range(60):
+        optimizer.zero_grad()
+        values.append(loss(x, t))
+        values[-1].backward()
+        optimizer.step()
+    assert values[-1] < 0.2 * values[0]
+
+
+def test_is_registered_in_mmrazor():
+    assert isinstance(MODELS.build(dict(type='CanKDLoss', in_channels=4)), CanKDLoss)
+
+
+@pytest.mark.parametrize(
+    'arguments, words',
+    [
+        (dict(mode='dot'), 'dot_product'),
+        (dict(loss_weight=-1), 'zero or more'),
+        (dict(reduction=0), 'at least 1'),
+    ],
+)
+def test_bad_arguments(arguments, words):
+    with pytest.raises(SetupError, match=words):
+        CanKDLoss(**{'in_channels': 4, **arguments})
+
+
+def test_features_of_different_shape():
+    with pytest.raises(SetupError, match=r'\(1, 4, 8, 8\).*\(1, 4, 4, 4\)'):
+        CanKDLoss(4)(torch.randn(1, 4, 8, 8), torch.randn(1, 4, 4, 4))
