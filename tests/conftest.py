@@ -1,0 +1,97 @@
+import os
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+
+# Before anything imports it: several test processes on few cores are slower with many threads.
+os.environ.setdefault('OMP_NUM_THREADS', '1')
+warnings.filterwarnings('ignore')
+
+import cankd_mm  # noqa: E402, F401
+
+torch.set_num_threads(1)
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True, scope='session')
+def _in_repository():
+    """Paths in configs are relative to the repository, as for a user who runs the tools from there."""
+    before = Path.cwd()
+    os.chdir(ROOT)
+    yield
+    os.chdir(before)
+
+
+@pytest.fixture(scope='session')
+def digits(tmp_path_factory):
+    """Both data sets of the demo, a few scenes large."""
+    from cankd_mm.demo.dataset import prepare
+
+    root = tmp_path_factory.mktemp('digits')
+    prepare(root, num_train=12, num_small=8, num_val=4)
+    return root
+
+
+@pytest.fixture(scope='session')
+def write_config(digits, tmp_path_factory):
+    """Write a small config on top of the demo's student of a task: ``write_config('detection', 'teacher', text)``."""
+    folder = tmp_path_factory.mktemp('configs')
+    bases = dict(detection='retinanet_r18', segmentation='fpn_r18')
+
+    def write(task: str, name: str, width: int = 8, text: str = '') -> Path:
+        base = ROOT / 'configs' / 'demo' / '_base_' / f'{bases[task]}.py'
+        small = dict(detection='annotations/train_small.json', segmentation='train_small.txt')[task]
+        channels = [width, 2 * width, 4 * width, 8 * width]
+        evaluator = f"val_evaluator = dict(ann_file='{digits}/detection/annotations/val.json')\n"
+        path = folder / f'{task}_{name}.py'
+        path.write_text(
+            f"_base_ = '{base}'\n"
+            f'model = dict(backbone=dict(base_channels={width}), neck=dict(in_channels={channels}))\n'
+            f"data = dict(data_root='{digits}/{task}/')\n"
+            f"train_dataloader = dict(batch_size=4, dataset=dict(ann_file='{small}', **data))\n"
+            'val_dataloader = dict(batch_size=2, dataset=data)\n'
+            'test_dataloader = val_dataloader\n'
+            f'{evaluator if task == "detection" else ""}'
+            f'{"test_evaluator = val_evaluator" if task == "detection" else ""}\n'
+            'train_cfg = dict(max_epochs=2, val_interval=2)\n'
+            f'{text}'
+        )
+        return path
+
+    return write
+
+
+@pytest.fixture(scope='session')
+def pairs(write_config, tmp_path_factory):
+    """Per task, a distillation config whose teacher has a checkpoint of its own, of another width than the student."""
+    from mmengine.config import Config
+    from mmengine.runner import save_checkpoint
+
+    from cankd_mm.models.builders import build_model, load_model_cfg
+
+    found = {}
+    for task in ('detection', 'segmentation'):
+        teacher = write_config(task, 'teacher', width=12)
+        student = write_config(task, 'student', width=8)
+        checkpoint = tmp_path_factory.mktemp('teacher') / f'{task}.pth'
+        torch.manual_seed(1)
+        model = build_model(load_model_cfg(str(teacher)), 'teacher')
+        save_checkpoint(dict(state_dict=model.state_dict()), str(checkpoint))
+        pair = student.with_name(f'{task}_cankd.py')
+        pair.write_text(
+            f"_base_ = ['{student.name}', '{ROOT}/configs/demo/_base_/cankd_neck.py']\n"
+            'student = _base_.model\n'
+            "model = dict(_delete_=True, _scope_='mmrazor', type='FeatureDistill', architecture=student,\n"
+            f"             teacher='{teacher}', teacher_ckpt='{checkpoint}', distiller=_base_.distiller)\n"
+        )
+        Config.fromfile(str(pair))
+        found[task] = pair
+    return found

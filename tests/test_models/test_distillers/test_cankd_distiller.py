@@ -1,0 +1,171 @@
+import pytest
+import torch
+from mmrazor.registry import MODELS
+from torch import nn
+
+from cankd_mm.errors import SetupError
+from cankd_mm.models import CanKDLoss
+
+
+class Net(nn.Module):
+    """A detector's skeleton: a backbone of two stages and a neck with two levels."""
+
+    def __init__(self, width=4, levels=2, stride=2):
+        super().__init__()
+        self.backbone = nn.Sequential(nn.Conv2d(3, width, 3, stride, 1), nn.BatchNorm2d(width))
+        self.neck = Neck(width, levels)
+        self.bbox_head = nn.Conv2d(width, 1, 1)
+
+    def extract_feat(self, inputs):
+        return self.neck(self.backbone(inputs))
+
+
+class Neck(nn.Module):
+    def __init__(self, width, levels):
+        super().__init__()
+        self.convs = nn.ModuleList([nn.Conv2d(width, width, 1) for _ in range(levels)])
+
+    def forward(self, x):
+        return tuple(conv(x)[..., :: 2**i, :: 2**i].contiguous() for i, conv in enumerate(self.convs))
+
+
+def build(student, teacher, **cfg):
+    distiller = MODELS.build(dict(type='mmrazor.CanKDDistiller', **cfg))
+    distiller.prepare_from_student(student)
+    distiller.prepare_from_teacher(teacher)
+    return distiller
+
+
+def losses_of(distiller, student, teacher, image):
+    with torch.no_grad(), distiller.teacher_recorders:
+        teacher.extract_feat(image)
+    with distiller.student_recorders:
+        student.extract_feat(image)
+    return distiller.compute_distill_losses()
+
+
+LOSS = dict(type='CanKDLoss', loss_weight=5.0)
+IMAGE = torch.randn(2, 3, 20, 24)
+
+
+def test_short_form_equals_long_form():
+    student, teacher = Net(4), Net(6)
+    torch.manual_seed(0)
+    short = build(student, teacher, source='neck', levels=2, loss=LOSS)
+    names = ('loss_neck_0', 'loss_neck_1')
+    connector = dict(type='ConvModuleConnector', in_channel=4, out_channel=6, act_cfg=None)
+    torch.manual_seed(0)
+    long = build(
+        student,
+        teacher,
+        student_recorders=dict(neck=dict(type='ModuleOutputs', source='neck')),
+        teacher_recorders=dict(neck=dict(type='ModuleOutputs', source='neck')),
+        connectors={name: connector for name in names},
+        distill_losses={name: dict(in_channels=6, **LOSS) for name in names},
+        loss_forward_mappings={
+            name: dict(
+                s_feature=dict(recorder='neck', from_student=True, data_idx=i, connector=name),
+                t_feature=dict(recorder='neck', from_student=False, data_idx=i),
+            )
+            for i, name in enumerate(names)
+        },
+    )
+    long.load_state_dict(short.state_dict())
+    ours, theirs = (losses_of(distiller, student, teacher, IMAGE) for distiller in (short, long))
+    assert set(ours) == set(names)
+    torch.testing.assert_close(ours, theirs)
+    assert all(loss > 0 for loss in ours.values())
+
+
+def test_no_connector_where_channels_are_equal():
+    assert not build(Net(4), Net(4), source='neck', loss=LOSS).connectors
+
+
+def test_every_level_has_weights_of_its_own():
+    losses = build(Net(4), Net(4), source='neck', loss=LOSS).distill_losses
+    assert losses['loss_neck_0'] is not losses['loss_neck_1']
+    assert all(isinstance(loss, CanKDLoss) for loss in losses.values())
+
+
+def test_single_feature_map():
+    student, teacher = Net(4), Net(6)
+    distiller = build(student, teacher, source='backbone.0', loss=LOSS)
+    assert list(losses_of(distiller, student, teacher, IMAGE)) == ['loss_backbone_0_0']
+
+
+def test_other_teacher_source_and_levels():
+    student, teacher = Net(4), Net(4, levels=3)
+    distiller = build(student, teacher, source='neck', levels=[1], teacher_levels=[1], loss=LOSS)
+    assert list(losses_of(distiller, student, teacher, IMAGE)) == ['loss_neck_1']
+
+
+def test_losses_of_mmrazor():
+    student, teacher = Net(4), Net(6)
+    for loss in ('PKDLoss', 'L2Loss', 'ChannelWiseDivergence'):
+        values = losses_of(build(student, teacher, source='neck', loss=dict(type=loss)), student, teacher, IMAGE)
+        assert len(values) == 2 and all(v.isfinite() and v > 0 for v in values.values())
+
+
+def test_explicit_entries_win_and_add():
+    student, teacher = Net(4), Net(6)
+    distiller = build(
+        student,
+        teacher,
+        source='neck',
+        loss=LOSS,
+        connectors=dict(
+            loss_neck_0=dict(type='ConvModuleConnector', in_channel=4, out_channel=6, norm_cfg=dict(type='BN'))
+        ),
+        student_recorders=dict(stem=dict(type='ModuleOutputs', source='backbone.0')),
+        teacher_recorders=dict(stem=dict(type='ModuleOutputs', source='backbone.0')),
+        distill_losses=dict(loss_stem=dict(type='ATLoss', loss_weight=1.0)),
+        loss_forward_mappings=dict(
+            loss_stem=dict(
+                s_feature=dict(recorder='stem', from_student=True), t_feature=dict(recorder='stem', from_student=False)
+            )
+        ),
+    )
+    assert set(losses_of(distiller, student, teacher, IMAGE)) == {'loss_neck_0', 'loss_neck_1', 'loss_stem'}
+    norms = [any(isinstance(m, nn.BatchNorm2d) for m in c.modules()) for c in distiller.connectors.values()]
+    assert norms == [True, False]
+
+
+def test_features_are_let_go_after_the_losses():
+    student, teacher = Net(4), Net(4)
+    distiller = build(student, teacher, source='neck', loss=LOSS)
+    losses_of(distiller, student, teacher, IMAGE)
+    managers = (distiller.student_recorders, distiller.teacher_recorders)
+    assert not any(r.data_buffer for manager in managers for r in manager.recorders.values())
+
+
+def test_probing_leaves_the_model_as_it_was():
+    student = Net(4).train()
+    student.backbone.eval()
+    before = {k: v.clone() for k, v in student.state_dict().items()}
+    build(student, Net(4), source='neck', loss=LOSS)
+    assert student.training and student.neck.training and not student.backbone[1].training
+    torch.testing.assert_close(student.state_dict(), before)
+
+
+@pytest.mark.parametrize(
+    'cfg, words',
+    [
+        (dict(source='nekc'), r"student Net has no module 'nekc'; did you mean 'neck'"),
+        (dict(source='neck', teacher_source='fpn_neck'), r"teacher Net has no module 'fpn_neck'"),
+        (dict(source='bbox_head'), r"'bbox_head' is not run by extract_feat"),
+        (dict(source='neck', levels=4), r"student's 'neck' has no level 2: it gives 2 levels, 0 to 1"),
+        (dict(source='neck', levels=[-1]), r'no level -1'),
+        (dict(source='neck', levels=[]), r'at least one level'),
+        (dict(source='neck', levels=[0, 0]), r'none twice'),
+        (dict(source='backbone', levels=2), r'single feature map'),
+        (dict(source='neck', levels=[0], teacher_levels=[1]), r"level 0 of the student's 'neck' \(1, 4, 64, 96\) and le"),
+        (dict(source='neck', levels=[0, 1], teacher_levels=[1]), r'levels of one length|one length'),
+        (dict(source='neck', loss=dict(type='CanKDLos')), r"'CanKDLos' is not registered; did you mean 'CanKDLoss'"),
+        (dict(source='neck', loss=None), r'no loss: give one'),
+        (dict(source=None, levels=4), r'got levels but no source'),
+    ],
+)
+def test_mistakes_are_one_clear_sentence(cfg, words):
+    with pytest.raises(SetupError, match=words) as error:
+        build(Net(4), Net(4), **{'loss': LOSS if cfg.get('source') else None, **cfg})
+    assert '\n' not in str(error.value)
