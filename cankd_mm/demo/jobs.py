@@ -101,22 +101,24 @@ def run_jobs(jobs: List[Job], slots: int, stream: TextIO = sys.stdout) -> None:
     Raises:
         SetupError: If a training fails. The message names its log.
     """
-    waiting, running = [job for job in jobs if not job.done], {}
+    waiting, running = [job for job in jobs if not job.done], []
     threads = max((os.cpu_count() or 1) // slots, 1)
     last_line = 0.0
     try:
         while waiting or running:
             for job in list(waiting):
-                blocked = job.needs is not None and any(job.needs == other.work_dir for other in [*waiting, *running])
+                blocked = job.needs is not None and job.needs in [
+                    other.work_dir for other in [*waiting, *(other for other, _ in running)]
+                ]
                 if len(running) < slots and not blocked:
                     waiting.remove(job)
-                    running[job] = _start(job, threads)
+                    running.append((job, _start(job, threads)))
                     stream.write(f'started   {job.work_dir}\n')
             time.sleep(1)
-            for job, process in list(running.items()):
+            for job, process in list(running):
                 if process.poll() is None:
                     continue
-                del running[job]
+                running.remove((job, process))
                 if process.returncode != 0 or not job.done:
                     raise SetupError(
                         f'The training {job.work_dir} failed: {_last_line(job.work_dir / "train.log")} '
@@ -125,12 +127,12 @@ def run_jobs(jobs: List[Job], slots: int, stream: TextIO = sys.stdout) -> None:
                 stream.write(f'finished  {job.work_dir}\n')
             if time.time() - last_line > 15 and running:
                 last_line = time.time()
-                stream.write(_progress_line(list(running), waiting, slots))
+                stream.write(_progress_line([job for job, _ in running], waiting, slots))
             stream.flush()
     finally:
-        for process in running.values():
+        for _, process in running:
             process.terminate()
-        for process in running.values():
+        for _, process in running:
             process.wait()
 
 

@@ -48,14 +48,14 @@ def run_demo(
     start = time.time()
     prepare(Path('data/digits'), NUM_TRAIN, NUM_SMALL, NUM_VAL)
     chosen = [task for task in TASKS if task.name in tasks]
-    planned = {task: plan(task, root, seeds, controls, quick) for task in chosen}
+    planned = [(task, plan(task, root, seeds, controls, quick)) for task in chosen]
     # Teachers first: they take longest, and students wait for them.
-    jobs = [job for jobs in planned.values() for job in jobs]
+    jobs = [job for _, jobs in planned for job in jobs]
     jobs.sort(key=lambda job: not job.work_dir.name.startswith('teacher'))
     run_jobs(jobs, slots=min(os.cpu_count() or 1, 4))
 
     rows, predictions = [], {}
-    for task, jobs in planned.items():
+    for task, jobs in planned:
         for job in jobs:
             row = evaluate(task, job)
             rows.append(row)

@@ -158,7 +158,10 @@ def test_probing_leaves_the_model_as_it_was():
         (dict(source='neck', levels=[]), r'at least one level'),
         (dict(source='neck', levels=[0, 0]), r'none twice'),
         (dict(source='backbone', levels=2), r'single feature map'),
-        (dict(source='neck', levels=[0], teacher_levels=[1]), r"level 0 of the student's 'neck' \(1, 4, 64, 96\) and le"),
+        (
+            dict(source='neck', levels=[0], teacher_levels=[1]),
+            r"level 0 of the student's 'neck' \(1, 4, 64, 96\) and le",
+        ),
         (dict(source='neck', levels=[0, 1], teacher_levels=[1]), r'levels of one length|one length'),
         (dict(source='neck', loss=dict(type='CanKDLos')), r"'CanKDLos' is not registered; did you mean 'CanKDLoss'"),
         (dict(source='neck', loss=None), r'no loss: give one'),
