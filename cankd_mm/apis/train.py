@@ -3,6 +3,7 @@ from typing import Optional
 
 import torch
 from mmengine.config import Config
+from mmengine.device import get_device
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
@@ -41,6 +42,8 @@ def train(
     cfg = load_config(config, cfg_options, work_dir, launcher)
     check_data(cfg, 'train', 'val')
     if amp:
+        if get_device() == 'cpu':
+            raise SetupError('--amp needs an accelerator, and there is none here: leave it out.')
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
     if auto_scale_lr:

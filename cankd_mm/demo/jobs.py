@@ -107,10 +107,8 @@ def run_jobs(jobs: List[Job], slots: int, stream: TextIO = sys.stdout) -> None:
     try:
         while waiting or running:
             for job in list(waiting):
-                blocked = job.needs is not None and job.needs in [
-                    other.work_dir for other in [*waiting, *(other for other, _ in running)]
-                ]
-                if len(running) < slots and not blocked:
+                unfinished = {other.work_dir for other in [*waiting, *(other for other, _ in running)]}
+                if len(running) < slots and job.needs not in unfinished:
                     waiting.remove(job)
                     running.append((job, _start(job, threads)))
                     stream.write(f'started   {job.work_dir}\n')

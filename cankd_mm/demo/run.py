@@ -89,7 +89,8 @@ def evaluate(task: Task, job: Job) -> dict:
     if kind.startswith('cankd'):
         config, checkpoint = export_student(config, checkpoint, str(job.work_dir / 'student'))
     metrics = test(config, checkpoint, work_dir=str(job.work_dir / 'test'), out=str(job.work_dir / 'predictions.pkl'))
-    value = metrics[task.metric] * (100 if task.name == 'detection' else 1)
+    # CocoMetric reports nothing where nothing at all is detected.
+    value = metrics.get(task.metric, 0.0) * (100 if task.name == 'detection' else 1)
     _, seconds = job.progress()
     row = dict(
         task=task.name,

@@ -116,20 +116,20 @@ def load_checkpoint(path: str, whose: str) -> dict:
         raise SetupError(f"The {whose}'s checkpoint {path!r} does not exist: correct the path, or put the file there.")
     try:
         checkpoint = CheckpointLoader.load_checkpoint(path, map_location='cpu', logger='silent')
-    except (RuntimeError, UnpicklingError, EOFError) as e:
+    except (RuntimeError, UnpicklingError, EOFError, OSError) as e:
         if 'weights_only' in str(e) or 'which no checkpoint needs' in str(e):
             raise SetupError(
                 f"The {whose}'s checkpoint {path!r} holds more than weights and training state, and is not "
                 'read, since that could run code: save its state_dict alone where you trust it.'
             ) from e
+        if '://' in path and isinstance(e, OSError):
+            raise SetupError(
+                f"The {whose}'s checkpoint {path!r} cannot be fetched ({e}): fetch it where there is a network and "
+                'give the path of the file.'
+            ) from e
         raise SetupError(
-            f"The {whose}'s checkpoint {path!r} cannot be read ({str(e).splitlines()[0]}): it is truncated "
-            'or no checkpoint, so fetch or write it again.'
-        ) from e
-    except OSError as e:
-        raise SetupError(
-            f"The {whose}'s checkpoint {path!r} cannot be fetched ({e}): fetch it where there is a network "
-            'and give the path of the file.'
+            f"The {whose}'s checkpoint {path!r} cannot be read ({str(e).splitlines()[0]}): it is truncated or no "
+            'checkpoint, so fetch or write it again.'
         ) from e
     return checkpoint if 'state_dict' in checkpoint else dict(state_dict=checkpoint)
 

@@ -1,0 +1,140 @@
+"""Real runs through MMEngine's Runner on tiny models: train, resume, evaluate, export, load without this package."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+
+from cankd_mm.apis import export_student, test, train
+from cankd_mm.errors import SetupError
+
+evaluate = test
+del test  # pytest would collect it
+
+TASKS = dict(detection='coco/bbox_mAP', segmentation='mIoU')
+
+# Runs an exported student where neither this package nor MMRazor can be imported.
+PLAIN = """
+import sys, warnings
+warnings.filterwarnings('ignore')
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.split('.')[0] in ('cankd_mm', 'mmrazor'):
+            raise ImportError(name)
+sys.meta_path.insert(0, Block())
+import numpy as np
+config, checkpoint, task = sys.argv[1:]
+image = np.zeros((128, 128, 3), np.uint8)
+if task == 'detection':
+    from mmdet.apis import inference_detector, init_detector
+    model = init_detector(config, checkpoint, device='cpu')
+    result = inference_detector(model, image).pred_instances
+else:
+    from mmseg.apis import inference_model, init_model
+    model = init_model(config, checkpoint, device='cpu')
+    result = inference_model(model, image).pred_sem_seg.data
+assert model.dataset_meta['classes'][-1] == '9', model.dataset_meta
+print(type(model).__name__, len(result))
+"""
+
+
+@pytest.fixture(scope='module', params=list(TASKS))
+def run(request, pairs, tmp_path_factory):
+    work_dir = tmp_path_factory.mktemp('run')
+    runner = train(str(pairs[request.param]), work_dir=str(work_dir))
+    return request.param, pairs[request.param], work_dir, runner
+
+
+def test_train_validates_and_saves(run):
+    task, _, work_dir, runner = run
+    assert runner.iter == 4 and (work_dir / 'epoch_2.pth').exists()
+    scalars = next(work_dir.glob('*/vis_data/scalars.json')).read_text()
+    assert TASKS[task] in scalars
+
+
+def test_resume(run):
+    _, pair, work_dir, _ = run
+    longer = {'train_cfg.max_epochs': 3, 'train_cfg.val_interval': 3}
+    runner = train(str(pair), work_dir=str(work_dir), resume='auto', cfg_options=longer)
+    assert runner.iter == 6
+    optimizer = torch.load(work_dir / 'epoch_3.pth')['optimizer']
+    assert all(state['step'] == 6 for state in optimizer['state'].values())
+
+
+def test_evaluate_student_and_teacher(run):
+    task, pair, work_dir, runner = run
+    student = evaluate(str(pair), str(work_dir / 'epoch_2.pth'), work_dir=str(work_dir / 'test'))
+    assert student[TASKS[task]] == pytest.approx(_last_metric(work_dir, TASKS[task]), abs=1e-6)
+    teacher = evaluate(str(pair), teacher=True, work_dir=str(work_dir / 'test'))
+    assert TASKS[task] in teacher
+
+
+def _last_metric(work_dir, key):
+    lines = [line for path in work_dir.glob('*/vis_data/scalars.json') for line in path.read_text().splitlines()]
+    return next(entry[key] for entry in map(json.loads, lines) if key in entry and entry['step'] == 2)
+
+
+def test_exported_student_runs_without_this_package(run, tmp_path):
+    task, pair, work_dir, _ = run
+    config, checkpoint = export_student(str(pair), str(work_dir / 'epoch_2.pth'), str(tmp_path))
+    text = Path(config).read_text()
+    assert 'cankd' not in text.lower() and 'mmrazor' not in text and '_scope_' not in text
+    weights = torch.load(checkpoint, weights_only=True)['state_dict']
+    trained = torch.load(work_dir / 'epoch_2.pth')['state_dict']
+    assert all(torch.equal(value, trained[f'architecture.{key}']) for key, value in weights.items())
+    assert not any('teacher' in key or 'distiller' in key for key in weights)
+    # From another folder, so that this package's own is not on the path.
+    done = subprocess.run(
+        [sys.executable, '-c', PLAIN, config, checkpoint, task], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.split()[-2] == ('RetinaNet' if task == 'detection' else 'EncoderDecoder')
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='there is an accelerator')
+def test_amp_without_an_accelerator(pairs, tmp_path):
+    with pytest.raises(SetupError, match='--amp needs an accelerator'):
+        train(str(pairs['segmentation']), work_dir=str(tmp_path), amp=True)
+
+
+def test_auto_scale_lr(pairs, tmp_path):
+    options = {'train_cfg.max_epochs': 1, 'train_cfg.val_interval': 9}
+    runner = train(str(pairs['detection']), work_dir=str(tmp_path), auto_scale_lr=True, cfg_options=options)
+    assert runner.optim_wrapper.param_groups[0]['initial_lr'] == pytest.approx(2e-3 * 4 / 8)
+
+
+@pytest.mark.parametrize(
+    'changes, words',
+    [
+        ({'train_dataloader.dataset.data_root': 'nowhere/'}, r"train data set needs 'nowhere/', which does not exist"),
+        ({'val_dataloader.dataset.ann_file': 'none.json'}, r"val data set needs '.*none.json'"),
+        ({'model.teacher_ckpt': 'nowhere.pth'}, r"checkpoint 'nowhere.pth' does not exist"),
+        ({'model.distiller.source': 'nekc'}, r"no module 'nekc'; did you mean 'neck'"),
+    ],
+)
+def test_mistakes(pairs, tmp_path, changes, words):
+    with pytest.raises(SetupError, match=words):
+        train(str(pairs['detection']), work_dir=str(tmp_path), cfg_options=changes)
+
+
+def test_resume_from_nowhere(pairs):
+    with pytest.raises(SetupError, match="'nowhere.pth' to resume from does not exist"):
+        train(str(pairs['detection']), resume='nowhere.pth')
+
+
+def test_teacher_of_a_plain_config(pairs):
+    student = pairs['detection'].with_name('detection_student.py')
+    with pytest.raises(SetupError, match='no teacher in this config'):
+        evaluate(str(student), 'any.pth', teacher=True)
+
+
+def test_export_keeps_other_custom_imports(pairs):
+    from cankd_mm.apis.config import student_config
+
+    cfg = Config.fromfile(str(pairs['detection']))
+    cfg.custom_imports = dict(imports=['cankd_mm', 'json'], allow_failed_imports=False)
+    assert student_config(cfg).custom_imports.imports == ['json']

@@ -1,0 +1,204 @@
+import copy
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+from mmengine.runner import save_checkpoint
+from mmrazor.registry import MODELS
+from torch import nn
+
+from cankd_mm.errors import SetupError
+
+TASKS = ('detection', 'segmentation')
+
+
+def build(path, **changes):
+    cfg = Config.fromfile(str(path)).model
+    cfg.update(changes)
+    with DefaultScope.overwrite_default_scope('mmdet'):  # as a user of either library may have it
+        return MODELS.build(cfg)
+
+
+def batch(task, size=(64, 96)):
+    inputs = [torch.randint(0, 256, (3, *size), dtype=torch.uint8) for _ in range(2)]
+    if task == 'detection':
+        from mmdet.structures import DetDataSample
+        from mmengine.structures import InstanceData
+
+        samples = []
+        for _ in inputs:
+            sample = DetDataSample(metainfo=dict(img_shape=size, ori_shape=size, scale_factor=(1, 1)))
+            sample.gt_instances = InstanceData(bboxes=torch.tensor([[8.0, 8, 40, 40]]), labels=torch.tensor([3]))
+            samples.append(sample)
+    else:
+        from mmengine.structures import PixelData
+        from mmseg.structures import SegDataSample
+
+        samples = []
+        for _ in inputs:
+            sample = SegDataSample(metainfo=dict(img_shape=size))
+            sample.gt_sem_seg = PixelData(data=torch.randint(0, 11, (1, *size)))
+            samples.append(sample)
+    return dict(inputs=inputs, data_samples=samples)
+
+
+def losses_of(model, data):
+    data = model.data_preprocessor(copy.deepcopy(data), training=True)
+    return model(**data, mode='loss')
+
+
+@pytest.mark.parametrize('task', TASKS)
+def test_losses_and_gradients(pairs, task):
+    model = build(pairs[task])
+    model.init_weights()
+    model.train()
+    # MMSegmentation's class-weighted loss cannot take a padded label map.
+    losses = losses_of(model, batch(task, size=(128, 128)))
+    distill = {name: loss for name, loss in losses.items() if name.startswith('distill.')}
+    assert len(distill) == 3 and all(loss > 0 for loss in distill.values())
+    total, _ = model.parse_losses(losses)
+    total.backward()
+    assert total > sum(distill.values())
+    for name, parameter in model.named_parameters():
+        assert (parameter.grad is None) == name.startswith('teacher.'), name
+
+
+def test_teacher_runs_neither_head_nor_training_mode(pairs):
+    model = build(pairs['detection'])
+    model.teacher.backbone.add_module('dropout', nn.Dropout())
+    calls = []
+    model.teacher.bbox_head.register_forward_hook(lambda *args: calls.append(args))
+    before = copy.deepcopy(model.teacher.state_dict())
+    assert model.train() is model
+    assert not any(module.training for module in model.teacher.modules())
+    assert model.student.training and model.distiller.training
+    losses_of(model, batch('detection'))
+    assert not calls
+    torch.testing.assert_close(model.teacher.state_dict(), before, rtol=0, atol=0)
+
+
+def test_teacher_sees_its_own_normalization(pairs):
+    model = build(pairs['detection'])
+    seen = []
+    model.teacher.backbone.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    data = batch('detection', size=(50, 70))
+    losses_of(model, data)
+    teacher = build(pairs['detection']).teacher
+    teacher.data_preprocessor._channel_conversion = False
+    teacher.data_preprocessor.std.fill_(1.0)
+    other = build(pairs['detection'], teacher=teacher)
+    other.teacher.backbone.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    losses_of(other, data)
+    expected = teacher.data_preprocessor(copy.deepcopy(data), training=True)['inputs']
+    torch.testing.assert_close(seen[1], expected, rtol=1e-5, atol=1e-3)
+    assert not torch.allclose(seen[0], seen[1], atol=1.0)
+
+
+def test_student_predicts(pairs):
+    model = build(pairs['detection']).eval()
+    data = batch('detection')
+    expected = model.student.test_step(copy.deepcopy(data))
+    found = model.test_step(copy.deepcopy(data))
+    torch.testing.assert_close(found[0].pred_instances.scores, expected[0].pred_instances.scores)
+
+
+def same_width(pairs, **changes):
+    """The pair with a teacher as narrow as the student, so that their parts fit."""
+    cfg = Config.fromfile(str(pairs['detection'])).model
+    student = cfg.architecture
+    torch.manual_seed(2)
+    teacher = MODELS.build(copy.deepcopy(student))
+    path = pairs['detection'].with_name('same_width.pth')
+    save_checkpoint(dict(state_dict=teacher.state_dict()), str(path))
+    return build(pairs['detection'], teacher=student, teacher_ckpt=str(path), **changes)
+
+
+@pytest.mark.parametrize('parts', [['neck', 'bbox_head'], dict(neck='neck', bbox_head='bbox_head')])
+def test_parts_of_the_student_start_from_the_teacher(pairs, parts):
+    model = same_width(pairs, init_from_teacher=parts)
+    model.init_weights()
+    for part in ('neck', 'bbox_head'):
+        torch.testing.assert_close(
+            model.student.get_submodule(part).state_dict(),
+            model.teacher.get_submodule(part).state_dict(),
+            rtol=0,
+            atol=0,
+        )
+    ours, theirs = model.student.backbone.conv1.weight, model.teacher.backbone.conv1.weight
+    assert not torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    'changes, words',
+    [
+        (dict(init_from_teacher=['nek']), r"student RetinaNet has no module 'nek'; did you mean .*'neck'"),
+        (dict(init_from_teacher=['backbone']), r'backbone\.bn1\.bias \(8,\) .* backbone\.bn1\.bias \(12,\)'),
+        (dict(init_from_teacher=dict(neck='bbox_head')), r'the teacher has .*, the student has not|student has not'),
+        (dict(teacher_ckpt='nowhere.pth'), r"teacher's checkpoint 'nowhere.pth' does not exist"),
+        (dict(teacher='nowhere.py'), r"no model config 'nowhere.py'"),
+        (dict(teacher='mmdet::retinanet/no_such_model.py'), r'no model config'),
+        (dict(teacher='nopackage::retinanet.py'), r"package 'nopackage', which is not installed"),
+        (dict(teacher=dict(type='NoSuchNet')), r"teacher's type 'NoSuchNet' is neither in MMDetection nor in MMSeg"),
+        (dict(teacher=dict(backbone=dict())), r"give its 'type'"),
+    ],
+)
+def test_mistakes_are_one_clear_sentence(pairs, changes, words):
+    with pytest.raises(SetupError, match=words) as error:
+        build(pairs['detection'], **changes)
+    assert '\n' not in str(error.value)
+
+
+def test_checkpoint_of_another_model(pairs, tmp_path):
+    for state_dict, words in [
+        ({'fc.weight': torch.zeros(1)}, r'lacks \d+ of the \d+ parameters'),
+        ({'backbone.conv1.weight': torch.zeros(1)}, r'backbone\.conv1\.weight has the shape \(1,\) in the file and'),
+        ({'architecture.neck': torch.zeros(1)}, r'holds a distillation run.*tools/export_student.py'),
+    ]:
+        path = tmp_path / 'other.pth'
+        torch.save(dict(state_dict=state_dict), path)
+        with pytest.raises(SetupError, match=words):
+            build(pairs['detection'], teacher_ckpt=str(path))
+
+
+def test_truncated_checkpoint(pairs, tmp_path):
+    whole = Config.fromfile(str(pairs['detection'])).model.teacher_ckpt
+    path = tmp_path / 'half.pth'
+    path.write_bytes(open(whole, 'rb').read()[:20000])
+    with pytest.raises(SetupError, match='cannot be read'):
+        build(pairs['detection'], teacher_ckpt=str(path))
+
+
+class _Code:
+    def __reduce__(self):
+        return (print, ('this ran',))
+
+
+def test_checkpoint_that_carries_code_is_refused(pairs, tmp_path, capsys):
+    if torch.__version__ < '2.6':
+        pytest.skip('torch reads only weights by default since 2.6')
+    path = tmp_path / 'code.pth'
+    torch.save(dict(state_dict={}, meta=_Code()), path)
+    with pytest.raises(SetupError, match='could run code'):
+        build(pairs['detection'], teacher_ckpt=str(path))
+    assert 'this ran' not in capsys.readouterr().out
+
+
+def test_training_without_teacher_weights_is_an_error(pairs):
+    model = build(pairs['detection'], teacher_ckpt=None)
+    with pytest.raises(SetupError, match='model.teacher_ckpt'):
+        model.init_weights()
+
+
+def test_recorder_on_the_teachers_head(pairs):
+    cfg = Config.fromfile(str(pairs['detection'])).model
+    cfg.distiller.teacher_recorders = dict(head=dict(type='ModuleOutputs', source='bbox_head'))
+    model = build(pairs['detection'], distiller=cfg.distiller)
+    with pytest.raises(SetupError, match="teacher's 'bbox_head' recorded nothing"):
+        losses_of(model, batch('detection'))
+
+
+def test_stopped_distillation_trains_the_student_alone(pairs):
+    model = build(pairs['detection'])
+    model.distillation_stopped = True
+    assert all(name.startswith('student.') for name in losses_of(model, batch('detection')))
