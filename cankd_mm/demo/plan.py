@@ -49,12 +49,15 @@ TASKS = (
 )
 
 
-def plan(task: Task, root: Path, seeds: Sequence[int], controls: bool = False, quick: bool = False) -> List[Job]:
+def plan(
+    task: Task, root: Path, data: Path, seeds: Sequence[int], controls: bool = False, quick: bool = False
+) -> List[Job]:
     """List the trainings of a task.
 
     Args:
         task (Task): The task.
         root (Path): The folder of all work folders.
+        data (Path): The folder of both data sets.
         seeds (Sequence[int]): The seeds of the students.
         controls (bool): Whether to add the fair controls: the student alone for as much time as the distilled one
             takes, and a teacher that saw no more than the student's scenes, with a student distilled from it.
@@ -66,10 +69,11 @@ def plan(task: Task, root: Path, seeds: Sequence[int], controls: bool = False, q
     """
     folder = root / task.name
     student_iters = -(-NUM_SMALL // BATCH)
+    data_options = _data_options(task, data)
     small = dict(detection='annotations/train_small.json', segmentation='train_small.txt')[task.name]
 
     def job(kind: str, config: str, epochs: int, iters: int, seconds: float, seed: int = 0, options=None, needs=None):
-        options = dict(options or {})
+        options = {**data_options, **(options or {})}
         if quick:
             epochs = 1
             options['train_dataloader.dataset.indices'] = min(iters, 24) * BATCH
@@ -113,3 +117,13 @@ def plan(task: Task, root: Path, seeds: Sequence[int], controls: bool = False, q
                 distilled(f'cankd300_seed{seed}', same, seed),
             ]
     return jobs
+
+
+def _data_options(task: Task, data: Path) -> Dict[str, object]:
+    """Tell a task's configs where the data set is."""
+    splits = ('train', 'val', 'test')
+    options = {f'{split}_dataloader.dataset.data_root': f'{data / task.name}/' for split in splits}
+    if task.name == 'detection':
+        annotations = str(data / task.name / 'annotations' / 'val.json')
+        options.update({f'{split}_evaluator.ann_file': annotations for split in ('val', 'test')})
+    return options

@@ -104,14 +104,18 @@ def picture(predictions: Dict[str, Dict[str, str]], path: Path, scenes: int = 8)
     """
     from matplotlib import pyplot as plt
 
+    loaded = {
+        task: {title: _by_scene(load(file)) for title, file in by_title.items()}
+        for task, by_title in predictions.items()
+    }
+    scenes = min([scenes, *(len(found) for by_title in loaded.values() for found in by_title.values())])
     rows = sum(1 + len(by_title) for by_title in predictions.values())
     figure, axes = plt.subplots(rows, scenes, figsize=(1.6 * scenes, 1.6 * rows + 0.2 * rows), squeeze=False)
     row = 0
-    for task, by_title in predictions.items():
+    for task, by_title in loaded.items():
         compose = SceneComposer('val', cards=task == 'segmentation')
         truth = [compose(i) for i in range(scenes)]
-        loaded = {title: _by_scene(load(file)) for title, file in by_title.items()}
-        for title, found in {f'{task}: ground truth': None, **loaded}.items():
+        for title, found in {f'{task}: ground truth': None, **by_title}.items():
             for column, (axis, scene) in enumerate(zip(axes[row], truth)):
                 axis.imshow(scene.image[..., ::-1])
                 if task == 'segmentation':

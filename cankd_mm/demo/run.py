@@ -30,6 +30,7 @@ def run_demo(
     controls: bool = False,
     quick: bool = False,
     tasks: Sequence[str] = ('detection', 'segmentation'),
+    data: Path = Path('data/digits'),
 ) -> str:
     """Train, distil, export, evaluate and report, on scenes of handwritten digits.
 
@@ -41,14 +42,15 @@ def run_demo(
         controls (bool): Whether to add the fair controls, see :func:`plan`. Defaults to False.
         quick (bool): Whether everything is trained for one short epoch, to show the way. Defaults to False.
         tasks (Sequence[str]): Which tasks. Defaults to both.
+        data (Path): Takes both data sets. Defaults to ``data/digits``.
 
     Returns:
         str: The table.
     """
     start = time.time()
-    prepare(Path('data/digits'), NUM_TRAIN, NUM_SMALL, NUM_VAL)
+    prepare(data, NUM_TRAIN, NUM_SMALL, NUM_VAL)
     chosen = [task for task in TASKS if task.name in tasks]
-    planned = [(task, plan(task, root, seeds, controls, quick)) for task in chosen]
+    planned = [(task, plan(task, root, data, seeds, controls, quick)) for task in chosen]
     # Teachers first: they take longest, and students wait for them.
     jobs = [job for _, jobs in planned for job in jobs]
     jobs.sort(key=lambda job: not job.work_dir.name.startswith('teacher'))
@@ -87,8 +89,17 @@ def evaluate(task: Task, job: Job) -> dict:
     kind, _, seed = job.work_dir.name.partition('_seed')
     config, checkpoint = job.config, str(job.checkpoint)
     if kind.startswith('cankd'):
-        config, checkpoint = export_student(config, checkpoint, str(job.work_dir / 'student'))
-    metrics = test(config, checkpoint, work_dir=str(job.work_dir / 'test'), out=str(job.work_dir / 'predictions.pkl'))
+        config, checkpoint = export_student(config, checkpoint, str(job.work_dir / 'student'), job.options)
+        options = None
+    else:
+        options = job.options
+    metrics = test(
+        config,
+        checkpoint,
+        work_dir=str(job.work_dir / 'test'),
+        out=str(job.work_dir / 'predictions.pkl'),
+        cfg_options=options,
+    )
     # CocoMetric reports nothing where nothing at all is detected.
     value = metrics.get(task.metric, 0.0) * (100 if task.name == 'detection' else 1)
     _, seconds = job.progress()

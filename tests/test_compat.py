@@ -1,0 +1,51 @@
+import subprocess
+import sys
+from pickle import UnpicklingError
+
+import pytest
+import torch
+from mmengine.logging.history_buffer import HistoryBuffer
+
+from cankd_mm import compat
+
+
+def test_mmrazor_imports_and_quantization_says_that_it_is_off():
+    from mmrazor.structures.quantization import BackendConfigs
+
+    if 'native' in BackendConfigs:
+        pytest.skip('this torch still has the quantization names that MMRazor needs')
+    with pytest.raises(NotImplementedError, match="backend 'native'.*Distillation is not concerned"):
+        BackendConfigs['native']
+
+
+def test_mending_twice_changes_nothing():
+    assert not any('quantization' in line for line in compat.mend())
+
+
+def test_own_checkpoints_load_with_weights_only(tmp_path):
+    history = HistoryBuffer([1.0, 2.0], [1, 1])
+    path = tmp_path / 'checkpoint.pth'
+    torch.save(dict(state_dict={}, message_hub=dict(log_scalars=dict(loss=history))), path)
+    loaded = torch.load(path, weights_only=True)['message_hub']['log_scalars']['loss']
+    assert loaded.mean() == history.mean()
+
+
+@pytest.mark.skipif(torch.__version__ < '2.6', reason='nothing is mended there')
+def test_getattr_stays_closed_to_everything_else(tmp_path):
+    class Escape:
+        def __reduce__(self):
+            return getattr, (HistoryBuffer, '__init__')
+
+    path = tmp_path / 'escape.pth'
+    torch.save(Escape(), path)
+    with pytest.raises(Exception, match='which no checkpoint needs'):
+        torch.load(path, weights_only=True)
+    with pytest.raises(UnpicklingError):
+        compat._history_buffer_method(torch, 'save')
+
+
+def test_a_stack_that_does_not_import_names_the_doctor():
+    code = 'import sys; sys.modules["mmrazor"] = None; import cankd_mm'
+    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert 'python -m cankd_mm.doctor' in done.stderr.splitlines()[-1]

@@ -1,0 +1,64 @@
+import io
+import json
+
+import pytest
+
+from cankd_mm.demo import report
+from cankd_mm.demo.jobs import Job, run_jobs
+from cankd_mm.demo.plan import TASKS, plan
+from cankd_mm.errors import SetupError
+
+
+def test_plan_trains_teachers_before_their_students(tmp_path):
+    for task in TASKS:
+        seen = set()
+        for job in plan(task, tmp_path, tmp_path, seeds=[0, 1], controls=True):
+            assert job.needs is None or job.needs in seen
+            seen.add(job.work_dir)
+        assert len(seen) == 10
+
+
+def test_distilled_student_and_student_alone_differ_in_nothing_but_the_distillation(tmp_path):
+    for task in TASKS:
+        jobs = {job.work_dir.name: job for job in plan(task, tmp_path, tmp_path, seeds=[7])}
+        alone, distilled = jobs['student_seed7'], jobs['cankd_seed7']
+        assert alone.iters == distilled.iters
+        extra = {'model.teacher_ckpt': str(jobs['teacher'].checkpoint)}
+        assert distilled.options == {**alone.options, **extra}
+
+
+def test_failed_training_names_its_log(tmp_path):
+    job = Job(tmp_path / 'job', 'configs/nowhere.py', {'train_cfg.max_epochs': 1}, 1, 1, 0.1)
+    with pytest.raises(SetupError, match=r"'configs/nowhere.py' does not exist.*train.log"):
+        run_jobs([job], slots=1, stream=io.StringIO())
+
+
+def test_half_written_checkpoint_is_not_done(tmp_path):
+    job = Job(tmp_path, 'config.py', {}, 2, 1, 0.1)
+    (tmp_path / 'epoch_2.pth').touch()
+    assert not job.done
+    (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'epoch_2.pth'))
+    assert job.done
+
+
+def test_table():
+    row = dict(task='detection', kind='student alone', metric='AP', parameters=1_000_000, seconds_per_step=0.1)
+    text = report.table([dict(row, seed=0, value=10.0), dict(row, seed=1, value=14.0)])
+    assert '| 10.0 14.0 | 12.0 | 2.8 | 1.00 M | 0.10 |' in text
+
+
+def test_demo_from_end_to_end(digits, tmp_path, monkeypatch):
+    """The way of `make demo-quick`, on a few scenes; the second call has nothing left to do."""
+    from cankd_mm.demo import run
+
+    monkeypatch.setattr('cankd_mm.demo.plan.NUM_TRAIN', 8)
+    monkeypatch.setattr('cankd_mm.demo.plan.NUM_SMALL', 8)
+    table = run.run_demo(tmp_path, quick=True, tasks=['detection'], data=digits)
+    assert 'student with CanKD' in table
+    results = json.loads((tmp_path / 'results.json').read_text())
+    assert [row['kind_name'] for row in results['rows']] == ['teacher', 'student', 'cankd']
+    assert results['rows'][1]['parameters'] == results['rows'][2]['parameters'] < results['rows'][0]['parameters']
+    assert results['machine']['versions']['mmdet']
+    assert (tmp_path / 'comparison.png').stat().st_size > 10000
+    monkeypatch.setattr(run, 'run_jobs', lambda jobs, slots: [1 / 0 for job in jobs if not job.done])
+    assert run.run_demo(tmp_path, quick=True, tasks=['detection'], data=digits) == table

@@ -1,0 +1,44 @@
+import subprocess
+import sys
+
+import pytest
+
+from cankd_mm import doctor
+
+
+def run(*arguments):
+    return subprocess.run([sys.executable, *arguments, '-m', 'cankd_mm.doctor'], capture_output=True, text=True)
+
+
+def test_names_every_version_and_exits_zero():
+    done = run()
+    assert done.returncode == 0, done.stdout
+    for name in ('torch', 'mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmrazor', 'numpy', 'mmcv.ops'):
+        assert f'ok   {name}' in done.stdout
+    assert 'components are registered' in done.stdout
+
+
+def test_works_where_nothing_is_installed():
+    done = run('-S')  # without site-packages
+    assert done.returncode == 1, done.stderr
+    assert 'BAD  torch: not installed' in done.stdout and 'repair: pip install' in done.stdout
+
+
+@pytest.mark.parametrize(
+    'version, words, bad', [('2.2.0', 'known bad', True), ('2.1.0', 'mmcv 2.1.0', False), ('2.0.1', 'untested', False)]
+)
+def test_judges_versions(monkeypatch, version, words, bad):
+    import mmcv
+
+    monkeypatch.setattr(mmcv, '__version__', version)
+    package = next(package for package in doctor.PACKAGES if package[0] == 'mmcv')
+    found, finding = doctor.check_package(*package)
+    assert found == version and words in finding.text and finding.bad == bad
+    assert bool(finding.repair) == bad
+
+
+def test_names_a_package_that_does_not_import(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'mmseg', None)
+    monkeypatch.setattr(doctor.importlib.util, 'find_spec', lambda name: object())
+    version, finding = doctor.check_package('mmseg', 'mmsegmentation', '1.0.0', '1.3', '1.2.2')
+    assert version is None and finding.bad and 'does not import' in finding.text

@@ -1,0 +1,67 @@
+"""The command lines as a user types them."""
+
+import os
+import re
+import socket
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from tests.conftest import ROOT
+
+
+def tool(name, *arguments, **kwargs):
+    command = [sys.executable, '-W', 'ignore', str(ROOT / 'tools' / name), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, **kwargs)
+
+
+@pytest.mark.parametrize(
+    'options, words',
+    [
+        (['train_dataloader.dataset.data_root=nowhere/'], "needs 'nowhere/', which does not exist"),
+        (['model.teacher_ckpt=nowhere.pth'], "checkpoint 'nowhere.pth' does not exist"),
+        (['model.distiller.source=nekc'], "did you mean 'neck'"),
+    ],
+)
+def test_a_mistake_ends_with_one_sentence_and_status_1(pairs, tmp_path, options, words):
+    done = tool('train.py', pairs['detection'], '--work-dir', tmp_path, '--cfg-options', *options)
+    assert done.returncode == 1
+    *_, last = done.stderr.strip().splitlines()
+    assert last.startswith('error: ') and words in last and 'Traceback' not in done.stderr
+
+
+def test_missing_config():
+    done = tool('train.py', 'configs/nowhere.py')
+    assert done.returncode == 1 and done.stderr.strip().endswith('correct the path.')
+
+
+def test_train_test_and_export(pairs, tmp_path):
+    pair = pairs['segmentation']
+    done = tool('train.py', pair, '--work-dir', tmp_path, '--cfg-options', 'train_cfg.max_epochs=1')
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert re.search(r'distill\.loss_neck_2: [\d.]+', done.stdout)
+    done = tool('test.py', pair, tmp_path / 'epoch_1.pth', '--work-dir', tmp_path, '--out', tmp_path / 'found.pkl')
+    assert done.returncode == 0 and 'mIoU' in done.stdout and (tmp_path / 'found.pkl').exists()
+    done = tool('export_student.py', pair, tmp_path / 'epoch_1.pth', '--out-dir', tmp_path / 'student')
+    config, checkpoint = done.stdout.split()[-2:]
+    assert done.returncode == 0 and os.path.getsize(checkpoint) < os.path.getsize(tmp_path / 'epoch_1.pth') / 4
+    done = tool('test.py', config, checkpoint, '--work-dir', tmp_path)
+    assert done.returncode == 0 and 'mIoU' in done.stdout
+
+
+def test_two_processes(pairs, tmp_path):
+    """Distributed training without unused parameters, on the processor with gloo."""
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = free.getsockname()[1]
+    command = [str(ROOT / 'tools' / 'dist_train.sh'), str(pairs['detection']), '2', '--work-dir', str(tmp_path)]
+    environment = dict(os.environ, PORT=str(port), CUDA_VISIBLE_DEVICES='')
+    environment['PATH'] = os.path.dirname(sys.executable) + os.pathsep + environment['PATH']
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert 'GPU number: 2' in done.stdout or 'world_size' in done.stdout.lower() or '[2][1/1]' in done.stdout
+    checkpoint = torch.load(tmp_path / 'epoch_2.pth')
+    # 8 images in batches of 4 on two processes: one step an epoch.
+    assert checkpoint['meta']['iter'] == 2
