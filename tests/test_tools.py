@@ -61,7 +61,7 @@ def test_two_processes(pairs, tmp_path):
     environment['PATH'] = os.path.dirname(sys.executable) + os.pathsep + environment['PATH']
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert 'GPU number: 2' in done.stdout or 'world_size' in done.stdout.lower() or '[2][1/1]' in done.stdout
+    assert 'GPU number: 2' in done.stdout
     checkpoint = torch.load(tmp_path / 'epoch_2.pth')
     # 8 images in batches of 4 on two processes: one step an epoch.
     assert checkpoint['meta']['iter'] == 2

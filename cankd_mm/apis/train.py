@@ -76,4 +76,10 @@ def init_cpu_dist(cfg: Config) -> None:
     if cfg.launcher != 'pytorch' or torch.cuda.is_available() or torch.distributed.is_initialized():
         return
     torch.distributed.init_process_group('gloo')
-    cfg.setdefault('model_wrapper_cfg', dict(type='MMDistributedDataParallel', broadcast_buffers=False))
+    wrapper = dict(
+        type='MMDistributedDataParallel',
+        broadcast_buffers=False,
+        find_unused_parameters=cfg.get('find_unused_parameters', False),
+    )
+    # MMEngine would ask for the device of the local rank.
+    cfg.model_wrapper_cfg = {**wrapper, **(cfg.get('model_wrapper_cfg') or {}), 'device_ids': None}
