@@ -45,9 +45,10 @@ $(STAMPS)/torch: $(STAMPS)/venv
 $(STAMPS)/mmcv: $(STAMPS)/torch
 	@echo "[3/4] installing mmcv 2.1.0: where pip has no built wheel in its cache, it compiles for 10 to 20 minutes on two cores"
 	@$(PIP) install "setuptools<81" wheel ninja psutil
-	@MMCV_WITH_OPS=1 sh tools/with_heartbeat.sh $(PIP) install --no-build-isolation mmcv==2.1.0
+	@MMCV_WITH_OPS=1 PATH="$(abspath $(BIN)):$$PATH" sh tools/with_heartbeat.sh $(PIP) install --no-build-isolation mmcv==2.1.0
 	@# A wheel in pip's cache may have been built for another torch.
-	@$(BIN)/python -c "import mmcv.ops" 2>/dev/null || MMCV_WITH_OPS=1 sh tools/with_heartbeat.sh $(PIP) install \
+	@$(BIN)/python -c "import mmcv.ops" 2>/dev/null || MMCV_WITH_OPS=1 \
+		PATH="$(abspath $(BIN)):$$PATH" sh tools/with_heartbeat.sh $(PIP) install \
 		--no-build-isolation --no-cache-dir --force-reinstall --no-deps mmcv==2.1.0
 	@touch $@
 

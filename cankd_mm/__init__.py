@@ -10,12 +10,12 @@ from cankd_mm.version import __version__
 
 
 def _is_doctor() -> bool:
-    """Whether this process runs ``python -m cankd_mm.doctor``.
+    """Whether this process runs ``python -m cankd_mm.doctor``, which has to start where the stack does not import.
 
-    The doctor has to start where the stack does not import, yet Python imports the package
-    before any of its modules.
+    Python imports the package before the module, and leaves ``-m`` in ``sys.argv`` until the module is found: the
+    doctor is the only one of this package to be run so.
     """
-    return sys.argv[:1] == ['-m'] and 'cankd_mm.doctor' in getattr(sys, 'orig_argv', sys.argv)
+    return sys.argv[:1] == ['-m']
 
 
 if not _is_doctor():

@@ -91,8 +91,7 @@ def pairs(write_config, tmp_path_factory):
         pair = student.with_name(f'{task}_cankd.py')
         pair.write_text(
             f"_base_ = ['{student.name}', '{ROOT}/configs/demo/_base_/cankd_neck.py']\n"
-            'student = _base_.model\n'
-            "model = dict(_delete_=True, _scope_='mmrazor', type='FeatureDistill', architecture=student,\n"
+            "model = dict(_delete_=True, _scope_='mmrazor', type='FeatureDistill', architecture=_base_.model,\n"
             f"             teacher='{teacher}', teacher_ckpt='{checkpoint}', distiller=_base_.distiller)\n"
         )
         Config.fromfile(str(pair))

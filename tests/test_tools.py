@@ -65,3 +65,7 @@ def test_two_processes(pairs, tmp_path):
     checkpoint = torch.load(tmp_path / 'epoch_2.pth')
     # 8 images in batches of 4 on two processes: one step an epoch.
     assert checkpoint['meta']['iter'] == 2
+    command[0] = str(ROOT / 'tools' / 'dist_test.sh')
+    command.insert(2, str(tmp_path / 'epoch_2.pth'))
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=300)
+    assert done.returncode == 0 and 'coco/bbox_mAP' in done.stdout, done.stderr[-3000:]

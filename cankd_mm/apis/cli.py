@@ -5,6 +5,7 @@ import os
 import sys
 from contextlib import contextmanager
 from typing import Iterator
+from urllib.error import URLError
 
 from mmengine.config import DictAction
 
@@ -58,6 +59,18 @@ def one_sentence_errors() -> Iterator[None]:
     """End the process with one sentence and status 1 where the user's input is at fault."""
     try:
         yield
+    except ModuleNotFoundError as e:
+        if e.name != 'torchvision':
+            raise
+        sys.exit(
+            "error: The backbone starts from torchvision's weights, and torchvision is not installed: pip install "
+            'torchvision, or set its init_cfg to None to start from scratch.'
+        )
+    except URLError as e:
+        sys.exit(
+            f'error: Weights that the model starts from cannot be fetched ({e.reason}): see the last address above, '
+            'fetch the file where there is a network and set the init_cfg that names it to its path.'
+        )
     except (SetupError, FileNotFoundError) as e:
         # Older MMEngine wraps what a constructor raises once per registry it passes.
         while type(e.__context__) is type(e):

@@ -65,7 +65,7 @@ def student_config(cfg: Config) -> Config:
     cfg = copy.deepcopy(cfg)
     if not is_distillation(cfg):
         return cfg
-    plain = {key: value for key, value in cfg.items() if key not in ('distiller', 'student', 'custom_imports')}
+    plain = {key: value for key, value in cfg.items() if key not in ('distiller', 'custom_imports')}
     plain['model'] = cfg.model.architecture
     custom_imports = cfg.get('custom_imports')
     if custom_imports:

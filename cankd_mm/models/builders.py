@@ -90,7 +90,7 @@ def build_model(model: Union[BaseModel, dict, str], whose: str) -> BaseModel:
 def _find_scope(type_name: str, whose: str) -> str:
     if '.' in type_name:
         return type_name.split('.')[0]
-    for scope in _SCOPES:
+    for scope in filter(find_spec, _SCOPES):
         if import_modules_from_strings(f'{scope}.registry').MODELS.get(type_name) is not None:
             return scope
     raise SetupError(

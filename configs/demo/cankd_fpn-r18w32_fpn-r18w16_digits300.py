@@ -1,11 +1,7 @@
-# The student with CanKD on the neck's four levels.
+# The student with CanKD on the neck's three levels.
 _base_ = ['./fpn-r18w16_digits300.py', './_base_/cankd_neck.py']
-student = _base_.model
 model = dict(
-    _delete_=True,
-    _scope_='mmrazor',
-    type='FeatureDistill',
-    architecture=student,
+    _delete_=True, _scope_='mmrazor', type='FeatureDistill', architecture=_base_.model,
     teacher='configs/demo/fpn-r18w32_digits.py',
     teacher_ckpt='work_dirs/demo/segmentation/teacher/epoch_5.pth',
     distiller=_base_.distiller)

@@ -1,7 +1,6 @@
 _base_ = ['mmdet::retinanet/retinanet_r50_fpn_2x_coco.py', '../_base_/cankd_fpn.py']
-student = _base_.model
 model = dict(
-    _delete_=True, _scope_='mmrazor', type='FeatureDistill', architecture=student,
+    _delete_=True, _scope_='mmrazor', type='FeatureDistill', architecture=_base_.model,
     teacher='mmdet::retinanet/retinanet_r101_fpn_2x_coco.py',
     teacher_ckpt='https://download.openmmlab.com/mmdetection/v2.0/retinanet/retinanet_r101_fpn_2x_coco/'
     'retinanet_r101_fpn_2x_coco_20200131-5560aee8.pth',

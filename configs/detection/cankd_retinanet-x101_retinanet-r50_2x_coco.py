@@ -1,7 +1,6 @@
 _base_ = ['mmdet::retinanet/retinanet_r50_fpn_2x_coco.py', '../_base_/cankd_fpn.py']
-student = _base_.model
 model = dict(
-    _delete_=True, _scope_='mmrazor', type='FeatureDistill', architecture=student,
+    _delete_=True, _scope_='mmrazor', type='FeatureDistill', architecture=_base_.model,
     teacher='mmdet::retinanet/retinanet_x101-64x4d_fpn_1x_coco.py',
     teacher_ckpt='https://download.openmmlab.com/mmdetection/v2.0/retinanet/retinanet_x101_64x4d_fpn_1x_coco/'
     'retinanet_x101_64x4d_fpn_1x_coco_20200130-366f5af1.pth',

@@ -1,7 +1,6 @@
 _base_ = ['mmseg::pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py', '../_base_/cankd_layer4.py']
-student = _base_.model
 model = dict(
-    _delete_=True, _scope_='mmrazor', type='FeatureDistill', architecture=student,
+    _delete_=True, _scope_='mmrazor', type='FeatureDistill', architecture=_base_.model,
     teacher='mmseg::pspnet/pspnet_r101-d8_4xb2-80k_cityscapes-512x1024.py',
     teacher_ckpt='https://download.openmmlab.com/mmsegmentation/v0.5/pspnet/pspnet_r101-d8_512x1024_80k_cityscapes/'
     'pspnet_r101-d8_512x1024_80k_cityscapes_20200606_112211-e1e1100f.pth',

@@ -48,7 +48,7 @@ class FeatureDistill(SingleTeacherDistill):
 
     Examples:
         >>> model = dict(
-        ...     _scope_='mmrazor', type='FeatureDistill', architecture=student,
+        ...     _scope_='mmrazor', type='FeatureDistill', architecture=_base_.model,
         ...     teacher='mmdet::retinanet/retinanet_r101_fpn_2x_coco.py',
         ...     teacher_ckpt='work_dirs/retinanet_r101/epoch_24.pth',
         ...     init_from_teacher=['neck', 'bbox_head'],
