@@ -26,7 +26,7 @@ def main():
     root = args.root or Path('work_dirs/demo-quick' if args.quick else 'work_dirs/demo')
     with one_sentence_errors():
         table = run_demo(root, args.seeds, args.controls, args.quick, args.tasks)
-    print(f'\n{table}\n\nThe table as JSON: {root}/results.json\nThe picture: {root}/comparison.png')  # noqa: T201
+    print(f'\n{table}\n\nThe table as JSON: {root}/results.json\nThe picture: {root}/comparison.jpg')  # noqa: T201
     if args.quick:
         print('One short epoch each: the figures mean nothing.')  # noqa: T201
 

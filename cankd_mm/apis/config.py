@@ -124,11 +124,13 @@ def _dataset_paths(dataset: dict):
         yield from _dataset_paths(dataset['dataset'])
     for part in dataset.get('datasets') or []:
         yield from _dataset_paths(part)
+    if dataset.get('backend_args'):  # the files are in a store that only their backend can look into
+        return
     root = dataset.get('data_root') or ''
-    if root and not dataset.get('backend_args'):
-        yield root
-    if dataset.get('ann_file') and not dataset.get('backend_args'):
-        yield osp.join(root, dataset['ann_file'])
+    prefixes = (dataset.get('data_prefix') or {}).values()
+    for path in (root, dataset.get('ann_file'), *prefixes):
+        if path:
+            yield path if path == root else osp.join(root, path)
 
 
 def _without_scope(value, scope: Optional[str]):

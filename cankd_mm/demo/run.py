@@ -37,7 +37,7 @@ def run_demo(
     What an earlier, interrupted call has finished is kept.
 
     Args:
-        root (Path): Takes work folders, ``results.json``, ``results.md`` and ``comparison.png``.
+        root (Path): Takes work folders, ``results.json``, ``results.md`` and ``comparison.jpg``.
         seeds (Sequence[int]): The seeds of the students. Defaults to (0, ).
         controls (bool): Whether to add the fair controls, see :func:`plan`. Defaults to False.
         quick (bool): Whether everything is trained for one short epoch, to show the way. Defaults to False.
@@ -69,7 +69,7 @@ def run_demo(
         root / 'results.json',
     )
     (root / 'results.md').write_text(table + '\n')
-    report.picture(predictions, root / 'comparison.png')
+    report.picture(predictions, root / 'comparison.jpg')
     return table
 
 
