@@ -73,7 +73,7 @@ def init_cpu_dist(cfg: Config) -> None:
     Args:
         cfg (Config): The config; its model wrapper is set where this applies.
     """
-    if cfg.launcher != 'pytorch' or torch.cuda.is_available() or torch.distributed.is_initialized():
+    if cfg.launcher != 'pytorch' or get_device() != 'cpu' or torch.distributed.is_initialized():
         return
     torch.distributed.init_process_group('gloo')
     wrapper = dict(

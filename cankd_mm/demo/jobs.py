@@ -10,8 +10,6 @@ from typing import Dict, List, NamedTuple, Optional, TextIO, Tuple
 
 from cankd_mm.errors import SetupError
 
-ROOT = Path(__file__).parents[2]
-
 
 class Job(NamedTuple):
     """One training.
@@ -51,7 +49,7 @@ class Job(NamedTuple):
             sys.executable,
             '-W',
             'ignore',
-            str(ROOT / 'tools' / 'train.py'),
+            'tools/train.py',
             self.config,
             '--work-dir',
             str(self.work_dir),
