@@ -202,3 +202,27 @@ def test_stopped_distillation_trains_the_student_alone(pairs):
     model = build(pairs['detection'])
     model.distillation_stopped = True
     assert all(name.startswith('student.') for name in losses_of(model, batch('detection')))
+
+
+def test_losses_are_those_of_mmrazors_own_algorithm(pairs):
+    """Where both normalize alike and the teacher has no dropout, only the time spent differs."""
+    from cankd_mm.models.builders import build_model, load_model_cfg
+
+    ours = build(pairs['detection'])
+    cfg = Config.fromfile(str(pairs['detection'])).model
+    stock = MODELS.build(
+        dict(
+            _scope_='mmrazor',
+            type='SingleTeacherDistill',
+            architecture=build_model(cfg.architecture, 'student'),
+            teacher=build_model(load_model_cfg(cfg.teacher), 'teacher'),
+            distiller=cfg.distiller,
+        )
+    )
+    stock.load_state_dict(ours.state_dict(), strict=True)
+    data = batch('detection')
+    stock.train(False)  # returns nothing
+    expected, found = losses_of(stock, data), losses_of(ours.eval(), data)
+    assert set(found) == set(expected)
+    for name, value in found.items():
+        torch.testing.assert_close(value, expected[name])
