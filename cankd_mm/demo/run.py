@@ -1,5 +1,7 @@
 import os
+import sys
 import time
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Sequence
 
@@ -57,9 +59,12 @@ def run_demo(
     run_jobs(jobs, slots=min(os.cpu_count() or 1, 4))
 
     rows, predictions = [], {}
-    for task, jobs in planned:
-        for job in jobs:
-            row = evaluate(task, job)
+    # One log for all: MMEngine's loggers keep the stream that they were made with.
+    with open(root / 'evaluation.log', 'a') as log:
+        for task, job in [(task, job) for task, jobs in planned for job in jobs]:
+            sys.stdout.write(f'evaluating {job.work_dir}\n')
+            with redirect_stdout(log):
+                row = evaluate(task, job)
             rows.append(row)
             if row['kind_name'] in TITLES and row['seed'] == seeds[0]:
                 predictions.setdefault(task.name, {})[TITLES[row['kind_name']]] = str(job.work_dir / 'predictions.pkl')
@@ -87,12 +92,10 @@ def evaluate(task: Task, job: Job) -> dict:
     if done.exists() and done.stat().st_mtime >= job.checkpoint.stat().st_mtime:
         return load(str(done))
     kind, _, seed = job.work_dir.name.partition('_seed')
-    config, checkpoint = job.config, str(job.checkpoint)
+    config, checkpoint, options = job.config, str(job.checkpoint), job.options
     if kind.startswith('cankd'):
-        config, checkpoint = export_student(config, checkpoint, str(job.work_dir / 'student'), job.options)
+        config, checkpoint = export_student(config, checkpoint, str(job.work_dir / 'student'), options)
         options = None
-    else:
-        options = job.options
     metrics = test(
         config,
         checkpoint,
