@@ -2,6 +2,7 @@ from typing import Dict, List, Mapping, Optional, Sequence, Union
 
 import torch
 from mmengine.model import BaseModel
+from mmengine.registry import DefaultScope
 from mmengine.structures import BaseDataElement
 from mmrazor.models import SingleTeacherDistill
 from mmrazor.models.utils import add_prefix
@@ -65,13 +66,16 @@ class FeatureDistill(SingleTeacherDistill):
         data_preprocessor: Optional[Union[dict, nn.Module]] = None,
         init_cfg: Optional[dict] = None,
     ) -> None:
-        super().__init__(
-            distiller=distiller,
-            teacher=build_model(teacher, 'teacher'),
-            architecture=build_model(architecture, 'student'),
-            data_preprocessor=data_preprocessor,
-            init_cfg=init_cfg,
-        )
+        student, teacher = build_model(architecture, 'student'), build_model(teacher, 'teacher')
+        # The distiller's parts are MMRazor's, whatever library the rest of the config is of.
+        with DefaultScope.overwrite_default_scope('mmrazor'):
+            super().__init__(
+                distiller=distiller,
+                teacher=teacher,
+                architecture=student,
+                data_preprocessor=data_preprocessor,
+                init_cfg=init_cfg,
+            )
         if teacher_ckpt:
             state_dict = load_checkpoint(teacher_ckpt, 'teacher')['state_dict']
             load_weights(self.teacher, state_dict, teacher_ckpt, 'teacher')

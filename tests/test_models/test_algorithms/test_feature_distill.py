@@ -198,6 +198,15 @@ def test_recorder_on_the_teachers_head(pairs):
         losses_of(model, batch('detection'))
 
 
+def test_registry_prefix_serves_in_place_of_the_scope(pairs):
+    cfg = Config.fromfile(str(pairs['detection'])).model
+    cfg.pop('_scope_')
+    cfg.type = 'mmrazor.FeatureDistill'
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        model = MODELS.build(cfg)
+    assert list(model.distiller.distill_losses) == ['loss_neck_0', 'loss_neck_1', 'loss_neck_2']
+
+
 def test_stopped_distillation_trains_the_student_alone(pairs):
     model = build(pairs['detection'])
     model.distillation_stopped = True

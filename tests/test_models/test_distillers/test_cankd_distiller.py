@@ -1,5 +1,6 @@
 import pytest
 import torch
+from mmengine.registry import DefaultScope
 from mmrazor.registry import MODELS
 from torch import nn
 
@@ -30,9 +31,10 @@ class Neck(nn.Module):
 
 
 def build(student, teacher, **cfg):
-    distiller = MODELS.build(dict(type='mmrazor.CanKDDistiller', **cfg))
-    distiller.prepare_from_student(student)
-    distiller.prepare_from_teacher(teacher)
+    with DefaultScope.overwrite_default_scope('mmrazor'):
+        distiller = MODELS.build(dict(type='CanKDDistiller', **cfg))
+        distiller.prepare_from_student(student)
+        distiller.prepare_from_teacher(teacher)
     return distiller
 
 

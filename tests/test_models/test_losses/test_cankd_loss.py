@@ -78,7 +78,7 @@ def test_learns():
 
 
 def test_is_registered_in_mmrazor():
-    assert isinstance(MODELS.build(dict(type='CanKDLoss', in_channels=4)), CanKDLoss)
+    assert isinstance(MODELS.build(dict(_scope_='mmrazor', type='CanKDLoss', in_channels=4)), CanKDLoss)
 
 
 @pytest.mark.parametrize(
