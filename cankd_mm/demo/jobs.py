@@ -145,7 +145,7 @@ def _progress_line(running: List[Job], waiting: List[Job], slots: int) -> str:
         step, seconds = job.progress()
         left.append((job.iters - step) * seconds + 5)
         slowness.append(seconds / job.seconds)
-        parts.append(f'{job.work_dir.name} {100 * step // job.iters}%')
+        parts.append(f'{"/".join(job.work_dir.parts[-2:])} {100 * step // job.iters}%')
     factor = sum(slowness) / len(slowness)
     left += [job.iters * job.seconds * factor + 15 for job in waiting]
     # Neither shorter than the longest training nor than all of them shared out evenly.
