@@ -24,8 +24,11 @@ def main():
     )
     args = parser.parse_args()
     root = args.root or Path('work_dirs/demo-quick' if args.quick else 'work_dirs/demo')
-    with one_sentence_errors():
-        table = run_demo(root, args.seeds, args.controls, args.quick, args.tasks)
+    try:
+        with one_sentence_errors():
+            table = run_demo(root, args.seeds, args.controls, args.quick, args.tasks)
+    except KeyboardInterrupt:
+        raise SystemExit('interrupted: the same command goes on from here') from None
     print(f'\n{table}\n\nThe table as JSON: {root}/results.json\nThe picture: {root}/comparison.jpg')  # noqa: T201
     if args.quick:
         print('One short epoch each: the figures mean nothing.')  # noqa: T201
