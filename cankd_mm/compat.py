@@ -80,7 +80,7 @@ def mend_checkpoint_loading() -> bool:
     import numpy as np
     from mmengine.logging.history_buffer import HistoryBuffer
 
-    multiarray = importlib.import_module('numpy._core.multiarray' if np.__version__ >= '2' else 'numpy.core.multiarray')
+    multiarray = importlib.import_module(f'numpy.{"_core" if parse(np.__version__).major >= 2 else "core"}.multiarray')
     scalar_types = [np.float64, np.float32, np.int64, np.int32, np.bool_]
     dtype_classes = {type(np.dtype(t)) for t in scalar_types}
     allowed = [HistoryBuffer, np.ndarray, np.dtype, *scalar_types, *dtype_classes]

@@ -6,6 +6,7 @@ It imports nothing of the stack before it is needed, and so works where the stac
 import importlib
 import importlib.util
 import platform
+import re
 import sys
 from importlib import metadata
 from typing import List, NamedTuple, Optional, Tuple
@@ -21,7 +22,7 @@ PACKAGES = (
     ('numpy', 'numpy', None, None, '2.4'),
 )
 # What the wheels of MMRazor and MMSegmentation import without naming it.
-UNNAMED = (('joblib', 'MMRazor'), ('ftfy', 'MMSegmentation'), ('regex', 'MMSegmentation'))
+UNNAMED = (('joblib', 'mmrazor'), ('ftfy', 'mmseg'), ('regex', 'mmseg'))
 OPTIONAL = ('mmdet', 'mmseg')
 MMCV_BUILD = 'MMCV_WITH_OPS=1 pip install --no-build-isolation mmcv==2.1.0'
 
@@ -85,7 +86,8 @@ def check_mmcv_ops() -> Finding:
         return Finding(
             f'mmcv.ops: does not import ({_first_line(e)}), mmcv was built without operators or for another torch',
             True,
-            f'pip uninstall mmcv mmcv-lite; {MMCV_BUILD}',
+            # pip's cache may hold the very wheel that does not work.
+            f'pip uninstall mmcv mmcv-lite; {MMCV_BUILD} --no-cache-dir',
         )
     return Finding('mmcv.ops: compiled operators found')
 
@@ -113,7 +115,7 @@ def diagnose() -> List[Finding]:
     if versions['mmcv']:
         findings.append(check_mmcv_ops())
     for name, owner in UNNAMED:
-        if importlib.util.find_spec(name) is None:
+        if importlib.util.find_spec(owner) is not None and importlib.util.find_spec(name) is None:
             findings.append(
                 Finding(f'{name}: not installed, {owner} imports it without naming it', True, f'pip install {name}')
             )
@@ -163,10 +165,10 @@ def _key(version: str) -> Tuple[int, ...]:
     """The leading numbers of a version: ``'2.1.0+cu121'`` is ``(2, 1, 0)``."""
     numbers = []
     for part in version.split('+')[0].split('.')[:3]:
-        digits = ''.join(c for c in part if c.isdigit())
-        if not digits:
+        digits = re.match(r'\d+', part)
+        if digits is None:
             break
-        numbers.append(int(digits))
+        numbers.append(int(digits.group()))
     return tuple(numbers)
 
 

@@ -24,6 +24,13 @@ def test_works_where_nothing_is_installed():
     assert 'BAD  torch: not installed' in done.stdout and 'repair: pip install' in done.stdout
 
 
+def test_a_detection_only_installation_needs_nothing_of_mmseg(monkeypatch):
+    find_spec = doctor.importlib.util.find_spec
+    missing = ('mmseg', 'ftfy', 'regex')
+    monkeypatch.setattr(doctor.importlib.util, 'find_spec', lambda name: None if name in missing else find_spec(name))
+    assert not any(finding.bad for finding in doctor.diagnose())
+
+
 @pytest.mark.parametrize(
     'version, words, bad', [('2.2.0', 'known bad', True), ('2.1.0', 'mmcv 2.1.0', False), ('2.0.1', 'untested', False)]
 )

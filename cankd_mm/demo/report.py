@@ -12,7 +12,7 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from mmdet.structures.bbox import bbox_overlaps
-from mmengine.fileio import dump, load
+from mmengine.fileio import load
 from mmengine.model.utils import revert_sync_batchnorm
 from torch import nn
 
@@ -135,16 +135,6 @@ def picture(predictions: Dict[str, Dict[str, str]], path: Path, scenes: int = 8)
     figure.subplots_adjust(left=0.005, right=0.995, bottom=0.005, top=1 - 0.2 / (1.8 * rows), wspace=0.03, hspace=0.2)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=100, pil_kwargs=dict(quality=88))
-
-
-def write_json(results: dict, path: Path) -> None:
-    """Write the results.
-
-    Args:
-        results (dict): The results.
-        path (Path): The file.
-    """
-    dump(results, str(path), indent=2)
 
 
 def _by_scene(samples: List[dict]) -> Dict[int, dict]:

@@ -69,10 +69,8 @@ def run_demo(
             if row['kind_name'] in TITLES and row['seed'] == seeds[0]:
                 predictions.setdefault(task.name, {})[TITLES[row['kind_name']]] = str(job.work_dir / 'predictions.pkl')
     table = report.table(rows)
-    report.write_json(
-        dict(quick=quick, seconds=round(time.time() - start), machine=report.machine(), rows=rows),
-        root / 'results.json',
-    )
+    results = dict(quick=quick, seconds=round(time.time() - start), machine=report.machine(), rows=rows)
+    dump(results, str(root / 'results.json'), indent=2)
     (root / 'results.md').write_text(table + '\n')
     report.picture(predictions, root / 'comparison.jpg')
     return table
