@@ -97,6 +97,33 @@ def mend_checkpoint_loading() -> bool:
     return True
 
 
+def mend_point_assigner() -> bool:
+    """Let RepPoints train on a GPU.
+
+    Up to MMDetection 3.3 its ``PointAssigner`` makes an index on the default device and looks it up with a mask on the
+    priors'. Under MMDetection's name, a subclass is registered that makes the priors' device the default meanwhile.
+
+    Returns:
+        bool: Whether anything had to be mended.
+    """
+    if importlib.util.find_spec('mmdet') is None:
+        return False
+    import mmdet
+    from mmdet.models.task_modules.assigners import PointAssigner as Original
+    from mmdet.registry import TASK_UTILS
+
+    if parse(mmdet.__version__) > parse('3.3.0'):
+        return False
+
+    class PointAssigner(Original):
+        def assign(self, pred_instances, *args, **kwargs):
+            with pred_instances.priors.device:
+                return super().assign(pred_instances, *args, **kwargs)
+
+    TASK_UTILS.register_module(name='PointAssigner', module=PointAssigner, force=True)
+    return True
+
+
 def check_setuptools() -> None:
     """Raise where setuptools no longer has the ``pkg_resources`` that MMEngine imports.
 
@@ -121,6 +148,7 @@ def mend() -> List[str]:
     remedies = {
         'MMRazor imports without its quantization tables (torch >= 2.1)': mend_quantization_import,
         "torch.load(weights_only=True) reads MMEngine's checkpoints": mend_checkpoint_loading,
+        'RepPoints trains on a GPU (mmdet <= 3.3)': mend_point_assigner,
     }
     try:
         check_setuptools()

@@ -2,7 +2,7 @@
 
 import copy
 import os.path as osp
-from typing import Optional
+from typing import Iterator, Optional, Tuple
 
 from mmengine.config import Config
 
@@ -107,15 +107,29 @@ def check_data(cfg: Config, *splits: str) -> None:
     Raises:
         SetupError: If one does not exist.
     """
+    for split, path in missing_data(cfg, *splits):
+        raise SetupError(
+            f'The {split} data set needs {path!r}, which does not exist: put the data there, or set '
+            f'{split}_dataloader.dataset.data_root to where it is.'
+        )
+
+
+def missing_data(cfg: Config, *splits: str) -> Iterator[Tuple[str, str]]:
+    """List the folders and annotation files of data sets that do not exist.
+
+    Args:
+        cfg (Config): The config.
+        *splits (str): Which to look for, of ``'train'``, ``'val'`` and ``'test'``.
+
+    Yields:
+        tuple[str, str]: A split and a path, a folder before what it holds.
+    """
     for split in splits:
         loader = cfg.get(f'{split}_dataloader') or {}
         for path in _dataset_paths(loader.get('dataset', {})):
             # Paths with a scheme are fetched by a file backend.
             if '://' not in path and not osp.exists(path):
-                raise SetupError(
-                    f'The {split} data set needs {path!r}, which does not exist: put the data there, or set '
-                    f'{split}_dataloader.dataset.data_root to where it is.'
-                )
+                yield split, path
 
 
 def _dataset_paths(dataset: dict):

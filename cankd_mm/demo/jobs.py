@@ -1,6 +1,5 @@
 """Run trainings side by side, each an ordinary ``tools/train.py``, with progress and an estimate of the time left."""
 
-import json
 import os
 import subprocess
 import sys
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Dict, List, NamedTuple, Optional, TextIO, Tuple
 
 from cankd_mm.errors import SetupError
+from cankd_mm.reproduce.logs import last_checkpoint, read_scalars
 
 
 class Job(NamedTuple):
@@ -34,9 +34,8 @@ class Job(NamedTuple):
 
     @property
     def done(self) -> bool:
-        """Whether the last checkpoint is completely written: MMEngine names it in ``last_checkpoint`` afterwards."""
-        last = self.work_dir / 'last_checkpoint'
-        return last.exists() and Path(last.read_text().strip()).name == self.checkpoint.name
+        """Whether the checkpoint of the last epoch is completely written."""
+        return last_checkpoint(self.work_dir) == self.checkpoint
 
     def command(self) -> List[str]:
         """The training as a command line; it resumes by itself.
@@ -58,28 +57,13 @@ class Job(NamedTuple):
             *options,
         ]
 
-    def logged(self) -> List[dict]:
-        """Read what MMEngine has logged of the training, in order.
-
-        Returns:
-            list[dict]: One entry per logged step.
-        """
-        entries = []
-        for path in sorted(self.work_dir.glob('*/vis_data/scalars.json')):
-            for line in path.read_text().splitlines():
-                try:
-                    entries.append(json.loads(line))
-                except ValueError:  # the line that is being written
-                    continue
-        return [entry for entry in entries if 'loss' in entry]
-
     def progress(self) -> Tuple[int, float]:
         """Tell how far the training is.
 
         Returns:
             tuple[int, float]: Iterations done, and seconds per iteration, as guessed where none was measured.
         """
-        entries = self.logged()
+        entries = [entry for entry in read_scalars(self.work_dir) if 'loss' in entry]
         if not entries:
             return 0, self.seconds
         times = sorted(entry['time'] for entry in entries if 'time' in entry)

@@ -1,8 +1,6 @@
 """What came out of the demo: figures as JSON and as a table, and a picture to look at."""
 
-import platform
 import statistics
-from importlib import metadata
 from pathlib import Path
 from typing import Dict, List, Sequence, Tuple
 
@@ -33,26 +31,6 @@ PALETTE = np.array(
         [0, 128, 128],
     ]
 )
-
-
-def machine() -> Dict[str, object]:
-    """Describe the machine and the versions that the figures were measured on.
-
-    Returns:
-        dict: Processor, accelerators and versions.
-    """
-    processor = next(
-        (line.split(':')[1].strip() for line in _lines('/proc/cpuinfo') if line.startswith('model name')),
-        platform.processor(),
-    )
-    packages = ('torch', 'mmengine', 'mmcv', 'mmdet', 'mmsegmentation', 'mmrazor', 'numpy', 'cankd-mm')
-    return dict(
-        processor=processor,
-        threads=torch.get_num_threads(),
-        accelerators=[torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
-        python=platform.python_version(),
-        versions={name: metadata.version(name) for name in packages},
-    )
 
 
 def table(rows: List[dict]) -> str:
@@ -171,7 +149,3 @@ def _name_regions(axis, labels: np.ndarray) -> None:
         for (_, _, _, _, area), (x, y) in list(zip(stats, centres))[1:]:
             if area > 80:
                 axis.text(x, y, CLASSES[label - 1], fontsize=9, color='white', ha='center', va='center', weight='bold')
-
-
-def _lines(path: str) -> List[str]:
-    return Path(path).read_text().splitlines() if Path(path).exists() else []

@@ -12,6 +12,7 @@ from cankd_mm.demo import report
 from cankd_mm.demo.dataset import prepare
 from cankd_mm.demo.jobs import Job, run_jobs
 from cankd_mm.demo.plan import NUM_SMALL, NUM_TRAIN, NUM_VAL, TASKS, Task, plan
+from cankd_mm.machine import describe_machine
 from cankd_mm.models.builders import build_model
 
 # What the table and the picture call a kind of training.
@@ -69,7 +70,7 @@ def run_demo(
             if row['kind_name'] in TITLES and row['seed'] == seeds[0]:
                 predictions.setdefault(task.name, {})[TITLES[row['kind_name']]] = str(job.work_dir / 'predictions.pkl')
     table = report.table(rows)
-    results = dict(quick=quick, seconds=round(time.time() - start), machine=report.machine(), rows=rows)
+    results = dict(quick=quick, seconds=round(time.time() - start), machine=describe_machine(), rows=rows)
     dump(results, str(root / 'results.json'), indent=2)
     (root / 'results.md').write_text(table + '\n')
     report.picture(predictions, root / 'comparison.jpg')

@@ -25,7 +25,8 @@ class CanKDDistiller(ConfigurableDistiller):
     ``source``, ``levels`` and ``loss`` are expanded into the recorders, connectors, losses and mappings of
     :class:`mmrazor.models.ConfigurableDistiller`: one loss per level. Channels and sizes are found by one tiny
     forward pass of both models. Where the channels of a level differ, a 1x1 convolution without norm and activation
-    takes the student's feature to the teacher's channels.
+    takes the student's feature to the teacher's channels. Where the sizes differ, the loss has to resize: see
+    ``resize`` of :class:`CanKDLoss`.
 
     Everything of the long form can be given as well. With the short form, the recorders are named after their
     source, the losses ``loss_<source>_<level>`` (dots become underscores) and a level's connector like its
@@ -44,8 +45,8 @@ class CanKDDistiller(ConfigurableDistiller):
         **long_form: The arguments of :class:`mmrazor.models.ConfigurableDistiller`.
 
     Raises:
-        SetupError: If the source or a level does not exist, if the sizes of a level differ, or if the loss is not
-            registered. The message names the feature, the level and both shapes, or the nearest names.
+        SetupError: If the source or a level does not exist, if the sizes of a level differ and the loss does not resize,
+            or if the loss is not registered. The message names the feature, the level and both shapes, or the nearest names.
 
     Examples:
         >>> # The first four levels of a feature pyramid.
@@ -138,10 +139,13 @@ class CanKDDistiller(ConfigurableDistiller):
             )
         connectors, losses, mappings = {}, {}, {}
         for student, teacher in zip(student_levels, teacher_levels):
-            if student.shape[2:] != teacher.shape[2:]:
+            # CanKDLoss calls the option `resize`, PKDLoss `resize_stu`.
+            resizes = any(self.loss.get(option) is not None for option in ('resize', 'resize_stu'))
+            if student.shape[2:] != teacher.shape[2:] and not resizes:
                 raise SetupError(
                     f'{student} and {teacher} differ in height and width on the same image: pair levels of one size '
-                    'with levels and teacher_levels.'
+                    "with levels and teacher_levels, or have the loss resize one (CanKDLoss: resize='student', PKDLoss: "
+                    'resize_stu=True).'
                 )
             name = f'loss_{student.source.replace(".", "_")}_{student.index or 0}'
             in_channel, out_channel = student.shape[1], teacher.shape[1]

@@ -1,5 +1,8 @@
+from typing import Optional
+
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from cankd_mm.errors import SetupError
 from cankd_mm.models.layers import CanBlock
@@ -27,10 +30,13 @@ class CanKDLoss(nn.Module):
         sub_sample (bool): Whether the teacher's keys and values are max pooled 2x2. Defaults to True.
         mode (str): The affinity, named as in ``mmcv.cnn.NonLocal2d``; ``'dot_product'`` is the paper's default and the
             only one so far. Defaults to 'dot_product'.
+        resize (str, optional): Which of the two features is resized, bilinearly, where they differ in height and
+            width: ``'student'`` takes the student's to the teacher's size, as the paper does for a Swin teacher,
+            ``'teacher'`` the teacher's to the student's. Defaults to None, sizes that differ are an error.
         loss_weight (float): The paper's mu. Defaults to 5.0.
 
     Raises:
-        SetupError: If an argument is out of range, or the two features differ in shape.
+        SetupError: If an argument is out of range, or the two features differ in shape and are not resized.
 
     Examples:
         >>> # In a config; CanKDDistiller finds in_channels by itself.
@@ -47,6 +53,7 @@ class CanKDLoss(nn.Module):
         reduction: int = 2,
         sub_sample: bool = True,
         mode: str = 'dot_product',
+        resize: Optional[str] = None,
         loss_weight: float = 5.0,
     ) -> None:
         super().__init__()
@@ -61,6 +68,12 @@ class CanKDLoss(nn.Module):
             raise SetupError(
                 f'CanKDLoss got in_channels={in_channels} and reduction={reduction}: both must be at least 1.'
             )
+        if resize not in (None, 'student', 'teacher'):
+            raise SetupError(
+                f"CanKDLoss cannot resize {resize!r}: say 'student' or 'teacher', or leave resize out where both "
+                'features have one size.'
+            )
+        self.resize = resize
         self.loss_weight = loss_weight
         self.can = CanBlock(in_channels, reduction=reduction, sub_sample=sub_sample)
 
@@ -69,15 +82,21 @@ class CanKDLoss(nn.Module):
 
         Args:
             s_feature (Tensor): Student feature, ``(N, C, H, W)``.
-            t_feature (Tensor): Teacher feature, ``(N, C, H, W)``.
+            t_feature (Tensor): Teacher feature, ``(N, C, H, W)``; with ``resize``, H and W may be others.
 
         Returns:
             Tensor: ``mu * MSE(IN(z), IN(t))``, a scalar.
         """
+        t_feature = t_feature.detach()
+        sizes = s_feature.shape[2:], t_feature.shape[2:]
+        if sizes[0] != sizes[1] and self.resize == 'student':
+            s_feature = F.interpolate(s_feature, sizes[1], mode='bilinear')
+        elif sizes[0] != sizes[1] and self.resize == 'teacher':
+            t_feature = F.interpolate(t_feature, sizes[0], mode='bilinear')
         if s_feature.shape != t_feature.shape:
             raise SetupError(
                 f'CanKDLoss got a student feature {tuple(s_feature.shape)} and a teacher feature '
-                f'{tuple(t_feature.shape)}: both must be (N, C, H, W) of one shape.'
+                f'{tuple(t_feature.shape)}: both must be (N, C, H, W) of one shape, or set resize where they differ '
+                'in H and W.'
             )
-        t_feature = t_feature.detach()
         return self.loss_weight * instance_norm_mse(self.can(s_feature, t_feature), t_feature)

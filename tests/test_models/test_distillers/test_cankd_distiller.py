@@ -108,6 +108,15 @@ def test_losses_of_mmrazor():
         assert len(values) == 2 and all(v.isfinite() and v > 0 for v in values.values())
 
 
+@pytest.mark.parametrize(
+    'loss', [dict(resize='student', **LOSS), dict(resize='teacher', **LOSS), dict(type='PKDLoss', resize_stu=True)]
+)
+def test_sizes_that_differ_are_resized_where_the_loss_is_told_to(loss):
+    student, teacher = Net(4, stride=2), Net(6, stride=1)
+    values = losses_of(build(student, teacher, source='neck', loss=loss), student, teacher, IMAGE)
+    assert len(values) == 2 and all(v.isfinite() and v > 0 for v in values.values())
+
+
 def test_explicit_entries_win_and_add():
     student, teacher = Net(4), Net(6)
     distiller = build(

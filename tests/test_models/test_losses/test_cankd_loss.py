@@ -87,11 +87,32 @@ def test_is_registered_in_mmrazor():
         (dict(mode='dot'), 'dot_product'),
         (dict(loss_weight=-1), 'zero or more'),
         (dict(reduction=0), 'at least 1'),
+        (dict(resize='both'), "'student' or 'teacher'"),
     ],
 )
 def test_bad_arguments(arguments, words):
     with pytest.raises(SetupError, match=words):
         CanKDLoss(**{'in_channels': 4, **arguments})
+
+
+@pytest.mark.parametrize('resize, size', [('student', (9, 5)), ('teacher', (4, 7))])
+def test_resizes_one_of_the_two(resize, size):
+    """Equal to the plain loss of maps of one size, with the gradient led back through the resizing."""
+    loss = _trained(CanKDLoss(4, resize=resize))
+    x = torch.randn(2, 4, 4, 7, dtype=torch.double, requires_grad=True)
+    t = torch.randn(2, 4, 9, 5, dtype=torch.double)
+    ours = loss(x, t)
+    x_resized, t_resized = (F.interpolate(f, size, mode='bilinear', align_corners=False) for f in (x, t))
+    theirs = naive_loss(loss.can, x_resized, t_resized, 5.0)
+    torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(torch.autograd.grad(ours, x), torch.autograd.grad(theirs, x), rtol=1e-10, atol=1e-10)
+    same = torch.randn_like(x)
+    torch.testing.assert_close(loss(x, same), naive_loss(loss.can, x, same, 5.0))
+
+
+def test_resizing_does_not_mend_channels():
+    with pytest.raises(SetupError, match='of one shape'):
+        CanKDLoss(4, resize='student')(torch.randn(1, 4, 8, 8), torch.randn(1, 6, 4, 4))
 
 
 def test_features_of_different_shape():

@@ -1,0 +1,28 @@
+import platform
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Dict
+
+import torch
+
+_PACKAGES = ('torch', 'mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmrazor', 'numpy', 'cankd_mm')
+
+
+def describe_machine() -> Dict[str, object]:
+    """Describe the machine and the versions that figures are measured on.
+
+    Returns:
+        dict: Processor, threads, accelerators, and the versions of what can be imported.
+    """
+    cpuinfo = Path('/proc/cpuinfo')
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    return dict(
+        processor=next(
+            (line.split(':')[1].strip() for line in lines if line.startswith('model name')), platform.processor()
+        ),
+        threads=torch.get_num_threads(),
+        accelerators=[torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        python=platform.python_version(),
+        versions={name: import_module(name).__version__ for name in _PACKAGES if find_spec(name)},
+    )

@@ -1,0 +1,111 @@
+"""Gather what was measured: the results of reproduced rows, and the logs of every other training."""
+
+from pathlib import Path
+from typing import List, Optional, Sequence
+
+from mmengine.config import Config
+from mmengine.fileio import load
+
+from cankd_mm.reproduce.logs import read_scalars
+from cankd_mm.reproduce.rows import METRICS, Row
+from cankd_mm.reproduce.run import RESULT
+
+
+def gather(folder: Path, rows: Sequence[Row]) -> List[dict]:
+    """Collect the figures of every run under a folder, beside those of the paper.
+
+    A run of ``tools/reproduce.py`` counts with what the exported student reached in plain MMDetection or
+    MMSegmentation, any other with its last validation.
+
+    Args:
+        folder (Path): Searched for work folders at any depth.
+        rows (Sequence[Row]): The rows that runs are compared with, by the name of their config.
+
+    Returns:
+        list[dict]: One entry per run, in the order of the rows, with ``work_dir``, ``name``, ``row``, ``metric``,
+        ``value``, ``paper``, ``student_alone``, ``teacher``, ``measured`` (how) and ``progress``. What is not known is
+        None.
+    """
+    work_dirs = {path.parent for path in folder.rglob(RESULT)}
+    work_dirs |= {path.parents[2] for path in folder.rglob('vis_data/scalars.json')}
+    by_name = {row.name: row for row in rows}
+    order = {name: i for i, name in enumerate(by_name)}
+    entries = [_entry(work_dir, by_name) for work_dir in sorted(work_dirs)]
+    entries = [entry for entry in entries if entry is not None]
+    return sorted(entries, key=lambda entry: (order.get(entry['name'], len(order)), entry['work_dir']))
+
+
+def _entry(work_dir: Path, rows: dict) -> Optional[dict]:
+    """Describe one run; None where nothing was trained, as in the work folder of a test."""
+    scalars = read_scalars(work_dir)
+    steps = [entry for entry in scalars if 'loss' in entry]
+    # MMEngine keeps the config of a run in its folder, under the config's name.
+    configs = sorted(work_dir.glob('*.py'))
+    if not steps or not configs:
+        return None
+    row = rows.get(configs[0].stem)
+    entry = dict(
+        work_dir=str(work_dir),
+        name=configs[0].stem,
+        row=row and row.number,
+        metric=row and row.metric,
+        value=None,
+        paper=row and row.paper,
+        student_alone=row and row.student.figure,
+        teacher=row and row.teacher.figure,
+        measured='not yet',
+        progress=_progress(Config.fromfile(str(configs[0])), steps[-1]),
+    )
+    if (work_dir / RESULT).exists():
+        result = load(str(work_dir / RESULT))
+        library = 'mmseg' if result['metric'] == 'mIoU' else 'mmdet'
+        entry.update(metric=result['metric'], value=result['value'], measured=f'exported student in plain {library}')
+        return entry
+    for scalar in scalars:
+        for metric, (key, factor) in METRICS.items():
+            if key in scalar:
+                entry.update(
+                    metric=metric,
+                    value=round(scalar[key] * factor, 2),
+                    measured=f'validation at {"epoch" if metric == "box AP" else "step"} {scalar["step"]}',
+                )
+    return entry
+
+
+def _progress(cfg: Config, last: dict) -> str:
+    """Tell how far a training is."""
+    if 'max_epochs' in cfg.train_cfg:
+        return f'{last["epoch"]} of {cfg.train_cfg.max_epochs} epochs'
+    return f'{last["step"]} of {cfg.train_cfg.max_iters} iterations'
+
+
+def results_table(entries: Sequence[dict]) -> str:
+    """Lay out what :func:`gather` found.
+
+    Args:
+        entries (Sequence[dict]): The runs.
+
+    Returns:
+        str: A table in Markdown.
+    """
+    lines = [
+        '| row | run | metric | student alone | teacher | paper | ours | ours - paper | measured | trained |',
+        '|---|---|---|---|---|---|---|---|---|---|',
+    ]
+    for entry in entries:
+        value, paper = entry['value'], entry['paper']
+        difference = None if value is None or paper is None else f'{value - paper:+.1f}'
+        cells = (
+            entry['row'],
+            f'{entry["work_dir"]} ({entry["name"]})',
+            entry['metric'],
+            entry['student_alone'],
+            entry['teacher'],
+            paper,
+            value,
+            difference,
+            entry['measured'],
+            entry['progress'],
+        )
+        lines.append(f'| {" | ".join("" if cell is None else str(cell) for cell in cells)} |')
+    return '\n'.join(lines)

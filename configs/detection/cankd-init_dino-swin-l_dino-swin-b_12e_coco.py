@@ -1,0 +1,8 @@
+_base_ = ['../models/dino-5scale_swin-b_8xb2-12e_coco.py', '../_base_/cankd_fpn.py']
+model = dict(
+    _delete_=True, _scope_='mmrazor', type='FeatureDistill', architecture=_base_.model,
+    teacher='mmdet::dino/dino-5scale_swin-l_8xb2-36e_coco.py',
+    teacher_ckpt='https://github.com/RistoranteRist/mmlab-weights/releases/download/dino-swinl/'
+    'dino-5scale_swin-l_8xb2-36e_coco-5486e051.pth',
+    init_from_teacher=['encoder', 'decoder', 'bbox_head'],
+    distiller=_base_.distiller)
