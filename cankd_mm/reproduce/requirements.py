@@ -57,7 +57,7 @@ def _missing_teacher(row: Row, cfg: Config) -> Iterator[str]:
     checkpoint = cfg.model.get('teacher_ckpt')
     if checkpoint is None:
         yield (
-            f"The teacher {row.teacher.name} has no public weights: train it with {_train(row)}, then give its "
+            f'The teacher {row.teacher.name} has no public weights: train it with {_train(row)}, then give its '
             'checkpoint with --teacher-ckpt PATH.'
         )
     elif '://' not in checkpoint and not osp.isfile(osp.expanduser(checkpoint)):
@@ -76,7 +76,7 @@ def _missing_student(cfg: Config) -> Iterator[str]:
     for address in sorted(set(_pretrained(cfg.model.architecture))):
         scheme, _, name = address.partition('://')
         if _ZOOS.get(scheme) is get_torchvision_models and find_spec('torchvision') is None:
-            yield f"The student starts from {address!r}, and torchvision, which names it, is not installed: install it."
+            yield f'The student starts from {address!r}, and torchvision, which names it, is not installed: install it.'
             continue
         name = get_deprecated_model_names().get(name, name)
         path = _ZOOS[scheme]().get(name) if scheme in _ZOOS else address

@@ -45,8 +45,9 @@ class CanKDDistiller(ConfigurableDistiller):
         **long_form: The arguments of :class:`mmrazor.models.ConfigurableDistiller`.
 
     Raises:
-        SetupError: If the source or a level does not exist, if the sizes of a level differ and the loss does not resize,
-            or if the loss is not registered. The message names the feature, the level and both shapes, or the nearest names.
+        SetupError: If the source or a level does not exist, if the sizes of a level differ and the loss does not
+            resize, or if the loss is not registered. The message names the feature, the level and both shapes, or the
+            nearest names.
 
     Examples:
         >>> # The first four levels of a feature pyramid.
@@ -144,8 +145,8 @@ class CanKDDistiller(ConfigurableDistiller):
             if student.shape[2:] != teacher.shape[2:] and not resizes:
                 raise SetupError(
                     f'{student} and {teacher} differ in height and width on the same image: pair levels of one size '
-                    "with levels and teacher_levels, or have the loss resize one (CanKDLoss: resize='student', PKDLoss: "
-                    'resize_stu=True).'
+                    "with levels and teacher_levels, or have the loss resize one (CanKDLoss with resize='student', "
+                    'PKDLoss with resize_stu=True).'
                 )
             name = f'loss_{student.source.replace(".", "_")}_{student.index or 0}'
             in_channel, out_channel = student.shape[1], teacher.shape[1]
