@@ -1,11 +1,11 @@
 # The authors' file for FCOS R50: not the zoo's student of 38.5 AP, but one with center sampling, normalized box
-# targets, the GIoU loss, single-scale training, and NMS at 0.6 in the test. Its extra biases rule out init_from_teacher.
+# targets, the GIoU loss, single-scale training and NMS at 0.6 in the test. Its extra biases rule out init_from_teacher.
 _base_ = ['mmdet::fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py', '../_base_/cankd_fpn.py']
 student = dict(
     _base_.model,
     bbox_head=dict(
         _base_.model.bbox_head, norm_on_bbox=True, center_sampling=True, conv_bias=True,
-        loss_bbox=dict(type='GIoULoss')),
+        loss_bbox=dict(type='GIoULoss', loss_weight=1.0)),
     test_cfg=dict(_base_.model.test_cfg, nms=dict(type='nms', iou_threshold=0.6)))
 model = dict(
     _delete_=True, _scope_='mmrazor', type='FeatureDistill', architecture=student,
