@@ -1,0 +1,102 @@
+"""A small pair goes the whole way: trained, exported, evaluated in the plain library, gathered in a table."""
+
+import json
+import shutil
+
+import pytest
+
+from cankd_mm.errors import SetupError
+from cankd_mm.reproduce import gather, reproduce, rows
+from cankd_mm.reproduce.results import results_table
+from cankd_mm.reproduce.rows import Model, Row
+from tests.conftest import ROOT
+
+METRICS = dict(detection='box AP', segmentation='mIoU')
+
+
+def small_row(task, config):
+    return Row(
+        name=config.stem,
+        number=f'small-{task}',
+        config=config,
+        dataset='digits',
+        data_source='they are there',
+        metric=METRICS[task],
+        schedule='2e',
+        gpus=0,
+        batch_size=4,
+        mu=5,
+        student=Model('student', None, 1.0),
+        teacher=Model('teacher', None, 2.0),
+        paper=0.5,
+        ours=None,
+    )
+
+
+@pytest.fixture(scope='module', params=list(METRICS))
+def done(request, pairs, tmp_path_factory):
+    row = small_row(request.param, pairs[request.param])
+    folder = tmp_path_factory.mktemp('work_dirs')
+    options = {'train_dataloader.batch_size': 2}
+    result = reproduce(row, ROOT / 'tools', gpus=0, work_dir=str(folder / 'run'), seed=3, cfg_options=options)
+    return row, folder, result
+
+
+def test_result(done):
+    row, folder, result = done
+    assert json.loads((folder / 'run' / 'reproduction.json').read_text()) == result
+    key, factor = rows.METRICS[row.metric]
+    assert 0 <= result['value'] == round(result['metrics'][key] * factor, 2)
+    assert (result['paper'], result['student_alone'], result['teacher']) == (0.5, 1.0, 2.0)
+    # 2 images a step at a learning rate that is meant for 8.
+    assert result['lr'] == pytest.approx(2e-3 * 2 / 8) and (result['gpus'], result['batch_size']) == (0, 2)
+    assert result['options'] == {'train_dataloader.batch_size': 2, 'randomness.seed': 3}
+    scalars = next((folder / 'run').glob('*/vis_data/scalars.json')).read_text().splitlines()
+    rates = [json.loads(line)['lr'] for line in scalars if '"loss"' in line]
+    assert max(rates) <= result['lr']
+    assert result['machine']['versions']['torch']
+
+
+def test_what_is_done_is_not_trained_again(done):
+    row, folder, result = done
+    before = {path: path.stat().st_mtime for path in (folder / 'run').glob('*.pth')}
+    again = reproduce(row, ROOT / 'tools', gpus=0, work_dir=str(folder / 'run'), seed=3)
+    assert again['value'] == result['value']
+    assert {path: path.stat().st_mtime for path in (folder / 'run').glob('*.pth')} == before
+
+
+def test_table(done):
+    """A finished row, and a training of the same config that only has a log."""
+    row, folder, result = done
+    shutil.copytree(folder / 'run', folder / 'log')
+    (folder / 'log' / 'reproduction.json').unlink()
+    logged, reproduced = gather(folder, [row])
+    assert reproduced['value'] == result['value'] and 'in plain mm' in reproduced['measured']
+    assert logged['value'] == pytest.approx(result['value'], abs=0.1)
+    assert logged['measured'].startswith('validation at') and logged['progress'] == '2 of 2 epochs'
+    text = results_table([logged, reproduced])
+    assert f'| small-{[t for t in METRICS if METRICS[t] == row.metric][0]} |' in text
+    assert f'| {reproduced["value"]} | {reproduced["value"] - 0.5:+.1f} |' in text
+    # The folder of the evaluation is no run.
+    assert len(text.splitlines()) == 4
+
+
+def test_a_run_of_no_row_is_shown_without_figures_of_the_paper(done):
+    _, folder, result = done
+    entry = gather(folder / 'run', [])[0]
+    assert entry['value'] == result['value'] and entry['paper'] is None and entry['row'] is None
+
+
+def test_what_is_missing_is_said_before_anything_is_trained(pairs, tmp_path):
+    row = small_row('detection', pairs['detection'])
+    options = {'train_dataloader.dataset.data_root': 'nowhere/'}
+    with pytest.raises(SetupError, match="cannot run yet:\n  .*lacks 'nowhere/'.*\n  .*'nowhere.pth' do not exist"):
+        reproduce(row, ROOT / 'tools', 0, 'nowhere.pth', str(tmp_path / 'run'), cfg_options=options)
+    assert not (tmp_path / 'run').exists()
+
+
+def test_a_training_that_fails_is_named(pairs, tmp_path):
+    row = small_row('detection', pairs['detection'])
+    options = {'model.distiller.source': 'nekc'}
+    with pytest.raises(SetupError, match=f'training of {row.name} failed with status 1.*the same command resumes'):
+        reproduce(row, ROOT / 'tools', 0, work_dir=str(tmp_path / 'run'), cfg_options=options)
