@@ -8,8 +8,10 @@ ROOT = Path(__file__).parent
 DETECTION = ['mmdet>=3.0.0,<3.4']
 # MMSegmentation's wheel does not name ftfy and regex, which it imports.
 SEGMENTATION = ['mmsegmentation>=1.0.0,<1.3', 'ftfy', 'regex']
+# What MMDetection's Grounding DINO imports; transformers 5 no longer has the tokenizer's method that it calls.
+GROUNDING = ['transformers>=4.30,<5', 'fairscale']
 DEMO = [*DETECTION, *SEGMENTATION, 'scikit-learn']
-TESTS = [*DEMO, 'pytest', 'hypothesis']
+TESTS = [*DEMO, *GROUNDING, 'pytest', 'hypothesis']
 
 setup(
     name='cankd-mm',
@@ -32,6 +34,7 @@ setup(
     extras_require={
         'detection': DETECTION,
         'segmentation': SEGMENTATION,
+        'grounding': GROUNDING,
         'demo': DEMO,
         'tests': TESTS,
         'dev': [*TESTS, 'ruff==0.17.6', 'pre-commit'],

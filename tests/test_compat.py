@@ -44,6 +44,24 @@ def test_getattr_stays_closed_to_everything_else(tmp_path):
         compat._history_buffer_method(torch, 'save')
 
 
+def test_points_are_assigned_on_their_own_device():
+    """A default device other than the priors' stands in for priors on a GPU."""
+    from mmdet.models.task_modules.assigners import PointAssigner
+    from mmdet.registry import TASK_UTILS
+    from mmengine.structures import InstanceData
+
+    priors = torch.tensor([[8.0 * x, 8.0 * y, 8.0] for y in range(8) for x in range(8)])
+    points = InstanceData(priors=priors)
+    truth = InstanceData(bboxes=torch.tensor([[8.0, 8, 40, 40]]), labels=torch.tensor([3]))
+    arguments = dict(scale=4, pos_num=1)
+    with torch.device('meta'):
+        found = TASK_UTILS.build(dict(type='PointAssigner', **arguments)).assign(points, truth)
+        unmended = PointAssigner(**arguments).assign(points, truth)
+    assert unmended.gt_inds.sum() == 0
+    torch.testing.assert_close(found.gt_inds, PointAssigner(**arguments).assign(points, truth).gt_inds)
+    assert found.gt_inds.sum() == 1
+
+
 def test_a_stack_that_does_not_import_names_the_doctor():
     code = 'import sys; sys.modules["mmrazor"] = None; import cankd_mm'
     done = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True)

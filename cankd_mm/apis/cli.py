@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import sys
 from contextlib import contextmanager
 from typing import Iterator
@@ -66,6 +67,12 @@ def one_sentence_errors() -> Iterator[None]:
             "error: The backbone starts from torchvision's weights, and torchvision is not installed: pip install "
             'torchvision, or set its init_cfg to None to start from scratch.'
         )
+    except (RuntimeError, NotImplementedError) as e:
+        package = re.search(r'pip install (transformers|fairscale)', str(e))
+        if package is None:
+            raise
+        requirement = {'transformers': '"transformers<5"', 'fairscale': 'fairscale'}[package[1]]
+        sys.exit(f'error: Grounding DINO needs {package[1]}, which is not installed: pip install {requirement}')
     except URLError as e:
         sys.exit(
             f'error: Weights that the model starts from cannot be fetched ({e.reason}): see the last address above, '

@@ -23,8 +23,8 @@ def gather(folder: Path, rows: Sequence[Row]) -> List[dict]:
 
     Returns:
         list[dict]: One entry per run, in the order of the rows, with ``work_dir``, ``name``, ``row``, ``metric``,
-        ``value``, ``paper``, ``student_alone``, ``teacher``, ``measured`` (how) and ``progress``. What is not known is
-        None.
+        ``value``, ``paper``, ``student_alone``, ``teacher``, ``measured`` (how), ``progress``, ``lr``, ``gpus`` and
+        ``batch_size``. What is not known is None.
     """
     work_dirs = {path.parent for path in folder.rglob(RESULT)}
     work_dirs |= {path.parents[2] for path in folder.rglob('vis_data/scalars.json')}
@@ -43,7 +43,9 @@ def _entry(work_dir: Path, rows: dict) -> Optional[dict]:
     configs = sorted(work_dir.glob('*.py'))
     if not steps or not configs:
         return None
-    row = rows.get(configs[0].stem)
+    row, cfg = rows.get(configs[0].stem), Config.fromfile(str(configs[0]))
+    by_epoch = 'max_epochs' in cfg.train_cfg
+    length = f'{cfg.train_cfg.max_epochs} epochs' if by_epoch else f'{cfg.train_cfg.max_iters} iterations'
     entry = dict(
         work_dir=str(work_dir),
         name=configs[0].stem,
@@ -54,12 +56,16 @@ def _entry(work_dir: Path, rows: dict) -> Optional[dict]:
         student_alone=row and row.student.figure,
         teacher=row and row.teacher.figure,
         measured='not yet',
-        progress=_progress(Config.fromfile(str(configs[0])), steps[-1]),
+        progress=f'{steps[-1]["epoch" if by_epoch else "step"]} of {length}',
+        lr=max(step['lr'] for step in steps),
+        gpus=None,
+        batch_size=cfg.train_dataloader.batch_size,
     )
     if (work_dir / RESULT).exists():
         result = load(str(work_dir / RESULT))
         library = 'mmseg' if result['metric'] == 'mIoU' else 'mmdet'
-        entry.update(metric=result['metric'], value=result['value'], measured=f'exported student in plain {library}')
+        entry.update({key: result[key] for key in ('metric', 'value', 'lr', 'gpus', 'batch_size')})
+        entry.update(measured=f'exported student in plain {library}')
         return entry
     for scalar in scalars:
         for metric, (key, factor) in METRICS.items():
@@ -67,16 +73,9 @@ def _entry(work_dir: Path, rows: dict) -> Optional[dict]:
                 entry.update(
                     metric=metric,
                     value=round(scalar[key] * factor, 2),
-                    measured=f'validation at {"epoch" if metric == "box AP" else "step"} {scalar["step"]}',
+                    measured=f'validation at {"epoch" if by_epoch else "iteration"} {scalar["step"]}',
                 )
     return entry
-
-
-def _progress(cfg: Config, last: dict) -> str:
-    """Tell how far a training is."""
-    if 'max_epochs' in cfg.train_cfg:
-        return f'{last["epoch"]} of {cfg.train_cfg.max_epochs} epochs'
-    return f'{last["step"]} of {cfg.train_cfg.max_iters} iterations'
 
 
 def results_table(entries: Sequence[dict]) -> str:
@@ -89,15 +88,17 @@ def results_table(entries: Sequence[dict]) -> str:
         str: A table in Markdown.
     """
     lines = [
-        '| row | run | metric | student alone | teacher | paper | ours | ours - paper | measured | trained |',
-        '|---|---|---|---|---|---|---|---|---|---|',
+        '| row | run | metric | student alone | teacher | paper | ours | difference | measured | trained | batch, lr |',
+        '|---|---|---|---|---|---|---|---|---|---|---|',
     ]
     for entry in entries:
         value, paper = entry['value'], entry['paper']
+        name = '' if Path(entry['work_dir']).name == entry['name'] else f' ({entry["name"]})'
+        gpus = '' if entry['gpus'] is None else f'{entry["gpus"] or "CPU"} x '
         difference = None if value is None or paper is None else f'{value - paper:+.1f}'
         cells = (
             entry['row'],
-            f'{entry["work_dir"]} ({entry["name"]})',
+            f'{entry["work_dir"]}{name}',
             entry['metric'],
             entry['student_alone'],
             entry['teacher'],
@@ -106,6 +107,7 @@ def results_table(entries: Sequence[dict]) -> str:
             difference,
             entry['measured'],
             entry['progress'],
+            f'{gpus}{entry["batch_size"]}, {entry["lr"]:.3g}',
         )
         lines.append(f'| {" | ".join("" if cell is None else str(cell) for cell in cells)} |')
     return '\n'.join(lines)
