@@ -64,7 +64,7 @@ def _entry(work_dir: Path, rows: dict) -> Optional[dict]:
     if (work_dir / RESULT).exists():
         result = load(str(work_dir / RESULT))
         library = 'mmseg' if result['metric'] == 'mIoU' else 'mmdet'
-        entry.update({key: result[key] for key in ('metric', 'value', 'lr', 'gpus', 'batch_size')})
+        entry.update({key: result[key] for key in ('metric', 'value', 'lr', 'gpus', 'batch_size') if key in result})
         entry.update(measured=f'exported student in plain {library}')
         return entry
     for scalar in scalars:
