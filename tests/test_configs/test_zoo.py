@@ -112,6 +112,14 @@ def test_readme_shows_the_metafile(folder):
             assert wanted in text, f'configs/{folder}/README.md should hold\n{wanted}'
 
 
+def test_readme_of_all_shows_the_demo():
+    text = (CONFIGS / 'README.md').read_text()
+    demo = [row for row in ENTRIES if row.config.parent.name == 'demo']
+    for row in demo:
+        assert table([row], CONFIGS) in text, f'configs/README.md should hold\n{table([row], CONFIGS)}'
+    assert len(demo) == 2
+
+
 def test_plain_models_differ_from_the_zoos_in_the_backbone():
     for path in (CONFIGS / 'models').glob('*.py'):
         (base,) = Config._get_base_files(str(path))
