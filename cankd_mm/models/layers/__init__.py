@@ -1,4 +1,4 @@
-from cankd_mm.models.layers.affinity import dot_product_attention
+from cankd_mm.models.layers.affinity import concatenation_attention, dot_product_attention, softmax_attention
 from cankd_mm.models.layers.can_block import CanBlock
 
-__all__ = ['CanBlock', 'dot_product_attention']
+__all__ = ['CanBlock', 'concatenation_attention', 'dot_product_attention', 'softmax_attention']

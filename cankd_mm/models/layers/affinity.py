@@ -1,22 +1,37 @@
-"""The affinities of non-local attention between student and teacher, as pure functions."""
+"""The affinities of non-local attention between student and teacher, as pure functions.
+
+Every one computes ``y_i = sum_j f(i, j) g_j`` over the M pixels of the teacher, with memory linear in the pixels: the
+P x M matrix of affinities is never formed where that would matter. Sums over pixels leave the range of half precision
+in both directions, so half inputs are computed in float32, with autocast off.
+"""
 
 import torch
+from packaging.version import parse
 from torch import Tensor
+from torch.nn import functional as F
+
+# Without it, torch 2.0 divides by the square root of the width.
+_HAS_SCALE = parse(torch.__version__) >= parse('2.1')
 
 
-def _at_least_float32(*tensors: Tensor) -> tuple:
+def at_least_float32(*tensors: Tensor) -> tuple:
+    """Convert half precision to float32 and leave everything else.
+
+    Args:
+        *tensors (Tensor): Of any shape.
+
+    Returns:
+        tuple[Tensor]: The tensors.
+    """
     return tuple(t.float() if t.dtype in (torch.float16, torch.bfloat16) else t for t in tensors)
 
 
 def dot_product_attention(theta: Tensor, phi: Tensor, g: Tensor) -> Tensor:
-    """Attend with the plain dot product as affinity, without ever forming it where that is dearer.
+    """Attend with the plain dot product: ``f(i, j) = theta_i . phi_j / M``.
 
-    ``y_i = 1/M * sum_j (theta_i . phi_j) g_j``. There is no softmax, so the product is
-    associative: contracting keys with values first costs ``(P + M) D^2`` multiply-adds and no
-    ``P x M`` matrix, the usual order costs ``2 P M D``. The cheaper order is taken; both are exact.
-
-    The sums over the pixels leave the range of half precision in both directions, so half
-    inputs are computed in float32, with autocast off.
+    There is no softmax, so the product is associative: contracting keys with values first costs ``(P + M) D^2``
+    multiply-adds and no ``P x M`` matrix, the usual order costs ``2 P M D``. The cheaper order is taken; both are
+    exact.
 
     Args:
         theta (Tensor): Queries of the student, ``(N, D, P)`` with P pixels.
@@ -28,8 +43,60 @@ def dot_product_attention(theta: Tensor, phi: Tensor, g: Tensor) -> Tensor:
     """
     d, p, m = theta.shape[1], theta.shape[2], phi.shape[2]
     with torch.autocast(theta.device.type, enabled=False):
-        theta, phi, g = _at_least_float32(theta, phi, g)
-        phi = phi / m
+        theta, phi, g = at_least_float32(theta, phi, g)
         if 2 * p * m < (p + m) * d:
-            return g @ (phi.transpose(1, 2) @ theta)
-        return (g @ phi.transpose(1, 2)) @ theta
+            return (g / m) @ (phi.transpose(1, 2) @ theta)
+        return (g @ phi.transpose(1, 2) / m) @ theta
+
+
+def softmax_attention(theta: Tensor, phi: Tensor, g: Tensor) -> Tensor:
+    """Attend with the softmax of the dot product, without temperature: ``f(i, j) = softmax_j(theta_i . phi_j)``.
+
+    Args:
+        theta (Tensor): Queries of the student, ``(N, D, P)`` with P pixels.
+        phi (Tensor): Keys of the teacher, ``(N, D, M)`` with M pixels.
+        g (Tensor): Values of the teacher, ``(N, E, M)`` with ``E <= D``.
+
+    Returns:
+        Tensor: ``y``, ``(N, E, P)``, float32 for half inputs and the inputs' type otherwise.
+    """
+    d, e = theta.shape[1], g.shape[1]
+    with torch.autocast(theta.device.type, enabled=False):
+        theta, phi, g = at_least_float32(theta, phi, g)
+        if not _HAS_SCALE:
+            theta = theta * d**0.5
+        # The kernels that never form the matrix want values as wide as the keys, and a pixel's channels in a row.
+        features = (theta, phi, F.pad(g, (0, 0, 0, d - e)))
+        queries, keys, values = (f.transpose(1, 2).contiguous()[:, None] for f in features)
+        y = F.scaled_dot_product_attention(queries, keys, values, **(dict(scale=1.0) if _HAS_SCALE else {}))
+        return y[:, 0, :, :e].transpose(1, 2)
+
+
+def concatenation_attention(a: Tensor, b: Tensor, g: Tensor) -> Tensor:
+    """Attend with a ReLU of the sum of a query's and a key's score: ``f(i, j) = ReLU(a_i + b_j) / M``.
+
+    The keys that a query sees are those with ``b_j > -a_i``: a prefix of the keys sorted by falling score. With the
+    prefix sums G of ``g_j`` and B of ``b_j g_j``, ``y_i = (a_i G[r] + B[r]) / M`` for a prefix of length r, which
+    is found by binary search. That costs ``(P + M) D + (P + M) log M``, and differentiates through the sums.
+
+    Args:
+        a (Tensor): Scores of the student's queries, ``(N, P)`` with P pixels.
+        b (Tensor): Scores of the teacher's keys, ``(N, M)`` with M pixels.
+        g (Tensor): Values of the teacher, ``(N, D, M)``.
+
+    Returns:
+        Tensor: ``y``, ``(N, D, P)``, float32 for half inputs and the inputs' type otherwise.
+    """
+    n, d, m = g.shape
+    with torch.autocast(g.device.type, enabled=False):
+        a, b, g = at_least_float32(a, b, g)
+        # Only a + b counts. Scores around zero keep the digits that a G + B would lose in large ones.
+        centre = b.detach().mean(1, keepdim=True)
+        a, b = a + centre, b - centre
+        b, order = b.sort(1, descending=True)
+        g = g.gather(2, order[:, None].expand(n, d, m))
+        # Both sums side by side, after a column of zeros for the empty prefix.
+        sums = F.pad(torch.cat([g, b[:, None] * g], 1).cumsum(2), (1, 0))
+        length = torch.searchsorted(-b.detach(), a.detach().contiguous())
+        seen = sums.gather(2, length[:, None].expand(n, 2 * d, a.shape[1]))
+        return torch.addcmul(seen[:, d:], a[:, None], seen[:, :d]) / m

@@ -1,30 +1,64 @@
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cankd_mm.models.layers.affinity import dot_product_attention
+from cankd_mm.errors import SetupError
+from cankd_mm.models.layers.affinity import (
+    at_least_float32,
+    concatenation_attention,
+    dot_product_attention,
+    softmax_attention,
+)
+
+MODES = ('dot_product', 'embedded_gaussian', 'gaussian', 'concatenation')
 
 
 class CanBlock(nn.Module):
     """The cross-attention non-local block of CanKD (Sec. 3 of the paper).
 
-    Every student pixel looks at all teacher pixels: ``z = BN(W y) + x`` with
-    ``y_i = 1/M * sum_j (theta(x_i) . phi(t_j)) g(t_j)``. The weight and the bias of the batch
-    norm start at zero, so that the block starts as the identity. The names are those of
-    ``mmcv.cnn.NonLocal2d``.
+    Every student pixel looks at all teacher pixels: ``z = BN(W y) + x`` with ``y_i = sum_j f(i, j) g(t_j)``. The
+    weight and the bias of the batch norm start at zero, so that the block starts as the identity. The names are those
+    of ``mmcv.cnn.NonLocal2d``.
+
+    Time and memory are linear in the pixels, except for the time of the two modes with a softmax.
 
     Args:
         in_channels (int): Channels C of both features.
-        reduction (int): The inner channels are ``max(C // reduction, 1)``. Defaults to 2.
+        reduction (int): The inner channels D are ``max(C // reduction, 1)``. Defaults to 2.
         sub_sample (bool): Whether keys and values go through 2x2 max pooling. A teacher map with a side
             of one pixel is left as it is. Defaults to True.
+        mode (str): The affinity ``f(i, j)``, with M teacher pixels. Defaults to 'dot_product', the paper's.
+
+            - ``'dot_product'``: ``theta(x_i) . phi(t_j) / M``;
+            - ``'embedded_gaussian'``: the softmax over j of ``theta(x_i) . phi(t_j)``;
+            - ``'gaussian'``: the softmax over j of ``x_i . t_j``;
+            - ``'concatenation'``: ``ReLU(a . theta(x_i) + b . phi(t_j)) / M`` with learned vectors a and b.
+        residual (bool): Whether x is added. Defaults to True.
+
+    Raises:
+        SetupError: If there is no such mode.
     """
 
-    def __init__(self, in_channels: int, reduction: int = 2, sub_sample: bool = True) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        reduction: int = 2,
+        sub_sample: bool = True,
+        mode: str = 'dot_product',
+        residual: bool = True,
+    ) -> None:
         super().__init__()
+        if mode not in MODES:
+            raise SetupError(f'There is no mode {mode!r}: use {", ".join(map(repr, MODES[:-1]))} or {MODES[-1]!r}.')
         self.sub_sample = sub_sample
+        self.mode = mode
+        self.residual = residual
         inner_channels = max(in_channels // reduction, 1)
-        self.theta = nn.Conv2d(in_channels, inner_channels, 1)
-        self.phi = nn.Conv2d(in_channels, inner_channels, 1)
+        if mode != 'gaussian':
+            self.theta = nn.Conv2d(in_channels, inner_channels, 1)
+            self.phi = nn.Conv2d(in_channels, inner_channels, 1)
+        if mode == 'concatenation':
+            self.concat_project = nn.Conv2d(2 * inner_channels, 1, 1, bias=False)
         self.g = nn.Conv2d(in_channels, inner_channels, 1)
         self.conv_out = nn.Conv2d(inner_channels, in_channels, 1)
         self.bn = nn.BatchNorm2d(in_channels)
@@ -40,11 +74,49 @@ class CanBlock(nn.Module):
         Returns:
             Tensor: ``z``, ``(N, C, H, W)``.
         """
-        theta, phi, g = self.theta(x), self.phi(t), self.g(t)
-        if self.sub_sample and min(t.shape[2:]) > 1:
-            phi, g = F.max_pool2d(phi, 2), F.max_pool2d(g, 2)
-        y = dot_product_attention(theta.flatten(2), phi.flatten(2), g.flatten(2))
-        return self._normalize(self.conv_out(y.unflatten(2, x.shape[2:]))) + x
+        z = self._normalize(getattr(self, f'_{self.mode}')(x, t))
+        return z + x if self.residual else z
+
+    def _dot_product(self, x: Tensor, t: Tensor) -> Tensor:
+        phi, g = self._keys_and_values(t)
+        (d, m), c, p = phi.shape[1:], x.shape[1], x.shape[2] * x.shape[3]
+        # theta, the contraction and W are linear maps of a pixel of x: on large maps, one matrix for all three is the
+        # least work, and neither theta nor y is formed.
+        if m * d * d + c * d * (d + c) + p * c * c >= 2 * p * c * d + min(2 * p * m * d, (p + m) * d * d):
+            return self._project(dot_product_attention(self.theta(x).flatten(2), phi, g), x)
+        with torch.autocast(x.device.type, enabled=False):
+            phi, g, features = at_least_float32(phi, g, x.flatten(2))
+            to_output = self.conv_out.weight.flatten(1) @ (g @ phi.transpose(1, 2) / m)
+            matrix = to_output @ self.theta.weight.flatten(1)
+            bias = to_output @ self.theta.bias[:, None] + self.conv_out.bias[:, None]
+            return torch.baddbmm(bias, matrix, features).unflatten(2, x.shape[2:])
+
+    def _embedded_gaussian(self, x: Tensor, t: Tensor) -> Tensor:
+        phi, g = self._keys_and_values(t)
+        return self._project(softmax_attention(self.theta(x).flatten(2), phi, g), x)
+
+    def _gaussian(self, x: Tensor, t: Tensor) -> Tensor:
+        keys, g = self._pool(t).flatten(2), self._pool(self.g(t)).flatten(2)
+        return self._project(softmax_attention(x.flatten(2), keys, g), x)
+
+    def _concatenation(self, x: Tensor, t: Tensor) -> Tensor:
+        phi, g = self._keys_and_values(t)
+        of_query, of_key = self.concat_project.weight.flatten(1).chunk(2, dim=1)
+        a, b = F.conv2d(self.theta(x), of_query[:, :, None, None]), F.conv1d(phi, of_key[:, :, None])
+        return self._project(concatenation_attention(a.flatten(1), b.flatten(1), g), x)
+
+    def _keys_and_values(self, t: Tensor) -> tuple:
+        """``phi(t)`` and ``g(t)``, each ``(N, D, M)``, from one convolution."""
+        weight = torch.cat([self.phi.weight, self.g.weight])
+        bias = torch.cat([self.phi.bias, self.g.bias])
+        return self._pool(F.conv2d(t, weight, bias)).flatten(2).chunk(2, dim=1)
+
+    def _pool(self, feature: Tensor) -> Tensor:
+        return F.max_pool2d(feature, 2) if self.sub_sample and min(feature.shape[2:]) > 1 else feature
+
+    def _project(self, y: Tensor, x: Tensor) -> Tensor:
+        """``W y`` in the height and width of x."""
+        return self.conv_out(y.unflatten(2, x.shape[2:]))
 
     def _normalize(self, y: Tensor) -> Tensor:
         if self.training and y.numel() == y.shape[1]:

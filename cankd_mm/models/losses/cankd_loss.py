@@ -1,12 +1,14 @@
 from typing import Optional
 
+import torch
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cankd_mm.errors import SetupError
 from cankd_mm.models.layers import CanBlock
-from cankd_mm.models.losses.normalized_mse import instance_norm_mse
+from cankd_mm.models.layers.affinity import at_least_float32
+from cankd_mm.models.losses.normalized_mse import NORMS, normalized_mse
 
 
 @MODELS.register_module()
@@ -17,8 +19,9 @@ class CanKDLoss(nn.Module):
     its pixels attend to the teacher's, and IN is instance norm without affine parameters.
     `arXiv 2511.21503 <https://arxiv.org/abs/2511.21503>`_, Sec. 3.
 
-    Time and memory are linear in the number of pixels, and the value and every gradient are those of the quadratic
-    form. The teacher's feature gets no gradient. One loss serves one level: its block has weights of its own.
+    Memory is linear in the number of pixels in every mode, and so is time in the two without a softmax; the value and
+    every gradient are those of the quadratic form. The teacher's feature gets no gradient. One loss serves one level:
+    its block has weights of its own.
 
     Note:
         ``loss_weight`` is the paper's mu. The authors' code halves the mean squared error and
@@ -28,8 +31,12 @@ class CanKDLoss(nn.Module):
         in_channels (int): Channels C of both features. :class:`CanKDDistiller` fills it in.
         reduction (int): The block's inner channels are ``max(C // reduction, 1)``. Defaults to 2.
         sub_sample (bool): Whether the teacher's keys and values are max pooled 2x2. Defaults to True.
-        mode (str): The affinity, named as in ``mmcv.cnn.NonLocal2d``; ``'dot_product'`` is the paper's default and the
-            only one so far. Defaults to 'dot_product'.
+        mode (str, optional): The affinity: ``'dot_product'``, ``'embedded_gaussian'``, ``'gaussian'`` or
+            ``'concatenation'``, see :class:`CanBlock`. None leaves the block out, for an ablation. Defaults to
+            'dot_product', the paper's.
+        residual (bool): Whether the block adds its input; False for the paper's ablation. Defaults to True.
+        norm (str, optional): What is normalized before the comparison: ``'instance'``, the paper's, or for its
+            ablations ``'layer'`` or None, nothing. Defaults to 'instance'.
         resize (str, optional): Which of the two features is resized, bilinearly, where they differ in height and
             width: ``'student'`` takes the student's to the teacher's size, as the paper does for a Swin teacher,
             ``'teacher'`` the teacher's to the student's. Defaults to None, sizes that differ are an error.
@@ -52,13 +59,15 @@ class CanKDLoss(nn.Module):
         in_channels: int,
         reduction: int = 2,
         sub_sample: bool = True,
-        mode: str = 'dot_product',
+        mode: Optional[str] = 'dot_product',
+        residual: bool = True,
+        norm: Optional[str] = 'instance',
         resize: Optional[str] = None,
         loss_weight: float = 5.0,
     ) -> None:
         super().__init__()
-        if mode != 'dot_product':
-            raise SetupError(f"CanKDLoss has no mode {mode!r}: use 'dot_product'.")
+        if norm not in (None, *NORMS):
+            raise SetupError(f"CanKDLoss has no norm {norm!r}: use 'instance', 'layer', or None for none.")
         if loss_weight < 0:
             raise SetupError(
                 f'CanKDLoss got loss_weight={loss_weight}, which would drive the student away from the '
@@ -73,9 +82,10 @@ class CanKDLoss(nn.Module):
                 f"CanKDLoss cannot resize {resize!r}: say 'student' or 'teacher', or leave resize out where both "
                 'features have one size.'
             )
+        self.norm = norm
         self.resize = resize
         self.loss_weight = loss_weight
-        self.can = CanBlock(in_channels, reduction=reduction, sub_sample=sub_sample)
+        self.can = None if mode is None else CanBlock(in_channels, reduction, sub_sample, mode, residual)
 
     def forward(self, s_feature: Tensor, t_feature: Tensor) -> Tensor:
         """Compute the loss of one level.
@@ -99,4 +109,8 @@ class CanKDLoss(nn.Module):
                 f'{tuple(t_feature.shape)}: both must be (N, C, H, W) of one shape, or set resize where they differ '
                 'in H and W.'
             )
-        return self.loss_weight * instance_norm_mse(self.can(s_feature, t_feature), t_feature)
+        z = s_feature if self.can is None else self.can(s_feature, t_feature)
+        if self.norm is None:
+            with torch.autocast(z.device.type, enabled=False):
+                return self.loss_weight * F.mse_loss(*at_least_float32(z, t_feature))
+        return self.loss_weight * normalized_mse(z, t_feature, self.norm)

@@ -1,58 +1,72 @@
-from typing import Any, Tuple
+from typing import Any, Optional, Tuple
 
 import torch
 from torch import Tensor
 
+from cankd_mm.models.layers.affinity import at_least_float32
 
-class _InstanceNormMSE(torch.autograd.Function):
-    """``MSE(IN(z), IN(t))`` as a correlation: no normalized map is formed or stored.
+# What shares a mean and a variance, as the dimensions of (N, C, H, W) that they are taken over.
+NORMS = {'instance': (2, 3), 'layer': (1, 2, 3)}
 
-    With the variances and the covariance over the pixels of each (n, c), and
-    ``r = 1 / sqrt(var + eps)``, the squared distance of the normalized maps is
-    ``var_z r_z^2 + var_t r_t^2 - 2 cov r_z r_t``, and its gradient is affine in z and t.
+
+class _NormalizedMSE(torch.autograd.Function):
+    """The mean squared error of two normalized maps, without forming or storing either.
+
+    With ``r = 1 / sqrt(var + eps)`` per group (an image's channel, or an image), a group's mean squared error is the
+    mean square of ``(z - mean_z) r_z - (t - mean_t) r_t``. It is also ``var_z r_z^2 + var_t r_t^2 - 2 cov r_z r_t``,
+    which gives the covariance, and with it the gradient: affine in z and t.
     """
 
     @staticmethod
-    def forward(ctx: Any, z: Tensor, t: Tensor, eps: float) -> Tensor:
-        shape = z.shape
-        z, t = z.flatten(2), t.flatten(2)
-        # Two passes: E[z^2] - E[z]^2 loses the digits where the mean is large.
-        mean_z, mean_t = z.mean(2, keepdim=True), t.mean(2, keepdim=True)
-        dz, dt = z - mean_z, t - mean_t
-        var_z, var_t = dz.square().mean(2, keepdim=True), dt.square().mean(2, keepdim=True)
-        cov = (dz * dt).mean(2, keepdim=True)
+    def forward(ctx: Any, z: Tensor, t: Tensor, dims: Tuple[int, ...], eps: float) -> Tensor:
+        (dz, mean_z, var_z), (dt, mean_t, var_t) = (_center(f, dims) for f in at_least_float32(z, t))
+        count = z.numel() // mean_z.numel()
         r_z, r_t = (var_z + eps).rsqrt(), (var_t + eps).rsqrt()
+        error = _mean_square(dz.mul_(r_z).addcmul_(dt, r_t, value=-1), dims, count)
+        # cov r_z r_t, the correlation but for eps
+        correlation = (var_z * r_z**2 + var_t * r_t**2 - error) / 2
         # d loss / d z = a (z - mean_z) - b (t - mean_t)
+        a = 2 / z.numel() * r_z**2 * (eps * r_z**2 + correlation)
         b = 2 / z.numel() * r_z * r_t
-        a = 2 / z.numel() * r_z**3 * (eps * r_z + cov * r_t)
-        ctx.shape = shape
         ctx.save_for_backward(z, t, mean_z, mean_t, a, b)
-        return (var_z * r_z**2 + var_t * r_t**2 - 2 * cov * r_z * r_t).mean()
+        return error.mean()
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Tuple[Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> Tuple[Optional[Tensor], ...]:
         z, t, mean_z, mean_t, a, b = ctx.saved_tensors
-        # The mean is taken off first: a * z - a * mean would lose the digits where the mean is large.
+        # The means are taken off first: a z - a mean would lose the digits where the mean is large.
         grad_z = (z - mean_z).mul_(grad * a).addcmul_(t - mean_t, grad * b, value=-1)
-        return grad_z.view(ctx.shape), None, None
+        return grad_z.to(z.dtype), None, None, None
 
 
-def instance_norm_mse(z: Tensor, t: Tensor, eps: float = 1e-5) -> Tensor:
-    """Mean squared error of two instance-normalized maps, in closed form.
+def _center(feature: Tensor, dims: Tuple[int, ...]) -> Tuple[Tensor, Tensor, Tensor]:
+    """Take the mean off. Two passes: E[x^2] - E[x]^2 loses the digits where the mean is large."""
+    mean = feature.mean(dims, keepdim=True)
+    centered = feature - mean
+    return centered, mean, _mean_square(centered, dims, feature.numel() // mean.numel())
 
-    Equal to ``F.mse_loss(F.instance_norm(z, eps=eps), F.instance_norm(t, eps=eps))``, and defined
-    for maps of a single pixel as well, where it is zero.
+
+def _mean_square(feature: Tensor, dims: Tuple[int, ...], count: int) -> Tensor:
+    # The norm reads the map once and makes no other, in any memory format, and in full precision on every device.
+    return torch.linalg.vector_norm(feature, dim=dims, keepdim=True).square() / count
+
+
+def normalized_mse(z: Tensor, t: Tensor, norm: str = 'instance', eps: float = 1e-5) -> Tensor:
+    """Mean squared error of two normalized maps, in closed form.
+
+    Equal to ``F.mse_loss(F.instance_norm(z, eps=eps), F.instance_norm(t, eps=eps))`` or its like with layer norm,
+    and defined for maps of a single pixel as well, where the former is zero.
 
     Args:
         z (Tensor): Student map, ``(N, C, H, W)``. Half precision is computed in float32.
         t (Tensor): Target map, ``(N, C, H, W)``; it gets no gradient.
-        eps (float): Added to the variances, as in instance norm. Defaults to 1e-5.
+        norm (str): ``'instance'`` normalizes each channel of an image over its pixels, ``'layer'`` each image over
+            channels and pixels. Defaults to 'instance'.
+        eps (float): Added to the variances. Defaults to 1e-5.
 
     Returns:
         Tensor: The loss, a scalar, float32 for half inputs.
     """
-    if z.dtype in (torch.float16, torch.bfloat16):
-        z = z.float()
     with torch.autocast(z.device.type, enabled=False):
-        return _InstanceNormMSE.apply(z, t.detach().to(z.dtype), eps)
+        return _NormalizedMSE.apply(z, t.detach(), NORMS[norm], eps)

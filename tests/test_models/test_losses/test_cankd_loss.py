@@ -1,10 +1,17 @@
+import copy
+from functools import partial
+
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from mmrazor.registry import MODELS
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from cankd_mm.errors import SetupError
 from cankd_mm.models import CanKDLoss
+from cankd_mm.models.layers.can_block import MODES
 from tests.naive import naive_loss
 
 
@@ -16,20 +23,48 @@ def _trained(loss):
     return loss.double()
 
 
-@pytest.mark.parametrize('sub_sample', [True, False])
-@pytest.mark.parametrize(
-    'shape', [(2, 6, 7, 5), (1, 6, 9, 11), (1, 5, 2, 3), (2, 6, 1, 1), (2, 6, 1, 7), (3, 1, 4, 4), (2, 40, 3, 3)]
-)
-def test_equals_the_quadratic_form_in_value_and_every_gradient(shape, sub_sample):
-    loss = _trained(CanKDLoss(shape[1], sub_sample=sub_sample, loss_weight=3.0))
-    x = torch.randn(shape, dtype=torch.double, requires_grad=True)
-    t = torch.randn(shape, dtype=torch.double)
-    wanted = [x, *loss.parameters()]
-    ours, theirs = loss(x, t), naive_loss(loss.can, x, t, 3.0, sub_sample)
-    torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
-    torch.testing.assert_close(
-        torch.autograd.grad(ours, wanted), torch.autograd.grad(theirs, wanted), rtol=1e-10, atol=1e-10
+SHAPES = [(2, 6, 7, 5), (1, 6, 9, 11), (1, 5, 2, 3), (2, 6, 1, 1), (2, 6, 1, 7), (3, 1, 4, 4), (2, 40, 3, 3)]
+
+
+def compare(loss, shape, norm='instance', rtol=1e-10, dtype=torch.double):
+    """Value and every gradient against the quadratic form in double precision."""
+    x, t = torch.randn(shape, dtype=dtype, requires_grad=True), torch.randn(shape, dtype=dtype)
+    twin = copy.deepcopy(loss).double()
+    x64 = x.detach().double().requires_grad_()
+    ours, theirs = loss(x, t), naive_loss(twin.can, x64, t.double(), loss.loss_weight, norm)
+    grads = (
+        torch.autograd.grad(ours, [x, *loss.parameters()]),
+        torch.autograd.grad(theirs, [x64, *twin.parameters()]),
     )
+    largest = max(float(grad.abs().max()) for grad in grads[1])
+    torch.testing.assert_close(ours.double(), theirs, rtol=rtol, atol=rtol)
+    for one, other in zip(*grads):
+        torch.testing.assert_close(one.double(), other, rtol=rtol, atol=rtol * max(1.0, largest))
+
+
+@pytest.mark.parametrize('mode', MODES)
+@pytest.mark.parametrize('sub_sample', [True, False])
+@pytest.mark.parametrize('shape', SHAPES)
+def test_equals_the_quadratic_form_in_value_and_every_gradient(shape, sub_sample, mode):
+    compare(_trained(CanKDLoss(shape[1], sub_sample=sub_sample, mode=mode, loss_weight=3.0)), shape)
+
+
+@pytest.mark.parametrize('mode', MODES)
+@settings(max_examples=10, deadline=None)
+@given(shape=st.tuples(st.integers(1, 3), st.integers(2, 12), st.integers(1, 12), st.integers(2, 12)))
+def test_equals_the_quadratic_form_on_random_shapes(mode, shape):
+    compare(_trained(CanKDLoss(shape[1], mode=mode)), shape)
+    if shape[2] * shape[3] >= 16:  # the variances that are divided by must not be those of rounding errors
+        compare(_trained(CanKDLoss(shape[1], mode=mode)).float(), shape, rtol=1e-4, dtype=torch.float)
+
+
+@pytest.mark.parametrize('norm', ['instance', 'layer', None])
+@pytest.mark.parametrize('residual', [True, False])
+@pytest.mark.parametrize('mode', ['dot_product', None])
+def test_ablations(norm, residual, mode):
+    loss = CanKDLoss(6, mode=mode, residual=residual, norm=norm)
+    compare(_trained(loss), (2, 6, 7, 5), norm)
+    assert (loss.can is None) == (mode is None) == (not list(loss.parameters()))
 
 
 def test_one_pixel_of_one_image():
@@ -52,15 +87,53 @@ def test_teacher_gets_no_gradient():
     assert t.grad is None and x.grad.abs().sum() > 0
 
 
-def test_trains_under_autocast():
-    loss = CanKDLoss(8)
-    x = torch.randn(2, 8, 16, 16, requires_grad=True)
-    t = torch.randn(2, 8, 16, 16)
-    with torch.autocast('cpu', dtype=torch.bfloat16):
-        value = loss(x, t)
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize('mode', MODES)
+def test_trains_under_autocast(mode, dtype):
+    loss = CanKDLoss(8, mode=mode)
+    x, t = torch.randn(2, 2, 8, 16, 16).unbind(1)
+    x.requires_grad_()
+    with torch.autocast('cpu', dtype=dtype):
+        value = loss(x.to(dtype), t.to(dtype))
     value.backward()
     assert value.dtype == torch.float32
     assert all(p.grad.isfinite().all() for p in loss.parameters()) and x.grad.isfinite().all()
+    torch.testing.assert_close(value, loss(x, t), rtol=2e-2, atol=0)
+
+
+@pytest.mark.parametrize('mode', MODES)
+def test_compiles_to_the_same_loss_and_gradients(mode):
+    loss = _trained(CanKDLoss(8, mode=mode))
+    x, t = torch.randn(2, 2, 8, 9, 10, dtype=torch.double).unbind(1)
+    x = x.clone().requires_grad_()
+    torch._dynamo.reset()
+    found = []
+    for function in (loss, torch.compile(loss, backend='aot_eager', fullgraph=True)):
+        value = function(x, t)
+        found.append((value, torch.autograd.grad(value, [x, *loss.parameters()])))
+    torch.testing.assert_close(*found)
+
+
+def test_gradient_checkpointing():
+    loss = _trained(CanKDLoss(8))
+    x, t = torch.randn(2, 2, 8, 9, 10, dtype=torch.double).unbind(1)
+    x = x.clone().requires_grad_()
+    found = []
+    for function in (loss, partial(checkpoint, loss, use_reentrant=False)):
+        value = function(x, t)
+        found.append((value, torch.autograd.grad(value, [x, *loss.parameters()])))
+    torch.testing.assert_close(*found)
+
+
+def test_channels_last():
+    loss = _trained(CanKDLoss(8))
+    x, t = torch.randn(2, 2, 8, 9, 10, dtype=torch.double).unbind(1)
+    grads = []
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        features = [f.contiguous(memory_format=memory_format).requires_grad_() for f in (x, t)]
+        value = loss(*features)
+        grads.append((value, torch.autograd.grad(value, [features[0], *loss.parameters()])))
+    torch.testing.assert_close(*grads)
 
 
 def test_learns():
@@ -85,6 +158,7 @@ def test_is_registered_in_mmrazor():
     'arguments, words',
     [
         (dict(mode='dot'), 'dot_product'),
+        (dict(norm='batch'), "no norm 'batch': use 'instance', 'layer'"),
         (dict(loss_weight=-1), 'zero or more'),
         (dict(reduction=0), 'at least 1'),
         (dict(resize='both'), "'student' or 'teacher'"),
