@@ -1,4 +1,5 @@
-from typing import Dict, List, Mapping, Optional, Sequence, Union
+from contextlib import nullcontext
+from typing import ContextManager, Dict, List, Mapping, Optional, Sequence, Union
 
 import torch
 from mmengine.model import BaseModel
@@ -40,6 +41,12 @@ class FeatureDistill(SingleTeacherDistill):
         init_from_teacher (Sequence[str] | Mapping[str, str], optional): Parts of the student, as in
             ``student.named_modules()``, that start from the weights of the teacher's part of the same name; or a
             mapping from the student's part to the teacher's. Defaults to None.
+        teacher_dtype (str, optional): ``'bfloat16'`` or ``'float16'`` runs the teacher under autocast in that type,
+            also where the student trains in full precision. Measured for RetinaNet R101 at 800x1216 on two cores of an
+            AMD EPYC: the teacher's pass takes 1.1 s in bfloat16 in place of 2.5 s. Defaults to None, the student's.
+        compile_teacher (bool): Whether the teacher's pass goes through :func:`torch.compile`. Every new image size
+            is compiled once more, so that it is of use for crops of one size. On the machine above it was slower than
+            without; on a GPU it has not been measured. Defaults to False.
         data_preprocessor (dict | nn.Module, optional): Defaults to None, the student's.
         init_cfg (dict, optional): Initialization config. Defaults to None.
 
@@ -63,9 +70,16 @@ class FeatureDistill(SingleTeacherDistill):
         distiller: dict,
         teacher_ckpt: Optional[str] = None,
         init_from_teacher: Optional[Parts] = None,
+        teacher_dtype: Optional[str] = None,
+        compile_teacher: bool = False,
         data_preprocessor: Optional[Union[dict, nn.Module]] = None,
         init_cfg: Optional[dict] = None,
     ) -> None:
+        if teacher_dtype not in (None, 'bfloat16', 'float16'):
+            raise SetupError(
+                f"FeatureDistill cannot run the teacher in {teacher_dtype!r}: set teacher_dtype to 'bfloat16' or "
+                "'float16', or leave it out."
+            )
         student, teacher = build_model(architecture, 'student'), build_model(teacher, 'teacher')
         # The distiller's parts are MMRazor's, whatever library the rest of the config is of.
         with DefaultScope.overwrite_default_scope('mmrazor'):
@@ -88,6 +102,9 @@ class FeatureDistill(SingleTeacherDistill):
             _check_parts(
                 find_module(self.student, part, 'student'), find_module(self.teacher, source, 'teacher'), part, source
             )
+        self.teacher_dtype = teacher_dtype
+        if compile_teacher:
+            self.teacher.extract_feat = torch.compile(self.teacher.extract_feat)
         self.teacher.eval()
 
     def init_weights(self) -> None:
@@ -115,7 +132,7 @@ class FeatureDistill(SingleTeacherDistill):
             return add_prefix(self.student(inputs, data_samples, mode='loss'), 'student')
         distiller = self.distiller
         distiller.set_deliveries_override(False)
-        with torch.no_grad(), distiller.teacher_recorders, distiller.deliveries:
+        with torch.no_grad(), self._teacher_autocast(inputs), distiller.teacher_recorders, distiller.deliveries:
             self.teacher.extract_feat(self.teacher_input(inputs, data_samples))
         for recorder in distiller.teacher_recorders.recorders.values():
             if not recorder.data_buffer:
@@ -128,6 +145,11 @@ class FeatureDistill(SingleTeacherDistill):
             losses = add_prefix(self.student(inputs, data_samples, mode='loss'), 'student')
         losses.update(add_prefix(distiller.compute_distill_losses(), 'distill'))
         return losses
+
+    def _teacher_autocast(self, inputs: Tensor) -> ContextManager:
+        if self.teacher_dtype is None:
+            return nullcontext()
+        return torch.autocast(inputs.device.type, dtype=getattr(torch, self.teacher_dtype))
 
     def train(self, mode: bool = True) -> 'FeatureDistill':
         """Set the mode of the student and the losses; the teacher stays in eval mode.

@@ -97,7 +97,8 @@ class CanKDLoss(nn.Module):
         Returns:
             Tensor: ``mu * MSE(IN(z), IN(t))``, a scalar.
         """
-        t_feature = t_feature.detach()
+        # A teacher may run in half precision beside a student that does not.
+        t_feature = t_feature.detach().to(torch.promote_types(s_feature.dtype, t_feature.dtype))
         sizes = s_feature.shape[2:], t_feature.shape[2:]
         if sizes[0] != sizes[1] and self.resize == 'student':
             s_feature = F.interpolate(s_feature, sizes[1], mode='bilinear')

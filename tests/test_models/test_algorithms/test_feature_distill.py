@@ -95,6 +95,34 @@ def test_teacher_sees_its_own_normalization(pairs):
     assert not torch.allclose(seen[0], seen[1], atol=1.0)
 
 
+def test_teacher_in_reduced_precision(pairs):
+    full, reduced = build(pairs['detection']), build(pairs['detection'], teacher_dtype='bfloat16')
+    reduced.load_state_dict(full.state_dict())
+    seen = []
+    for model in (full, reduced):
+        model.teacher.neck.register_forward_hook(lambda module, args, output: seen.append(output[0].dtype))
+        model.student.neck.register_forward_hook(lambda module, args, output: seen.append(output[0].dtype))
+    data = batch('detection')
+    losses = [losses_of(model.train(), data) for model in (full, reduced)]
+    assert seen == [torch.float32, torch.float32, torch.bfloat16, torch.float32]
+    for name, loss in losses[0].items():
+        torch.testing.assert_close(losses[1][name], loss, rtol=5e-2, atol=0)
+    sum(value for name, value in losses[1].items() if name.startswith('distill.')).backward()
+    assert all(parameter.grad.isfinite().all() for parameter in reduced.distiller.parameters())
+
+
+def test_compiled_teacher(pairs, monkeypatch):
+    compiled = []
+    # The graph as it is: generating code for it takes too long for a test.
+    original = torch.compile
+    monkeypatch.setattr(torch, 'compile', lambda f: compiled.append(f) or original(f, backend='eager'))
+    plain, other = build(pairs['detection']), build(pairs['detection'], compile_teacher=True)
+    other.load_state_dict(plain.state_dict())
+    data = batch('detection')
+    torch.testing.assert_close(losses_of(other.train(), data), losses_of(plain.train(), data))
+    assert len(compiled) == 1
+
+
 def test_student_predicts(pairs):
     model = build(pairs['detection']).eval()
     data = batch('detection')
@@ -141,6 +169,7 @@ def test_parts_of_the_student_start_from_the_teacher(pairs, parts):
         (dict(teacher='nopackage::retinanet.py'), r"package 'nopackage', which is not installed"),
         (dict(teacher=dict(type='NoSuchNet')), r"teacher's type 'NoSuchNet' is neither in MMDetection nor in MMSeg"),
         (dict(teacher=dict(backbone=dict())), r"give its 'type'"),
+        (dict(teacher_dtype='half'), r"cannot run the teacher in 'half'"),
     ],
 )
 def test_mistakes_are_one_clear_sentence(pairs, changes, words):

@@ -1,4 +1,5 @@
 import copy
+from contextlib import nullcontext
 from functools import partial
 
 import pytest
@@ -112,6 +113,23 @@ def test_compiles_to_the_same_loss_and_gradients(mode):
         value = function(x, t)
         found.append((value, torch.autograd.grad(value, [x, *loss.parameters()])))
     torch.testing.assert_close(*found)
+
+
+@pytest.mark.parametrize('norm', ['instance', 'layer', None])
+@pytest.mark.parametrize('mode', [*MODES, None])
+def test_never_waits_for_the_device(mode, norm, monkeypatch):
+    """Tensors of the meta device have no values: whatever asked for one would fail."""
+    monkeypatch.setattr(torch, 'autocast', lambda *args, **kwargs: nullcontext())  # the meta device has none
+    loss = CanKDLoss(8, mode=mode, norm=norm, resize='student').to('meta')
+    x = torch.randn(2, 8, 20, 30, device='meta', requires_grad=True)
+    loss(x, torch.randn(2, 8, 10, 15, device='meta')).backward()
+    assert x.grad.shape == x.shape
+
+
+def test_teacher_in_half_precision_beside_a_student_in_full():
+    loss = _trained(CanKDLoss(8)).float()
+    x, t = torch.randn(2, 2, 8, 9, 10).unbind(1)
+    torch.testing.assert_close(loss(x, t.bfloat16()), loss(x, t.bfloat16().float()))
 
 
 def test_gradient_checkpointing():
