@@ -37,7 +37,7 @@ setup(
         'grounding': GROUNDING,
         'demo': DEMO,
         'tests': TESTS,
-        'dev': [*TESTS, 'ruff==0.17.6', 'pre-commit'],
+        'dev': [*TESTS, 'psutil', 'ruff==0.17.6', 'pre-commit'],
     },
     classifiers=[
         'License :: OSI Approved :: Apache Software License',

@@ -1,0 +1,115 @@
+"""Time and peak memory of several sides in one process, each in its turn."""
+
+import argparse
+import ctypes
+import gc
+import json
+import statistics
+import threading
+import time
+from pathlib import Path
+from typing import Callable, Dict, List
+
+import torch
+
+from cankd_mm.machine import describe_machine
+
+# A side runs once and returns the seconds of its phases.
+Side = Callable[[], Dict[str, float]]
+
+
+def parse_arguments(description: str, repeats: int) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
+    parser.add_argument('--repeats', type=int, default=repeats, help='how often each side is timed')
+    parser.add_argument('--quick', action='store_true', help='small maps, once: shows that it runs')
+    parser.add_argument('--out', type=Path, help='JSON file for the result')
+    return parser.parse_args()
+
+
+class Clock:
+    """Seconds of the phases of one run, with the device waited for."""
+
+    def __init__(self) -> None:
+        self.phases: Dict[str, float] = {}
+        _wait()
+        self._last = time.perf_counter()
+
+    def phase(self, name: str) -> None:
+        _wait()
+        now = time.perf_counter()
+        self.phases[name] = now - self._last
+        self._last = now
+
+
+def compare(sides: Dict[str, Side], repeats: int) -> Dict[str, dict]:
+    """Run every side once to warm up, then all of them in turn, and at last once each for the memory.
+
+    Returns:
+        dict[str, dict]: For each side ``seconds`` (medians by phase, and ``total``), ``runs`` (totals) and ``peak_mb``,
+        what the process or the device held at most beyond what it held before.
+    """
+    runs: Dict[str, List[Dict[str, float]]] = {name: [] for name in sides}
+    for side in sides.values():
+        side()
+    for _ in range(repeats):
+        for name, side in sides.items():
+            runs[name].append(side())
+    return {
+        name: dict(
+            seconds={
+                **{phase: statistics.median(run[phase] for run in runs[name]) for phase in runs[name][0]},
+                'total': statistics.median(sum(run.values()) for run in runs[name]),
+            },
+            runs=[sum(run.values()) for run in runs[name]],
+            peak_mb=peak_megabytes(side),
+        )
+        for name, side in sides.items()
+    }
+
+
+def peak_megabytes(side: Side) -> float:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        side()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    libc = ctypes.CDLL(None)
+    # From 64 KiB on, blocks go back to the system when they are freed: the process is as large as what it holds.
+    libc.mallopt(-3, 2**16)
+    libc.malloc_trim(0)
+    before, peak, done = _resident(), [0], threading.Event()
+
+    def watch() -> None:
+        while not done.is_set():
+            peak[0] = max(peak[0], _resident())
+            time.sleep(0.0005)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    side()
+    done.set()
+    watcher.join()
+    libc.mallopt(-3, 2**25)
+    return (peak[0] - before) / 2**20
+
+
+def finish(arguments: argparse.Namespace, result: dict, table: str) -> None:
+    """Print table and JSON, and keep the latter."""
+    result = dict(machine=describe_machine(), device=arguments.device, **result)
+    if arguments.device == 'cuda':
+        result['device'] = torch.cuda.get_device_name()
+    text = json.dumps(result, indent=2)
+    print(f'{text}\n\n{table}')  # noqa: T201
+    if arguments.out:
+        arguments.out.write_text(text + '\n')
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def _resident() -> int:
+    return int(Path('/proc/self/statm').read_text().split()[1]) * 4096

@@ -1,0 +1,37 @@
+"""Both sides of the benchmarks compute the same."""
+
+import pytest
+import torch
+
+from benchmarks.growth import exponents
+from benchmarks.naive import NaiveCanKDLoss
+from benchmarks.step import PAIRS, build
+from cankd_mm.models import CanKDLoss
+
+
+def test_naive_side_is_the_same_loss():
+    ours, naive = CanKDLoss(8, loss_weight=3.0), NaiveCanKDLoss(8, loss_weight=3.0)
+    for (_, to), (_, value) in zip(naive.named_parameters(), ours.can.named_parameters()):
+        torch.nn.init.normal_(value)
+        assert to.shape == value.shape
+        to.data.copy_(value.data)
+    x, t = torch.randn(2, 2, 8, 12, 14).unbind(1)
+    torch.testing.assert_close(ours(x, t), naive(x, t))
+
+
+@pytest.mark.parametrize('pair', PAIRS)
+def test_every_side_of_a_step_distills_the_same_features(pair):
+    ours, stock = (build(PAIRS[pair], kind) for kind in ('CanKD', 'CanKD, naive, MMRazor stock'))
+    assert len(ours.distiller.distill_losses) == len(stock.distiller.distill_losses) == (PAIRS[pair]['levels'] or 1)
+    for model in (ours, stock):
+        assert all(
+            recorder.source == PAIRS[pair]['source']
+            for recorder in model.distiller.student_recorders.recorders.values()
+        )
+    sizes = [sum(p.numel() for p in model.distiller.parameters()) for model in (ours, stock)]
+    assert sizes[0] == sizes[1]
+
+
+def test_exponents_of_a_straight_line():
+    points = [dict(pixels=p, seconds=dict(total=2e-3 * p), peak_mb=3.0 * p**2) for p in (100, 200, 400)]
+    assert exponents(points) == dict(time=1.0, memory=2.0)
