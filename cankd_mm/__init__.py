@@ -12,10 +12,11 @@ from cankd_mm.version import __version__
 def _is_doctor() -> bool:
     """Whether this process runs ``python -m cankd_mm.doctor``, which has to start where the stack does not import.
 
-    Python imports the package before the module, and leaves ``-m`` in ``sys.argv`` until the module is found: the
-    doctor is the only one of this package to be run so.
+    Python imports the package before the module, and leaves ``-m`` in ``sys.argv`` until the module is found. From
+    Python 3.10 on it also tells which module: another package that is run so may import this one.
     """
-    return sys.argv[:1] == ['-m']
+    words = getattr(sys, 'orig_argv', ['cankd_mm.doctor'])
+    return sys.argv[:1] == ['-m'] and any('cankd_mm.doctor' in word for word in words)
 
 
 if not _is_doctor():

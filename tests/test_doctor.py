@@ -1,9 +1,11 @@
+import os
 import subprocess
 import sys
 
 import pytest
 
 from cankd_mm import doctor
+from tests.conftest import ROOT
 
 
 def run(*arguments):
@@ -22,6 +24,20 @@ def test_works_where_nothing_is_installed():
     done = run('-S')  # without site-packages
     assert done.returncode == 1, done.stderr
     assert 'BAD  torch: not installed' in done.stdout and 'repair: pip install' in done.stdout
+
+
+@pytest.mark.skipif(sys.version_info < (3, 10), reason='Python does not tell what it runs')
+def test_another_package_that_is_run_as_a_module_registers_everything(tmp_path):
+    (tmp_path / 'mine').mkdir()
+    (tmp_path / 'mine' / '__init__.py').write_text('import cankd_mm')
+    (tmp_path / 'mine' / '__main__.py').write_text(
+        'from mmrazor.registry import MODELS; print(MODELS.get("CanKDLoss"))'
+    )
+    environment = dict(os.environ, PYTHONPATH=os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')]))
+    done = subprocess.run(
+        [sys.executable, '-W', 'ignore', '-m', 'mine'], capture_output=True, text=True, cwd=tmp_path, env=environment
+    )
+    assert 'CanKDLoss' in done.stdout, done.stderr
 
 
 def test_a_detection_only_installation_needs_nothing_of_mmseg(monkeypatch):
