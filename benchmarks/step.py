@@ -97,7 +97,8 @@ def long_form(pair):
 
 
 def side(model, pair, size, device):
-    model = model.to(device).train()
+    model.to(device)
+    model.train()  # which the stock algorithm does not return
     optimizer = build_optim_wrapper(model, ConfigDict(optimizer=pair['optimizer']))
     data = batch(pair['scope'], size)
 
