@@ -5,9 +5,9 @@ from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
 
-DETECTION = ['mmdet>=3.0.0,<3.4']
-# MMSegmentation's wheel does not name ftfy and regex, which it imports.
-SEGMENTATION = ['mmsegmentation>=1.0.0,<1.3', 'ftfy', 'regex']
+DETECTION = ['mmdet>=3.3.0,<3.4']
+# 1.2.0 lacks a file that it opens at import, 1.2.1 fails on class weights; no wheel names ftfy and regex.
+SEGMENTATION = ['mmsegmentation>=1.2.2,<1.3', 'ftfy', 'regex']
 # What MMDetection's Grounding DINO imports; transformers 5 no longer has the tokenizer's method that it calls.
 GROUNDING = ['transformers>=4.30,<5', 'fairscale']
 DEMO = [*DETECTION, *SEGMENTATION, 'scikit-learn']
@@ -24,8 +24,8 @@ setup(
     python_requires='>=3.8',
     install_requires=[
         'torch>=2.0',
-        'mmengine>=0.10.0,<1.0',
-        'mmcv>=2.0.0,<=2.1.0',  # MMRazor refuses anything newer
+        'mmengine>=0.10.3,<1.0',  # before, a loop by iterations resumes with the first data again
+        'mmcv==2.1.0',  # MMRazor refuses anything newer, MMDetection 3.3 was not run on anything older
         'mmrazor==1.0.0',
         'joblib',  # imported by MMRazor, which does not name it
         'packaging',

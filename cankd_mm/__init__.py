@@ -23,6 +23,6 @@ if not _is_doctor():
     from cankd_mm import compat
 
     compat.mend()
-    from cankd_mm import models  # noqa: F401
+    from cankd_mm import engine, models  # noqa: F401
 
 __all__ = ['__version__']

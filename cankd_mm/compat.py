@@ -6,10 +6,12 @@ installed first, and leaves a version that works as it is.
 
 import importlib
 import importlib.util
+import os
 import sys
 import types
+from pathlib import Path
 from pickle import UnpicklingError
-from typing import List, NoReturn
+from typing import List, NoReturn, Union
 
 from packaging.version import parse
 
@@ -124,6 +126,29 @@ def mend_point_assigner() -> bool:
     return True
 
 
+def mend_checkpoint_writing() -> bool:
+    """Let no killed process leave half a checkpoint behind.
+
+    MMEngine writes a checkpoint to its final name, and the best one so far a second time after the validation, when it
+    is already the one to resume from. Here every file gets its name when it is complete.
+
+    Returns:
+        bool: Whether anything had to be mended.
+    """
+    from mmengine.fileio import LocalBackend as Original
+    from mmengine.fileio import register_backend
+
+    class LocalBackend(Original):
+        def put(self, obj: bytes, filepath: Union[str, Path]) -> None:
+            path = Path(filepath)
+            part = path.with_name(f'.{path.name}.part')
+            super().put(obj, part)
+            os.replace(part, path)
+
+    register_backend('local', LocalBackend, force=True, prefixes='')
+    return True
+
+
 def check_setuptools() -> None:
     """Raise where setuptools no longer has the ``pkg_resources`` that MMEngine imports.
 
@@ -148,6 +173,7 @@ def mend() -> List[str]:
     remedies = {
         'MMRazor imports without its quantization tables (torch >= 2.1)': mend_quantization_import,
         "torch.load(weights_only=True) reads MMEngine's checkpoints": mend_checkpoint_loading,
+        'a killed process leaves no half-written checkpoint': mend_checkpoint_writing,
         'RepPoints trains on a GPU (mmdet <= 3.3)': mend_point_assigner,
     }
     try:

@@ -14,10 +14,10 @@ from typing import List, NamedTuple, Optional, Tuple
 # Import name, distribution, oldest and newest version that MMRazor 1.0 and this package take, newest one that was run.
 PACKAGES = (
     ('torch', 'torch', '2.0', None, '2.13'),
-    ('mmengine', 'mmengine', '0.10.0', '1.0', '0.10.7'),
-    ('mmcv', 'mmcv', '2.0.0', '2.1.0', '2.1.0'),
-    ('mmdet', 'mmdet', '3.0.0', '3.4', '3.3.0'),
-    ('mmseg', 'mmsegmentation', '1.0.0', '1.3', '1.2.2'),
+    ('mmengine', 'mmengine', '0.10.3', '1.0', '0.10.7'),
+    ('mmcv', 'mmcv', '2.1.0', '2.1.0', '2.1.0'),
+    ('mmdet', 'mmdet', '3.3.0', '3.4', '3.3.0'),
+    ('mmseg', 'mmsegmentation', '1.2.2', '1.3', '1.2.2'),
     ('mmrazor', 'mmrazor', '1.0.0', '1.0.0', '1.0.0'),
     ('numpy', 'numpy', None, None, '2.4'),
 )

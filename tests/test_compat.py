@@ -7,6 +7,7 @@ import torch
 from mmengine.logging.history_buffer import HistoryBuffer
 
 from cankd_mm import compat
+from tests.conftest import needs_torch
 
 
 def test_mmrazor_imports_and_quantization_says_that_it_is_off():
@@ -22,6 +23,7 @@ def test_mending_twice_changes_nothing():
     assert not any('quantization' in line for line in compat.mend())
 
 
+@needs_torch('2.6', 'weights_only is not the default and takes no such list')
 def test_own_checkpoints_load_with_weights_only(tmp_path):
     history = HistoryBuffer([1.0, 2.0], [1, 1])
     path = tmp_path / 'checkpoint.pth'
@@ -44,17 +46,19 @@ def test_getattr_stays_closed_to_everything_else(tmp_path):
         compat._history_buffer_method(torch, 'save')
 
 
+@needs_torch('2.1', 'the meta device lacks operators')
 def test_points_are_assigned_on_their_own_device():
     """A default device other than the priors' stands in for priors on a GPU."""
     from mmdet.models.task_modules.assigners import PointAssigner
     from mmdet.registry import TASK_UTILS
+    from mmengine.registry import DefaultScope
     from mmengine.structures import InstanceData
 
     priors = torch.tensor([[8.0 * x, 8.0 * y, 8.0] for y in range(8) for x in range(8)])
     points = InstanceData(priors=priors)
     truth = InstanceData(bboxes=torch.tensor([[8.0, 8, 40, 40]]), labels=torch.tensor([3]))
     arguments = dict(scale=4, pos_num=1)
-    with torch.device('meta'):
+    with torch.device('meta'), DefaultScope.overwrite_default_scope('mmdet'):
         found = TASK_UTILS.build(dict(type='PointAssigner', **arguments)).assign(points, truth)
         unmended = PointAssigner(**arguments).assign(points, truth)
     assert unmended.gt_inds.sum() == 0

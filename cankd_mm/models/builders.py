@@ -15,7 +15,7 @@ from mmengine.utils import import_modules_from_strings
 from mmrazor.registry import MODELS
 from torch import nn
 
-from cankd_mm.errors import SetupError
+from cankd_mm.errors import SetupError, reason_of
 
 _SCOPES = ('mmdet', 'mmseg')
 
@@ -99,6 +99,20 @@ def _find_scope(type_name: str, whose: str) -> str:
     )
 
 
+def check_checkpoint(path: str, whose: str) -> None:
+    """Check that a checkpoint is there, where it is a file.
+
+    Args:
+        path (str): A file, or an address, which is not looked up.
+        whose (str): Whose checkpoint it is, for the message.
+
+    Raises:
+        SetupError: If there is no such file.
+    """
+    if '://' not in path and not osp.isfile(osp.expanduser(path)):
+        raise SetupError(f"The {whose}'s checkpoint {path!r} does not exist: correct the path, or put the file there.")
+
+
 def load_checkpoint(path: str, whose: str) -> dict:
     """Read a checkpoint.
 
@@ -112,8 +126,7 @@ def load_checkpoint(path: str, whose: str) -> dict:
     Raises:
         SetupError: If the file is not there or is not a checkpoint.
     """
-    if '://' not in path and not osp.isfile(osp.expanduser(path)):
-        raise SetupError(f"The {whose}'s checkpoint {path!r} does not exist: correct the path, or put the file there.")
+    check_checkpoint(path, whose)
     try:
         checkpoint = CheckpointLoader.load_checkpoint(path, map_location='cpu', logger='silent')
     except (RuntimeError, UnpicklingError, EOFError, OSError) as e:
@@ -127,9 +140,10 @@ def load_checkpoint(path: str, whose: str) -> dict:
                 f"The {whose}'s checkpoint {path!r} cannot be fetched ({e}): fetch it where there is a network and "
                 'give the path of the file.'
             ) from e
+        reason = reason_of(e).split('. ')[0]
         raise SetupError(
-            f"The {whose}'s checkpoint {path!r} cannot be read ({str(e).splitlines()[0]}): it is truncated or no "
-            'checkpoint, so fetch or write it again.'
+            f"The {whose}'s checkpoint {path!r} cannot be read ({reason}): it is truncated or no checkpoint, so fetch "
+            'or write it again.'
         ) from e
     return checkpoint if 'state_dict' in checkpoint else dict(state_dict=checkpoint)
 

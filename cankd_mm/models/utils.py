@@ -1,5 +1,6 @@
 from difflib import get_close_matches
 
+from mmengine.model import is_model_wrapper
 from torch import nn
 
 from cankd_mm.errors import SetupError
@@ -27,3 +28,15 @@ def find_module(model: nn.Module, name: str, whose: str) -> nn.Module:
     raise SetupError(
         f'The {whose} {type(model).__name__} has no module {name!r}; did you mean {" or ".join(map(repr, near))}?'
     )
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """Take the model out of what distributes it.
+
+    Args:
+        model (nn.Module): A model, as a runner has it.
+
+    Returns:
+        nn.Module: The model itself.
+    """
+    return model.module if is_model_wrapper(model) else model

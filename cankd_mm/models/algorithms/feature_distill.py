@@ -1,3 +1,4 @@
+import hashlib
 from contextlib import nullcontext
 from typing import ContextManager, Dict, List, Mapping, Optional, Sequence, Union
 
@@ -25,10 +26,12 @@ class FeatureDistill(SingleTeacherDistill):
     For detectors of MMDetection and segmentors of MMSegmentation alike. It differs from
     :class:`mmrazor.models.SingleTeacherDistill` where that wastes time or feeds the teacher the wrong input:
 
-    - the teacher runs ``extract_feat`` only: no head, no target assignment, no losses;
+    - the teacher runs ``extract_feat`` only, no head, and never target assignment or losses; a pass with the heads
+      where what is distilled lies in one of them, such as a segmentor's logits;
     - the teacher stays wholly in eval mode: no dropout, no stochastic depth, frozen batch norm statistics;
     - the teacher sees the image normalized its own way, see :class:`TeacherInput`;
     - a teacher whose checkpoint does not fit, or that has none, is an error;
+    - checkpoints hold no teacher, which has a file of its own, but its fingerprint;
     - parts of the student can start from the teacher's weights (the paper's "inheriting strategy").
 
     Args:
@@ -90,6 +93,7 @@ class FeatureDistill(SingleTeacherDistill):
                 data_preprocessor=data_preprocessor,
                 init_cfg=init_cfg,
             )
+        self.teacher_ckpt = teacher_ckpt
         if teacher_ckpt:
             state_dict = load_checkpoint(teacher_ckpt, 'teacher')['state_dict']
             load_weights(self.teacher, state_dict, teacher_ckpt, 'teacher')
@@ -103,6 +107,8 @@ class FeatureDistill(SingleTeacherDistill):
                 find_module(self.student, part, 'student'), find_module(self.teacher, source, 'teacher'), part, source
             )
         self.teacher_dtype = teacher_dtype
+        self._teacher_runs_heads = False
+        self._teacher_fingerprint: Optional[Tensor] = None
         if compile_teacher:
             self.teacher.extract_feat = torch.compile(self.teacher.extract_feat)
         self.teacher.eval()
@@ -115,6 +121,7 @@ class FeatureDistill(SingleTeacherDistill):
                 'in the config or with --cfg-options model.teacher_ckpt=PATH.'
             )
         super().init_weights()
+        self._teacher_fingerprint = None
         for part, source in self.init_from_teacher.items():
             self.student.get_submodule(part).load_state_dict(self.teacher.get_submodule(source).state_dict())
 
@@ -126,25 +133,71 @@ class FeatureDistill(SingleTeacherDistill):
             data_samples (list[BaseDataElement], optional): Their annotations.
 
         Returns:
-            dict[str, Tensor]: The losses, under ``student.`` and ``distill.``.
+            dict[str, Tensor]: The losses, under ``student.`` and ``distill.``, and for the log ``distill_to_task``, the
+            distillation losses' sum over the task losses'.
         """
         if self.distillation_stopped:
             return add_prefix(self.student(inputs, data_samples, mode='loss'), 'student')
         distiller = self.distiller
         distiller.set_deliveries_override(False)
         with torch.no_grad(), self._teacher_autocast(inputs), distiller.teacher_recorders, distiller.deliveries:
-            self.teacher.extract_feat(self.teacher_input(inputs, data_samples))
-        for recorder in distiller.teacher_recorders.recorders.values():
-            if not recorder.data_buffer:
-                raise SetupError(
-                    f"The teacher's {recorder.source!r} recorded nothing, as FeatureDistill runs only the "
-                    "teacher's extract_feat (backbone and neck): record a module of these."
-                )
+            images = self.teacher_input(inputs, data_samples)
+            if not self._teacher_runs_heads:
+                self.teacher.extract_feat(images)
+                self._teacher_runs_heads = bool(self._empty_recorders())
+            if self._teacher_runs_heads:
+                self.teacher(images, data_samples, mode='tensor')
+        for source in self._empty_recorders():
+            raise SetupError(
+                f"The teacher's {source!r} recorded nothing, as neither its extract_feat (backbone and neck) nor its "
+                'heads run it: record a module of these.'
+            )
         distiller.set_deliveries_override(True)
         with distiller.student_recorders, distiller.deliveries:
             losses = add_prefix(self.student(inputs, data_samples, mode='loss'), 'student')
-        losses.update(add_prefix(distiller.compute_distill_losses(), 'distill'))
-        return losses
+        distill_losses = distiller.compute_distill_losses()
+        # A log entry, since its name has no 'loss': the first thing to look at when loss_weight is in question.
+        with torch.no_grad():
+            (distill, _), (task, _) = self.parse_losses(distill_losses), self.parse_losses(losses)
+            ratio = distill / task.float().clamp(min=torch.finfo(torch.float32).tiny)
+        return {**losses, **add_prefix(distill_losses, 'distill'), 'distill_to_task': ratio}
+
+    def _empty_recorders(self) -> List[str]:
+        recorders = self.distiller.teacher_recorders.recorders.values()
+        return [recorder.source for recorder in recorders if not recorder.data_buffer]
+
+    def state_dict(self, *args, **kwargs) -> Dict[str, Tensor]:
+        """Collect the student, the Can blocks and the connectors, and in place of the teacher its fingerprint.
+
+        Returns:
+            dict[str, Tensor]: As of any module; ``teacher_fingerprint`` is of :meth:`teacher_fingerprint`.
+        """
+        state_dict = super().state_dict(*args, **kwargs)
+        prefix = kwargs.get('prefix', '')
+        for key in [key for key in state_dict if key.startswith(f'{prefix}teacher.')]:
+            del state_dict[key]
+        state_dict[f'{prefix}teacher_fingerprint'] = self.teacher_fingerprint()
+        return state_dict
+
+    def _load_from_state_dict(self, state_dict: Dict[str, Tensor], prefix: str, *args) -> None:
+        # The teacher stays what its own file made it, also where a checkpoint of another algorithm holds one.
+        state_dict.pop(f'{prefix}teacher_fingerprint', None)
+        state_dict.update({f'{prefix}teacher.{key}': value for key, value in self.teacher.state_dict().items()})
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def teacher_fingerprint(self) -> Tensor:
+        """Tell one teacher's weights from another's.
+
+        Returns:
+            Tensor: The SHA-256 of the teacher's parameters and buffers, 32 bytes.
+        """
+        if self._teacher_fingerprint is None:
+            digest = hashlib.sha256()
+            for key, value in self.teacher.state_dict().items():
+                digest.update(key.encode())
+                digest.update(value.cpu().contiguous().view(-1).view(torch.uint8).numpy())
+            self._teacher_fingerprint = torch.tensor(list(digest.digest()), dtype=torch.uint8)
+        return self._teacher_fingerprint
 
     def _teacher_autocast(self, inputs: Tensor) -> ContextManager:
         if self.teacher_dtype is None:

@@ -39,6 +39,9 @@ class CanKDDistiller(ConfigurableDistiller):
             first, or which ones, counted from 0. Defaults to None, all of them.
         loss (dict, optional): Config of the loss, of which every level gets its own. Any loss of MMRazor that takes a
             student's and a teacher's feature will do. Channel counts are filled in.
+        connector (dict, optional): Config of a connector of MMRazor that the student's feature of every level goes
+            through, such as ``dict(type='MGDConnector', lambda_mgd=0.65)``. Channel counts are filled in. Defaults to
+            None, a 1x1 convolution where the channels differ.
         teacher_source (str, optional): The teacher's module, where it differs from ``source``. Defaults to None.
         teacher_levels (int | Sequence[int], optional): The teacher's levels, where they differ from ``levels``, in
             the same order. Defaults to None.
@@ -63,13 +66,20 @@ class CanKDDistiller(ConfigurableDistiller):
         source: Optional[str] = None,
         levels: Levels = None,
         loss: Optional[dict] = None,
+        connector: Optional[dict] = None,
         teacher_source: Optional[str] = None,
         teacher_levels: Levels = None,
         **long_form,
     ) -> None:
         self._short_form = source is not None
         if not self._short_form:
-            given = dict(levels=levels, loss=loss, teacher_source=teacher_source, teacher_levels=teacher_levels)
+            given = dict(
+                levels=levels,
+                loss=loss,
+                connector=connector,
+                teacher_source=teacher_source,
+                teacher_levels=teacher_levels,
+            )
             for name, value in given.items():
                 if value is not None:
                     raise SetupError(
@@ -89,6 +99,7 @@ class CanKDDistiller(ConfigurableDistiller):
         self.levels = levels
         self.teacher_levels = levels if teacher_levels is None else teacher_levels
         self.loss = loss
+        self.connector = connector
 
     def prepare_from_student(self, model: BaseModel) -> None:
         """Find the shapes of the student's features, and attach its recorders.
@@ -150,15 +161,14 @@ class CanKDDistiller(ConfigurableDistiller):
                 )
             name = f'loss_{student.source.replace(".", "_")}_{student.index or 0}'
             in_channel, out_channel = student.shape[1], teacher.shape[1]
-            if in_channel != out_channel:
-                connectors[name] = dict(
-                    type='ConvModuleConnector', in_channel=in_channel, out_channel=out_channel, act_cfg=None
-                )
+            if self.connector is not None or in_channel != out_channel:
+                connector = self.connector or dict(type='ConvModuleConnector', act_cfg=None)
+                connectors[name], _ = _complete('connector', connector, in_channel, out_channel)
             student_record = dict(recorder=student.source, from_student=True, data_idx=student.index)
             if name in connectors or name in self._given['connectors']:
                 student_record['connector'] = name
             teacher_record = dict(recorder=teacher.source, from_student=False, data_idx=teacher.index)
-            losses[name], arguments = _complete_loss(self.loss, out_channel)
+            losses[name], arguments = _complete('loss', self.loss, out_channel, out_channel)
             mappings[name] = dict(zip(arguments, (student_record, teacher_record)))
             how = 'through a connector' if 'connector' in student_record else 'as it is'
             print_log(f'{name}: {self.loss["type"]} takes {student} {how} to {teacher}.', logger='current')
@@ -204,15 +214,20 @@ def _select(whose: str, source: str, levels: Levels, shapes: Union[Shape, List[S
     return [_Level(whose, source, index, shapes[index]) for index in indices]
 
 
-def _complete_loss(loss: dict, channels: int) -> Tuple[dict, List[str]]:
-    """Fill in a loss's channel counts, and name the student's and the teacher's argument of its forward."""
-    cls = MODELS.get(loss['type']) if isinstance(loss['type'], str) else loss['type']
+def _complete(what: str, cfg: dict, student_channels: int, teacher_channels: int) -> Tuple[dict, List[str]]:
+    """Fill in the channel counts of a loss or a connector, and name the arguments of its forward."""
+    cls = MODELS.get(cfg['type']) if isinstance(cfg['type'], str) else cfg['type']
     if cls is None:
-        near = get_close_matches(loss['type'], list(MODELS.module_dict), n=3, cutoff=0.5)
+        near = get_close_matches(cfg['type'], list(MODELS.module_dict), n=3, cutoff=0.5)
+        near = near or [dict(loss='CanKDLoss', connector='ConvModuleConnector')[what]]
         raise SetupError(
-            f"The distiller's loss type {loss['type']!r} is not registered; "
-            f'did you mean {" or ".join(map(repr, near or ["CanKDLoss"]))}?'
+            f"The distiller's {what} type {cfg['type']!r} is not registered; "
+            f'did you mean {" or ".join(map(repr, near))}?'
         )
     accepted = inspect.signature(cls.__init__).parameters
-    names = [n for n in ('in_channels', 'student_channels', 'teacher_channels') if n in accepted]
-    return {**dict.fromkeys(names, channels), **loss}, list(inspect.signature(cls.forward).parameters)[1:3]
+    channels = {
+        **dict.fromkeys(('in_channel', 'in_channels', 'student_channels'), student_channels),
+        **dict.fromkeys(('out_channel', 'out_channels', 'teacher_channels'), teacher_channels),
+    }
+    channels = {name: value for name, value in channels.items() if name in accepted}
+    return {**channels, **cfg}, list(inspect.signature(cls.forward).parameters)[1:3]

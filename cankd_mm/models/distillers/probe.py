@@ -1,5 +1,6 @@
 """What a model's modules give, found by one tiny forward pass."""
 
+from contextlib import suppress
 from typing import List, Tuple, Union
 
 import torch
@@ -16,7 +17,8 @@ PROBE_SIZE = (128, 192)
 def probe_shapes(model: nn.Module, source: str, whose: str) -> Union[Tuple[int, ...], List[Tuple[int, ...]]]:
     """Find the shape of what a module gives, by a forward pass of one 128x192 image.
 
-    The pass runs ``model.extract_feat`` in eval mode and without gradients; the model is left as it was.
+    The pass runs ``model.extract_feat``, or where that does not run the module the heads as well, in eval mode and
+    without gradients; the model is left as it was.
 
     Args:
         model (nn.Module): A detector or segmentor of MMDetection or MMSegmentation.
@@ -27,7 +29,7 @@ def probe_shapes(model: nn.Module, source: str, whose: str) -> Union[Tuple[int, 
         tuple[int] | list[tuple[int]]: The shape ``(1, C, H, W)`` of the feature, or one shape per level.
 
     Raises:
-        SetupError: If there is no such module, if ``extract_feat`` does not run it, or if it gives no feature map.
+        SetupError: If there is no such module, if it is not run, or more than once, or if it gives no feature map.
     """
     module = find_module(model, source, whose)
     if not hasattr(model, 'extract_feat'):
@@ -42,15 +44,23 @@ def probe_shapes(model: nn.Module, source: str, whose: str) -> Union[Tuple[int, 
     try:
         model.eval()
         with torch.no_grad():
-            model.extract_feat(weight.new_zeros(1, weight.shape[1], *PROBE_SIZE))
+            image = weight.new_zeros(1, weight.shape[1], *PROBE_SIZE)
+            model.extract_feat(image)
+            if not outputs:
+                _run_heads(model, image)
     finally:
         handle.remove()
         for m, training in was_training.items():
             m.training = training
     if not outputs:
         raise SetupError(
-            f"The {whose}'s {source!r} is not run by extract_feat (backbone and neck): "
-            'distill from a module of the backbone or the neck.'
+            f"The {whose}'s {source!r} is not run by extract_feat (backbone and neck), nor by a head that needs no "
+            "annotations: distill from a module of the backbone, the neck or a segmentor's head."
+        )
+    if len(outputs) > 1:
+        raise SetupError(
+            f"The {whose}'s {source!r} is run {len(outputs)} times a pass: record it in MMRazor's long form, with a "
+            'record_idx for each.'
         )
     output = outputs[0]
     features = [output] if isinstance(output, Tensor) else output
@@ -61,3 +71,9 @@ def probe_shapes(model: nn.Module, source: str, whose: str) -> Union[Tuple[int, 
         )
     shapes = [tuple(f.shape) for f in features]
     return shapes[0] if isinstance(output, Tensor) else shapes
+
+
+def _run_heads(model: nn.Module, image: Tensor) -> None:
+    """Run the heads, too, where these need no annotations."""
+    with suppress(TypeError, AttributeError):
+        model(image, mode='tensor')

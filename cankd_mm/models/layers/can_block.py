@@ -20,7 +20,8 @@ class CanBlock(nn.Module):
     weight and the bias of the batch norm start at zero, so that the block starts as the identity. The names are those
     of ``mmcv.cnn.NonLocal2d``.
 
-    Time and memory are linear in the pixels, except for the time of the two modes with a softmax.
+    Time and memory are linear in the pixels, except for the time of the two modes with a softmax; their memory is where
+    torch has a fused attention, which is on GPUs, and from 2.1 on on processors.
 
     Args:
         in_channels (int): Channels C of both features.
@@ -116,7 +117,9 @@ class CanBlock(nn.Module):
 
     def _project(self, y: Tensor, x: Tensor) -> Tensor:
         """``W y`` in the height and width of x."""
-        return self.conv_out(y.unflatten(2, x.shape[2:]))
+        # The product of three features leaves the range of half precision long before these do.
+        with torch.autocast(y.device.type, enabled=False):
+            return self.conv_out(y.unflatten(2, x.shape[2:]))
 
     def _normalize(self, y: Tensor) -> Tensor:
         if self.training and y.numel() == y.shape[1]:

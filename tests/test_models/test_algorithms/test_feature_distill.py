@@ -219,12 +219,37 @@ def test_training_without_teacher_weights_is_an_error(pairs):
         model.init_weights()
 
 
-def test_recorder_on_the_teachers_head(pairs):
+def test_recorder_that_is_never_run(pairs):
     cfg = Config.fromfile(str(pairs['detection'])).model
-    cfg.distiller.teacher_recorders = dict(head=dict(type='ModuleOutputs', source='bbox_head'))
+    cfg.distiller.teacher_recorders = dict(input=dict(type='ModuleOutputs', source='data_preprocessor'))
     model = build(pairs['detection'], distiller=cfg.distiller)
-    with pytest.raises(SetupError, match="teacher's 'bbox_head' recorded nothing"):
+    with pytest.raises(SetupError, match="teacher's 'data_preprocessor' recorded nothing"):
         losses_of(model, batch('detection'))
+
+
+def test_logits_of_a_segmentor(pairs):
+    """What is distilled lies in the head: the teacher runs that as well, without its losses."""
+    loss = dict(type='KLDivergence', tau=2, loss_weight=3.0)
+    distiller = dict(type='CanKDDistiller', source='decode_head.conv_seg', loss=loss)
+    model = build(pairs['segmentation'], distiller=distiller)
+    model.teacher.decode_head.loss_by_feat = None
+    model.train()
+    model.student.decode_head.dropout = nn.Identity()
+    data = model.data_preprocessor(batch('segmentation', size=(128, 128)), training=True)
+    losses = model(**data, mode='loss')
+    with torch.no_grad():
+        theirs = model.teacher(data['inputs'], mode='tensor')
+    ours = model.student(data['inputs'], mode='tensor')
+    expected = 3 * 4 * nn.functional.kl_div((ours / 2).log_softmax(1), (theirs / 2).softmax(1), reduction='batchmean')
+    torch.testing.assert_close(losses['distill.loss_decode_head_conv_seg_0'], expected)
+
+
+def test_ratio_of_the_losses_is_logged_and_not_trained(pairs):
+    model = build(pairs['detection'])
+    total, logged = model.parse_losses(losses_of(model, batch('detection')))
+    task, distill = (sum(v for k, v in logged.items() if k.startswith(p)) for p in ('student.', 'distill.'))
+    torch.testing.assert_close(logged['distill_to_task'], distill / task)
+    torch.testing.assert_close(total, task + distill)
 
 
 def test_registry_prefix_serves_in_place_of_the_scope(pairs):
@@ -257,10 +282,13 @@ def test_losses_are_those_of_mmrazors_own_algorithm(pairs):
             distiller=cfg.distiller,
         )
     )
-    stock.load_state_dict(ours.state_dict(), strict=True)
+    stock.teacher.load_state_dict(ours.teacher.state_dict())
+    state = {**ours.state_dict(), **stock.teacher.state_dict(prefix='teacher.')}
+    state.pop('teacher_fingerprint')
+    stock.load_state_dict(state, strict=True)
     data = batch('detection')
     stock.train(False)  # returns nothing
     expected, found = losses_of(stock, data), losses_of(ours.eval(), data)
-    assert set(found) == set(expected)
-    for name, value in found.items():
-        torch.testing.assert_close(value, expected[name])
+    assert set(found) == {*expected, 'distill_to_task'}
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value)

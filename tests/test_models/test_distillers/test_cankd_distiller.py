@@ -83,6 +83,19 @@ def test_no_connector_where_channels_are_equal():
     assert not build(Net(4), Net(4), source='neck', loss=LOSS).connectors
 
 
+def test_connector_of_mmrazor_where_channels_differ_and_where_not():
+    for width in (4, 6):
+        connector = dict(type='MGDConnector', lambda_mgd=0.5)
+        loss = dict(type='MGDLoss', alpha_mgd=0.1)
+        student, teacher = Net(4), Net(width)
+        distiller = build(student, teacher, source='neck', connector=connector, loss=loss)
+        generation = distiller.connectors['loss_neck_0'].generation
+        assert generation[0].in_channels == width and distiller.connectors['loss_neck_0'].lambda_mgd == 0.5
+        assert (distiller.connectors['loss_neck_0'].align is None) == (width == 4)
+        losses = losses_of(distiller, student, teacher, IMAGE)
+        assert sorted(losses) == ['loss_neck_0', 'loss_neck_1'] and all(loss > 0 for loss in losses.values())
+
+
 def test_every_level_has_weights_of_its_own():
     losses = build(Net(4), Net(4), source='neck', loss=LOSS).distill_losses
     assert losses['loss_neck_0'] is not losses['loss_neck_1']
@@ -163,7 +176,7 @@ def test_probing_leaves_the_model_as_it_was():
     [
         (dict(source='nekc'), r"student Net has no module 'nekc'; did you mean 'neck'"),
         (dict(source='neck', teacher_source='fpn_neck'), r"teacher Net has no module 'fpn_neck'"),
-        (dict(source='bbox_head'), r"'bbox_head' is not run by extract_feat"),
+        (dict(source='bbox_head'), r"'bbox_head' is not run by extract_feat .*, nor by a head"),
         (dict(source='neck', levels=4), r"student's 'neck' has no level 2: it gives 2 levels, 0 to 1"),
         (dict(source='neck', levels=[-1]), r'no level -1'),
         (dict(source='neck', levels=[]), r'at least one level'),
@@ -176,6 +189,8 @@ def test_probing_leaves_the_model_as_it_was():
         (dict(source='neck', levels=[0, 1], teacher_levels=[1]), r'levels of one length|one length'),
         (dict(source='neck', loss=dict(type='CanKDLos')), r"'CanKDLos' is not registered; did you mean 'CanKDLoss'"),
         (dict(source='neck', loss=None), r'no loss: give one'),
+        (dict(source='neck', connector=dict(type='MGD')), r"connector type 'MGD' is not registered; did you mean"),
+        (dict(source=None, connector=dict(type='MGDConnector')), r'got connector but no source'),
         (dict(source=None, levels=4), r'got levels but no source'),
     ],
 )

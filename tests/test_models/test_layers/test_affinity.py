@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cankd_mm.models.layers import concatenation_attention, dot_product_attention, softmax_attention
+from tests.conftest import needs_torch
 from tests.naive import naive_attention, naive_concatenation_attention, naive_softmax_attention
 
 SIZES = dict(n=st.integers(1, 3), d=st.integers(1, 24), p=st.integers(1, 60), m=st.integers(1, 60))
@@ -81,6 +82,7 @@ class _Sizes(TorchDispatchMode):
         return out
 
 
+@needs_torch('2.1', 'processors have no fused softmax attention')
 @pytest.mark.parametrize('name', CASES)
 def test_no_pixels_by_pixels_matrix_on_a_large_map(name):
     inputs = draw(name, 1, 8, 1600, 400, torch.float)

@@ -7,12 +7,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmrazor.registry import MODELS
+from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from cankd_mm.errors import SetupError
 from cankd_mm.models import CanKDLoss
 from cankd_mm.models.layers.can_block import MODES
+from tests.conftest import needs_torch
 from tests.naive import naive_loss
 
 
@@ -88,7 +90,10 @@ def test_teacher_gets_no_gradient():
     assert t.grad is None and x.grad.abs().sum() > 0
 
 
-@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(
+    'dtype',
+    [pytest.param(torch.float16, marks=needs_torch('2.3', 'processors know no autocast to float16')), torch.bfloat16],
+)
 @pytest.mark.parametrize('mode', MODES)
 def test_trains_under_autocast(mode, dtype):
     loss = CanKDLoss(8, mode=mode)
@@ -102,6 +107,30 @@ def test_trains_under_autocast(mode, dtype):
     torch.testing.assert_close(value, loss(x, t), rtol=2e-2, atol=0)
 
 
+@pytest.mark.skipif(not hasattr(torch.amp, 'GradScaler'), reason='this torch scales gradients on GPUs only')
+@pytest.mark.parametrize('scale', [1e-4, 1e-2, 1, 1e2, 1e4])
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize('mode', MODES)
+def test_trains_with_scaled_gradients_on_features_of_any_size(mode, dtype, scale):
+    """On small maps and on large ones, which take different ways through the block."""
+    student, scaler = nn.Conv2d(8, 16, 1), torch.amp.GradScaler('cpu', init_scale=2.0**16)
+    loss = CanKDLoss(16, mode=mode)
+    optimizer = torch.optim.SGD([*student.parameters(), *loss.parameters()], 1e-3)
+    before = student.weight.detach().clone()
+    for size in (6, 32, 6, 32):
+        image, t = torch.randn(2, 8, size, size), scale * torch.randn(2, 16, size, size)
+        optimizer.zero_grad()
+        with torch.autocast('cpu', dtype=dtype):
+            value = loss(scale * student(image), t.to(dtype))
+        assert value.isfinite(), size
+        scaler.scale(value).backward()
+        scaler.step(optimizer)  # skips the step and lowers the scale where a scaled gradient has overflowed
+        scaler.update()
+    parameters = [*student.parameters(), *loss.parameters()]
+    assert all(p.isfinite().all() for p in parameters) and not torch.equal(student.weight, before)
+
+
+@needs_torch('2.1', 'torch.compile cannot trace promote_types')
 @pytest.mark.parametrize('mode', MODES)
 def test_compiles_to_the_same_loss_and_gradients(mode):
     loss = _trained(CanKDLoss(8, mode=mode))
@@ -115,6 +144,7 @@ def test_compiles_to_the_same_loss_and_gradients(mode):
     torch.testing.assert_close(*found)
 
 
+@needs_torch('2.1', 'the meta device lacks operators')
 @pytest.mark.parametrize('norm', ['instance', 'layer', None])
 @pytest.mark.parametrize('mode', [*MODES, None])
 def test_never_waits_for_the_device(mode, norm, monkeypatch):
