@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from packaging.version import parse
 
 # Before anything imports it: several test processes on few cores are slower with many threads.
 os.environ.setdefault('OMP_NUM_THREADS', '1')
@@ -14,6 +15,11 @@ import cankd_mm  # noqa: E402, F401
 torch.set_num_threads(1)
 
 ROOT = Path(__file__).parents[1]
+
+
+def needs_torch(version: str, why: str):
+    """Mark a test of something that older versions of torch lack."""
+    return pytest.mark.skipif(parse(torch.__version__) < parse(version), reason=f'before torch {version}, {why}')
 
 
 @pytest.fixture(autouse=True)

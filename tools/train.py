@@ -15,6 +15,10 @@ def main():
     parser.add_argument(
         '--resume', nargs='?', const='auto', help='resume from this checkpoint, or from the latest one in the work dir'
     )
+    parser.add_argument('--check', action='store_true', help='look at everything before the first iteration, and stop')
+    parser.add_argument(
+        '--teacher-eval', type=int, default=0, metavar='N', help='evaluate the teacher on N images first'
+    )
     add_runner_arguments(parser)
     with one_sentence_errors():
         train(**parse_runner_arguments(parser))

@@ -6,7 +6,7 @@ from typing import Iterator, Optional, Tuple
 
 from mmengine.config import Config
 
-from cankd_mm.errors import SetupError
+from cankd_mm.errors import SetupError, reason_of
 from cankd_mm.models.builders import load_model_cfg
 
 
@@ -26,14 +26,20 @@ def load_config(
         Config: The config.
 
     Raises:
-        SetupError: If the file is not there.
+        SetupError: If the file is not there, cannot be read, or has no model.
     """
     if not osp.isfile(path):
         raise SetupError(f'The config {path!r} does not exist: correct the path.')
-    cfg = Config.fromfile(path)
+    try:
+        cfg = Config.fromfile(path)
+        if cfg_options:
+            cfg.merge_from_dict(copy.deepcopy(cfg_options))  # MMEngine empties what it merges
+    except (SyntaxError, NameError, AttributeError, KeyError, TypeError, RuntimeError) as e:
+        kind = type(e).__name__
+        raise SetupError(f'The config {path!r} cannot be read ({kind}: {reason_of(e)}): correct that.') from e
+    if 'model' not in cfg:
+        raise SetupError(f'The config {path!r} has no model: give a whole config, not a part that others are based on.')
     cfg.launcher = launcher
-    if cfg_options:
-        cfg.merge_from_dict(cfg_options)
     if work_dir is not None:
         cfg.work_dir = work_dir
     elif cfg.get('work_dir') is None:

@@ -1,6 +1,5 @@
 """Real runs through MMEngine's Runner on tiny models: train, resume, evaluate, export, load without this package."""
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ from mmengine.config import Config
 
 from cankd_mm.apis import export_student, test, train
 from cankd_mm.errors import SetupError
+from cankd_mm.runs import read_scalars
 
 evaluate = test
 del test  # pytest would collect it
@@ -45,7 +45,9 @@ print(type(model).__name__, len(result))
 @pytest.fixture(scope='module', params=list(TASKS))
 def run(request, pairs, tmp_path_factory):
     work_dir = tmp_path_factory.mktemp('run')
-    runner = train(str(pairs[request.param]), work_dir=str(work_dir))
+    # Visualizers of one name are one, and write where the first of this process does.
+    options = {'visualizer.name': str(work_dir)}
+    runner = train(str(pairs[request.param]), work_dir=str(work_dir), cfg_options=options)
     return request.param, pairs[request.param], work_dir, runner
 
 
@@ -74,8 +76,7 @@ def test_evaluate_student_and_teacher(run):
 
 
 def _last_metric(work_dir, key):
-    lines = [line for path in work_dir.glob('*/vis_data/scalars.json') for line in path.read_text().splitlines()]
-    return next(entry[key] for entry in map(json.loads, lines) if key in entry and entry['step'] == 2)
+    return next(entry[key] for entry in read_scalars(work_dir) if key in entry and entry['step'] == 2)
 
 
 def test_exported_student_runs_without_this_package(run, tmp_path):

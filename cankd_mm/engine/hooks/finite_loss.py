@@ -1,0 +1,52 @@
+from typing import Optional
+
+import torch
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+
+from cankd_mm.errors import SetupError
+
+
+@HOOKS.register_module()
+class FiniteLossHook(Hook):
+    """Stop a training whose loss is no longer a finite number, and say which loss and on which images.
+
+    It looks at every iteration, before a checkpoint is written: the last checkpoint is still good.
+    :func:`cankd_mm.apis.train` adds it to every distillation.
+    """
+
+    priority = 'HIGH'
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Optional[dict] = None, outputs: Optional[dict] = None
+    ) -> None:
+        """Look at the losses of an iteration.
+
+        Args:
+            runner (Runner): The runner.
+            batch_idx (int): The batch's place in the epoch.
+            data_batch (dict, optional): The batch.
+            outputs (dict, optional): The losses.
+
+        Raises:
+            SetupError: If one of them is infinite or not a number.
+        """
+        outputs = outputs or {}
+        if 'loss' in outputs and _is_finite(outputs['loss']):  # the sum of all
+            return
+        values = {name: value for name, value in outputs.items() if 'loss' in name and name != 'loss'}
+        bad = [name for name, value in values.items() if not _is_finite(value)]
+        if not bad:
+            return
+        samples = (data_batch or {}).get('data_samples') or []
+        images = [path for path in (getattr(sample, 'img_path', None) for sample in samples) if path]
+        which = ', '.join(f'{name} is {torch.as_tensor(values[name]).item()}' for name in bad)
+        raise SetupError(
+            f'Iteration {runner.iter + 1}: {which} on the images {", ".join(images) or "of this batch"}: look at '
+            f'these, or lower the learning rate or loss_weight; resume from the last checkpoint in {runner.work_dir!r}.'
+        )
+
+
+def _is_finite(value: object) -> bool:
+    return bool(torch.as_tensor(value).isfinite().all())

@@ -1,0 +1,161 @@
+from typing import Dict, Iterator, List, Optional, Union
+
+import torch
+from mmengine.dist import get_dist_info
+from mmengine.evaluator import Evaluator
+from mmengine.registry import LOOPS
+from mmengine.runner import Runner, ValLoop, autocast
+from torch import nn
+from torch.utils.data import DataLoader
+
+from cankd_mm.errors import SetupError
+from cankd_mm.models.utils import unwrap
+
+_EVALUATED = 'teacher_is_evaluated'
+
+
+class DistillMetrics(dict):
+    """Metrics under ``student/`` and ``teacher/`` in which the student's are found without the prefix as well.
+
+    What is configured by a metric's plain name, such as ``save_best='coco/bbox_mAP'``, goes on working.
+    """
+
+    def __missing__(self, key: str) -> float:
+        prefixed = f'student/{key}'
+        if prefixed not in self.keys():
+            raise KeyError(key)
+        return self[prefixed]
+
+    def __contains__(self, key: object) -> bool:
+        return super().__contains__(key) or super().__contains__(f'student/{key}')
+
+    def get(self, key: str, default: object = None) -> object:
+        """Look up a metric.
+
+        Args:
+            key (str): Its name.
+            default (object): Taken where there is none. Defaults to None.
+
+        Returns:
+            object: The metric.
+        """
+        return self[key] if key in self else default
+
+
+@LOOPS.register_module()
+class DistillValLoop(ValLoop):
+    """Evaluate the student of a distillation, and its teacher beside it.
+
+    Metrics are reported under ``student/`` and ``teacher/``. The teacher sees images through its own preprocessor, and
+    is left out where it predicts other classes than the data has. :func:`cankd_mm.apis.train` takes this loop in place
+    of MMEngine's ``ValLoop``.
+
+    Args:
+        runner (Runner): The runner.
+        dataloader (DataLoader | dict): The data loader or its config.
+        evaluator (Evaluator | dict | list): The evaluator or its config.
+        fp16 (bool): Whether to evaluate in half precision. Defaults to False.
+        teacher (str): When the teacher is evaluated: ``'once'``, with the first validation of a training, ``'always'``
+            or ``'never'``. Defaults to 'once'.
+
+    Raises:
+        SetupError: If ``teacher`` is none of these.
+
+    Examples:
+        >>> val_cfg = dict(type='DistillValLoop', teacher='never')
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        dataloader: Union[DataLoader, Dict],
+        evaluator: Union[Evaluator, Dict, List],
+        fp16: bool = False,
+        teacher: str = 'once',
+    ) -> None:
+        super().__init__(runner, dataloader, evaluator, fp16)
+        if teacher not in ('once', 'always', 'never'):
+            raise SetupError(f"val_cfg.teacher is {teacher!r}: use 'once', 'always' or 'never'.")
+        self.teacher = teacher
+        self._teachers: Dict[str, float] = {}
+        self._evaluate = self.evaluator.evaluate
+        self.evaluator.evaluate = self._report
+
+    def run(self) -> Dict[str, float]:
+        """Evaluate the teacher where it is its turn, and then the student.
+
+        Returns:
+            dict[str, float]: The metrics.
+        """
+        if self._is_teachers_turn():
+            self._teachers = self.evaluate_teacher()
+            self.runner.message_hub.update_info(_EVALUATED, True)
+        return super().run()
+
+    @torch.no_grad()
+    def evaluate_teacher(self, images: Optional[int] = None) -> Dict[str, float]:
+        """Evaluate the teacher.
+
+        Args:
+            images (int, optional): On how many images, the first of the validation set. Defaults to None, all.
+
+        Returns:
+            dict[str, float]: What the evaluators report.
+
+        Raises:
+            SetupError: If the teacher predicts other classes than the student, for whom the data is.
+        """
+        model, dataset = unwrap(self.runner.model), self.dataloader.dataset
+        if count_classes(model.teacher) != count_classes(model.student):
+            raise SetupError(
+                f'A teacher of {count_classes(model.teacher)} classes cannot be rated on data for a student of '
+                f'{count_classes(model.student)}: leave --teacher-eval out.'
+            )
+        size = len(dataset) if images is None else min(images, len(dataset))
+        for batch in self.dataloader if images is None else self._first(size):
+            with autocast(enabled=self.fp16):
+                outputs = model.teacher.val_step(batch)
+            self.evaluator.process(data_samples=outputs, data_batch=batch)
+        # A metric that knows all images of the annotation file would count those that were not shown as missed.
+        limited = [m for m in self.evaluator.metrics if size < len(dataset) and getattr(m, 'img_ids', 0) is None]
+        for metric in limited:
+            metric.img_ids = [dataset.get_data_info(index)['img_id'] for index in range(size)]
+        metrics = self._evaluate(size)
+        for metric in limited:
+            metric.img_ids = None
+        return metrics
+
+    def _first(self, size: int) -> Iterator[dict]:
+        """The first images, each a batch; with several processes, shared out as their results are put together."""
+        rank, world = get_dist_info()
+        for index in range(rank, size, world):
+            yield self.dataloader.collate_fn([self.dataloader.dataset[index]])
+
+    def _is_teachers_turn(self) -> bool:
+        model = unwrap(self.runner.model)
+        if self.teacher == 'never' or not hasattr(model, 'teacher'):
+            return False
+        if self.teacher == 'once' and self.runner.message_hub.runtime_info.get(_EVALUATED):
+            return False
+        return count_classes(model.teacher) == count_classes(model.student)
+
+    def _report(self, size: int) -> DistillMetrics:
+        """Evaluate what was collected of the student, and put the teacher's metrics beside its own."""
+        metrics = DistillMetrics({f'student/{key}': value for key, value in self._evaluate(size).items()})
+        if metrics:  # a detector that has found nothing has no metrics, and hooks that look for one pass over these
+            metrics.update({f'teacher/{key}': value for key, value in self._teachers.items()})
+            self._teachers = {}
+        return metrics
+
+
+def count_classes(model: nn.Module) -> int:
+    """Count the classes that a detector or segmentor predicts.
+
+    Args:
+        model (nn.Module): The model.
+
+    Returns:
+        int: The largest ``num_classes`` of its modules, 0 where none has any.
+    """
+    counts = [getattr(module, 'num_classes', None) for module in model.modules()]
+    return max((count for count in counts if isinstance(count, int)), default=0)

@@ -1,0 +1,58 @@
+"""One distributed training step, run by torchrun: python -m tests.distributed_step CONFIG OUT.pth [--train-bn].
+
+Every process takes its share of one batch; the first one saves losses and student gradients. With one process, that is
+the whole batch.
+"""
+
+import sys
+
+import torch
+from mmengine.config import Config
+from mmengine.dist import get_rank, get_world_size
+from mmengine.model import MMDistributedDataParallel
+from mmengine.registry import DefaultScope
+from mmrazor.registry import MODELS
+from torch.nn.modules.batchnorm import _BatchNorm
+
+import cankd_mm  # noqa: F401
+from tests.test_models.test_algorithms.test_feature_distill import batch
+
+
+def main(config, out, train_bn):
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group('gloo')
+    torch.manual_seed(0)
+    cfg = Config.fromfile(config)
+    task = 'detection' if cfg.default_scope == 'mmdet' else 'segmentation'
+    if task == 'segmentation':
+        cfg.model.architecture.decode_head.dropout_ratio = 0
+    with DefaultScope.overwrite_default_scope('mmrazor'):
+        model = MODELS.build(cfg.model)
+    model.init_weights()
+    for loss in model.distiller.distill_losses.values():
+        torch.nn.init.normal_(loss.can.bn.weight)  # the block starts as the identity, which proves nothing
+    model.double()  # sums of different order must not matter
+    wrapped = MMDistributedDataParallel(model, broadcast_buffers=False)
+    wrapped.train()
+    for module in model.modules():
+        if isinstance(module, _BatchNorm) and not train_bn:
+            module.eval()
+    torch.manual_seed(1)
+    whole = batch(task, size=(128, 128))
+    share = slice(get_rank(), None, get_world_size())
+    for _ in range(2):  # the second pass fails where the first one has left a parameter without gradient
+        model.zero_grad()
+        data = model.data_preprocessor({key: value[share] for key, value in whole.items()}, True)
+        data['inputs'] = data['inputs'].double()
+        total, logged = model.parse_losses(wrapped(**data, mode='loss'))
+        total.backward()
+    for value in logged.values():
+        torch.distributed.all_reduce(value)
+    if get_rank() == 0:
+        losses = {name: value.detach() / get_world_size() for name, value in logged.items()}
+        gradients = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
+        torch.save(dict(losses=losses, gradients=gradients), out)
+
+
+if __name__ == '__main__':
+    main(*sys.argv[1:3], '--train-bn' in sys.argv)

@@ -1,0 +1,94 @@
+"""Several processes give what one gives with the whole batch, and end together."""
+
+import os
+import stat
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from tests.conftest import ROOT
+
+
+def torchrun(processes, *command, timeout=240):
+    launch = [sys.executable, '-W', 'ignore', '-m', 'torch.distributed.run', '--standalone']
+    environment = dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='')
+    return subprocess.run(
+        [*launch, f'--nproc_per_node={processes}', *map(str, command)],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+
+
+def step(processes, pair, out, *options):
+    done = torchrun(processes, '-m', 'tests.distributed_step', pair, out, *options)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return torch.load(out)
+
+
+@pytest.mark.parametrize('task', ['detection', 'segmentation'])
+def test_two_processes_equal_one_with_the_whole_batch(pairs, tmp_path, task):
+    """Batch norm on its running statistics, and no search for unused parameters."""
+    one, two = (step(n, pairs[task], tmp_path / f'{n}.pth') for n in (1, 2))
+    losses = [name for name in one['losses'] if 'loss' in name]
+    assert sum(name.startswith('distill.') for name in losses) == 3
+    for name in losses:
+        torch.testing.assert_close(two['losses'][name], one['losses'][name], rtol=1e-6, atol=0)
+    assert len(one['gradients']) > 50
+    for name, gradient in one['gradients'].items():
+        # MMSegmentation's cross-entropy computes in single precision, whatever it is given.
+        tolerance = 1e-12 if name.startswith('distiller.') else 5e-6
+        torch.testing.assert_close(two['gradients'][name], gradient, rtol=0, atol=tolerance, msg=name)
+
+
+def test_batch_norm_takes_the_statistics_of_its_own_process(pairs, tmp_path):
+    """What the above leaves out: it differs, as for every model that is not trained with synchronized batch norm."""
+    one, two = (step(n, pairs['segmentation'], tmp_path / f'{n}.pth', '--train-bn') for n in (1, 2))
+    name = 'distill.loss_neck_0'
+    assert not torch.allclose(one['losses'][name], two['losses'][name], rtol=1e-4)
+
+
+def test_error_on_one_rank_ends_all(pairs, tmp_path):
+    hook = tmp_path / 'failing.py'
+    hook.write_text(
+        'from mmengine.dist import get_rank\n'
+        'from mmengine.hooks import Hook\n'
+        'from mmengine.registry import HOOKS\n'
+        'from cankd_mm.errors import SetupError\n'
+        '@HOOKS.register_module()\n'
+        'class FailingHook(Hook):\n'
+        '    def before_train_iter(self, runner, batch_idx, data_batch=None):\n'
+        '        if get_rank() == 1 and runner.iter == 1:\n'
+        "            raise SetupError('rank 1 gives up.')\n"
+    )
+    config = pairs['detection'].with_name('failing_pair.py')
+    config.write_text(
+        f"_base_ = '{pairs['detection'].name}'\n"
+        "custom_imports = dict(imports=['cankd_mm', 'failing'], allow_failed_imports=False)\n"
+        "custom_hooks = [dict(type='FailingHook')]\n"
+    )
+    runner = tmp_path / 'run.py'
+    runner.write_text(
+        f'import runpy, sys\nsys.path.insert(0, {str(tmp_path)!r})\n'
+        f"runpy.run_path({str(ROOT / 'tools' / 'train.py')!r}, run_name='__main__')\n"
+    )
+    done = torchrun(2, runner, config, '--launcher', 'pytorch', '--work-dir', tmp_path / 'run', timeout=120)
+    assert done.returncode != 0 and 'error: rank 1 gives up.' in done.stderr
+
+
+def test_slurm_script_hands_everything_to_srun(tmp_path):
+    """A stand-in for srun prints its arguments."""
+    srun = tmp_path / 'srun'
+    srun.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    srun.chmod(srun.stat().st_mode | stat.S_IEXEC)
+    environment = dict(os.environ, PATH=f'{tmp_path}{os.pathsep}{os.environ["PATH"]}', GPUS='16', SRUN_ARGS='--a b')
+    command = ['tools/slurm_train.sh', 'part', 'name', 'config.py', 'dir', '--amp', '--cfg-options', 'a.b=[1, 2]']
+    words = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True).stdout.splitlines()
+    assert words[:2] == ['-p', 'part'] and '--ntasks=16' in words and '--ntasks-per-node=8' in words
+    assert words[words.index('--a') + 1] == 'b'
+    tail = ['config.py', '--work-dir=dir', '--launcher=slurm', '--amp', '--cfg-options', 'a.b=[1, 2]']
+    assert words[-len(tail) :] == tail

@@ -1,0 +1,224 @@
+"""A training that was interrupted ends as if it had not been, and a checkpoint of another one is refused."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from mmengine.runner import save_checkpoint
+
+from cankd_mm.apis import train
+from cankd_mm.apis.config import load_config
+from cankd_mm.apis.resume import find_resumable
+from cankd_mm.apis.train import _resume
+from cankd_mm.errors import SetupError
+from cankd_mm.models.builders import build_model, load_model_cfg
+from tests.conftest import ROOT
+
+
+class Interruption(Exception):
+    pass
+
+
+@HOOKS.register_module(force=True)
+class InterruptHook(Hook):
+    """Stands in for a power cut after a number of iterations."""
+
+    priority = 'LOWEST'
+
+    def __init__(self, at):
+        self.at = at
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if runner.iter + 1 == self.at:
+            raise Interruption
+
+
+BY_ITERATIONS = {
+    'train_cfg': dict(_delete_=True, type='IterBasedTrainLoop', max_iters=7, val_interval=2),
+    'param_scheduler': [dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=7)],
+    'train_dataloader.sampler.type': 'InfiniteSampler',
+    'default_hooks.checkpoint.by_epoch': False,
+    'default_hooks.checkpoint.interval': 2,
+    'log_processor.by_epoch': False,
+}
+WITH_AVERAGE = {'custom_hooks': [dict(type='EMAHook')], 'train_cfg.max_epochs': 3, 'train_cfg.val_interval': 1}
+BY_EPOCHS = {'train_cfg.max_epochs': 3, 'train_cfg.val_interval': 1}
+
+
+@pytest.fixture
+def pair(pairs):
+    """The segmentation pair, with random numbers in the data, in the student and in the loss."""
+    path = pairs['segmentation'].with_name('random_pair.py')
+    path.write_text(
+        f"_base_ = '{pairs['segmentation'].name}'\n"
+        'train_pipeline = [*_base_.train_pipeline]\n'
+        "train_pipeline.insert(2, dict(type='RandomFlip', prob=0.5))\n"
+        'train_dataloader = dict(dataset=dict(pipeline=train_pipeline))\n'
+        'model = dict(architecture=dict(decode_head=dict(dropout_ratio=0.5)))\n'
+        "model.update(distiller=dict(connector=dict(type='MGDConnector', lambda_mgd=0.5)))\n"
+    )
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    'options, at', [(BY_EPOCHS, 3), (BY_EPOCHS, 5), (BY_ITERATIONS, 3), (BY_ITERATIONS, 5), (WITH_AVERAGE, 5)]
+)
+def test_resumed_training_equals_an_uninterrupted_one(pair, tmp_path, options, at):
+    options = {**options, 'randomness.seed': 7}
+    whole = train(pair, work_dir=str(tmp_path / 'whole'), cfg_options=options)
+    with pytest.raises(Interruption):
+        cut = {**options, 'custom_hooks': [*options.get('custom_hooks', []), dict(type='InterruptHook', at=at)]}
+        train(pair, work_dir=str(tmp_path / 'cut'), cfg_options=cut)
+    resumed = train(pair, work_dir=str(tmp_path / 'cut'), cfg_options=options, resume='auto')
+    assert resumed.iter == whole.iter
+    names = [path.name for path in (tmp_path / 'whole').glob('*.pth') if path.name != 'student_best.pth']
+    assert names
+    for name in names:  # the last ones, and the best
+        expected, found = (torch.load(tmp_path / folder / name) for folder in ('whole', 'cut'))
+        for part in {'state_dict', 'ema_state_dict'} & set(expected):
+            assert [key for key, value in expected[part].items() if not torch.equal(value, found[part][key])] == []
+
+
+def test_seed_is_taken_from_the_checkpoint(pair, tmp_path):
+    first = train(pair, work_dir=str(tmp_path), cfg_options={'train_cfg.max_epochs': 1})
+    second = train(pair, work_dir=str(tmp_path), cfg_options={'train_cfg.max_epochs': 2}, resume='auto')
+    assert second.train_dataloader.sampler.seed == first.train_dataloader.sampler.seed == first.seed
+
+
+def test_nothing_to_resume_starts_as_the_config_says(pair, tmp_path):
+    cfg = load_config(pair, {'load_from': 'start.pth'}, work_dir=str(tmp_path))
+    assert _resume(cfg, 'auto') is None
+    assert cfg.load_from == 'start.pth' and cfg.resume is False
+
+
+def test_preflight_leaves_no_trace(pair, tmp_path, monkeypatch):
+    options = {'randomness.seed': 3, 'train_cfg.max_epochs': 1}
+    checked = train(pair, work_dir=str(tmp_path / 'checked'), cfg_options=options)
+    monkeypatch.setattr('cankd_mm.engine.hooks.preflight.PreflightHook.before_train', lambda self, runner: None)
+    plain = train(pair, work_dir=str(tmp_path / 'plain'), cfg_options=options)
+    expected, found = plain.model.state_dict(), checked.model.state_dict()
+    assert [key for key in expected if not torch.equal(expected[key], found[key])] == []
+
+
+def test_killed_training_resumes(pair, tmp_path):
+    """SIGKILL while it trains or writes, again and again until it is through."""
+    command = [sys.executable, '-W', 'ignore', 'tools/train.py', pair, '--work-dir', str(tmp_path), '--resume']
+    options = ['train_cfg.max_epochs=2', 'train_cfg.val_interval=9', 'default_hooks.logger.interval=1']
+    environment = dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1')
+    with open(tmp_path / 'out.txt', 'w') as out:
+        process = subprocess.Popen(
+            [*command, '--cfg-options', *options], cwd=ROOT, env=environment, stdout=out, stderr=subprocess.STDOUT
+        )
+        deadline = time.time() + 120
+        while not any(tmp_path.glob('.epoch_1.pth.part')) and not (tmp_path / 'epoch_1.pth').exists():
+            assert process.poll() is None and time.time() < deadline, (tmp_path / 'out.txt').read_text()[-2000:]
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    done = subprocess.run(
+        [*command, '--cfg-options', *options], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert torch.load(tmp_path / 'epoch_2.pth')['meta']['iter'] == 4
+
+
+def test_half_written_checkpoint_is_not_picked_up(tmp_path):
+    (tmp_path / '.epoch_2.pth.part').write_bytes(b'half')
+    assert find_resumable(tmp_path) is None
+    save_checkpoint(dict(state_dict={}), str(tmp_path / 'epoch_1.pth'))
+    assert find_resumable(tmp_path) == str(tmp_path / 'epoch_1.pth')
+    (tmp_path / 'last_checkpoint').write_text('')  # killed while MMEngine writes the note
+    assert find_resumable(tmp_path) == str(tmp_path / 'epoch_1.pth')
+
+
+def test_checkpoint_gets_its_name_when_it_is_complete(tmp_path, monkeypatch):
+    from mmengine.fileio import LocalBackend
+
+    (tmp_path / 'epoch_1.pth').write_bytes(b'before')
+
+    def killed(self, obj, filepath):
+        with open(filepath, 'wb') as f:
+            f.write(obj[:10])
+        raise Interruption
+
+    monkeypatch.setattr(LocalBackend, 'put', killed)
+    with pytest.raises(Interruption):
+        save_checkpoint(dict(state_dict={'a': torch.zeros(1000)}), str(tmp_path / 'epoch_1.pth'))
+    assert (tmp_path / 'epoch_1.pth').read_bytes() == b'before'
+
+
+@pytest.fixture(scope='module')
+def trained(pairs, tmp_path_factory):
+    work_dir = tmp_path_factory.mktemp('trained')
+    runner = train(str(pairs['segmentation']), work_dir=str(work_dir), cfg_options={'train_cfg.val_interval': 1})
+    return str(pairs['segmentation']), work_dir, runner
+
+
+def test_checkpoint_holds_no_teacher(trained):
+    _, work_dir, runner = trained
+    saved = torch.load(work_dir / 'epoch_2.pth')['state_dict']
+    prefixes = {key.split('.')[0] for key in saved}
+    assert prefixes == {'architecture', 'distiller', 'teacher_fingerprint'}
+    assert any('can.bn.weight' in key for key in saved)
+    assert runner.model.teacher.state_dict()
+
+
+def test_training_leaves_the_teacher_as_it_was(trained):
+    """Every parameter and buffer, bit by bit; the student's have moved."""
+    pair, _, runner = trained
+    model = Config.fromfile(pair).model
+    saved = torch.load(model.teacher_ckpt)['state_dict']
+    teacher = runner.model.teacher.state_dict()
+    assert sorted(teacher) == sorted(saved) and all(torch.equal(teacher[key], saved[key]) for key in saved)
+    assert any('running_mean' in key for key in saved)
+    assert not any(
+        torch.equal(runner.model.student.state_dict()[key], saved[key]) for key in ['neck.fpn_convs.0.conv.bias']
+    )
+
+
+def test_best_student_stands_by_itself(trained):
+    pair, work_dir, runner = trained
+    best = next(work_dir.glob('best_mIoU_epoch_*.pth'))
+    student = torch.load(work_dir / 'student_best.pth', weights_only=True)
+    build_model(Config.fromfile(pair).model.architecture, 'student').load_state_dict(student['state_dict'])
+    saved = torch.load(best)['state_dict']
+    assert all(torch.equal(value, saved[f'architecture.{key}']) for key, value in student['state_dict'].items())
+
+
+def test_resume_refuses_another_teacher(trained, tmp_path):
+    pair, work_dir, _ = trained
+    teacher = Config.fromfile(pair).model.teacher
+    torch.manual_seed(99)
+    save_checkpoint(
+        dict(state_dict=build_model(load_model_cfg(teacher), 'teacher').state_dict()), str(tmp_path / 't.pth')
+    )
+    with pytest.raises(SetupError, match='epoch_2.pth.* was distilled from another teacher'):
+        train(pair, work_dir=str(work_dir), resume='auto', cfg_options={'model.teacher_ckpt': str(tmp_path / 't.pth')})
+
+
+def test_resume_refuses_another_config(trained, pairs):
+    _, work_dir, _ = trained
+    with pytest.raises(SetupError, match=r"epoch_2.pth' is of another training: architecture.* there; give the config"):
+        train(str(pairs['detection']), work_dir=str(work_dir), resume='auto')
+
+
+def test_resume_refuses_a_file_without_an_optimizer(trained):
+    pair, work_dir, _ = trained
+    with pytest.raises(SetupError, match="student_best.pth' holds no state of an optimizer"):
+        train(pair, work_dir=str(work_dir), resume=str(work_dir / 'student_best.pth'))
+
+
+def test_teacher_of_a_foreign_checkpoint_is_not_taken(trained):
+    """Other algorithms save the teacher, too: ours stays what its own file made it."""
+    _, _, runner = trained
+    model = runner.model
+    before = {key: value.clone() for key, value in model.teacher.state_dict().items()}
+    state = {**model.state_dict(), **{f'teacher.{key}': torch.ones_like(value) for key, value in before.items()}}
+    model.load_state_dict(state, strict=True)
+    assert all(torch.equal(value, before[key]) for key, value in model.teacher.state_dict().items())

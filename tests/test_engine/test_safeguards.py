@@ -1,0 +1,239 @@
+"""What watches over a training: preflight, finite losses, the validation of student and teacher."""
+
+import functools
+from types import SimpleNamespace
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from mmengine.runner import save_checkpoint
+
+from cankd_mm.apis import train
+from cankd_mm.apis.train import add_safeguards
+from cankd_mm.engine import DistillValLoop, FiniteLossHook
+from cankd_mm.engine.runner.distill_val_loop import DistillMetrics
+from cankd_mm.errors import SetupError
+from cankd_mm.models.builders import build_model
+from cankd_mm.runs import read_scalars
+
+
+def log_of(work_dir):
+    return next(work_dir.glob('*/*.log')).read_text()
+
+
+def named(work_dir):
+    """Visualizers of one name are one, and write where the first of this process does."""
+    return {'visualizer.name': str(work_dir)}
+
+
+@pytest.fixture(scope='module')
+def checked(pairs, tmp_path_factory):
+    """The logs of `tools/train.py --check --teacher-eval 3` of both tasks."""
+    logs = {}
+    for task, pair in pairs.items():
+        work_dir = tmp_path_factory.mktemp(task)
+        runner = train(str(pair), work_dir=str(work_dir), check=True, teacher_eval=3)
+        assert runner.iter == 0 and not list(work_dir.glob('*.pth'))
+        logs[task] = log_of(work_dir)
+    return logs
+
+
+@pytest.mark.parametrize('task', ['detection', 'segmentation'])
+def test_check_reports(checked, task):
+    log = checked[task]
+    assert 'teacher' in log and 'M parameters, all from /' in log
+    assert "teacher's input: mean [123.68, 116.28, 103.53]" in log and "which is also the student's" in log
+    assert 'classes: data ' in log and 'student starts from random weights' in log
+    for level, side in enumerate((16, 8, 4)):
+        shape = f'(4, 64, {side}, {side})'
+        line = f"loss_neck_{level}: CanKDLoss of the student's neck level {level} and the teacher's neck level {level}"
+        assert f'{line}, {shape} and {shape}, weight 5.0' in log
+    assert 'of the task loss; holds' in log and 'distillation losses' in log
+    metric = dict(detection='coco/bbox_mAP', segmentation='aAcc')[task]
+    assert f'teacher on 3 validation images: {metric} ' in log
+
+
+def test_weights_that_the_student_starts_from_are_counted(pairs, tmp_path):
+    """From a file that fits a part of the backbone, from one that fits nothing, and from the teacher."""
+    model = Config.fromfile(str(pairs['detection'])).model
+    backbone = build_model(model.architecture, 'student').backbone.state_dict()
+    some = {key: value for key, value in backbone.items() if key.startswith('layer')}
+    for name, state in dict(some=some, none={'a': torch.ones(1)}).items():
+        save_checkpoint(dict(state_dict=state), str(tmp_path / f'{name}.pth'))
+        init_cfg = dict(_delete_=True, type='Pretrained', checkpoint=str(tmp_path / f'{name}.pth'))
+        options = {'model.architecture.backbone.init_cfg': init_cfg, 'model.init_from_teacher': ['bbox_head']}
+        train(str(pairs['detection']), work_dir=str(tmp_path / name), check=True, cfg_options=options)
+    own = sum('num_batches' not in key and 'running' not in key for key in backbone)
+    expected = f"student's backbone: {own - 3} of {own} parameters from {tmp_path}/some.pth, not conv1.weight"
+    assert expected in log_of(tmp_path / 'some')
+    assert "student's bbox_head: all parameters from the teacher's bbox_head" in log_of(tmp_path / 'some')
+    assert f"WARNING - preflight: student's backbone: 0 of {own} parameters" in log_of(tmp_path / 'none')
+
+
+def test_teacher_is_rated_on_the_images_it_has_seen_alone(pairs, tmp_path, monkeypatch):
+    """With ground truth as its predictions, a teacher has a perfect score on a part of the images."""
+    from mmengine.structures import InstanceData
+
+    def perfect(self, batch):
+        samples = self.data_preprocessor(batch, False)['data_samples']
+        for sample in samples:
+            truth = sample.gt_instances
+            scores = torch.ones(len(truth.bboxes))
+            sample.pred_instances = InstanceData(bboxes=truth.bboxes, labels=truth.labels, scores=scores)
+        return samples
+
+    monkeypatch.setattr('mmdet.models.RetinaNet.val_step', perfect)
+    train(str(pairs['detection']), work_dir=str(tmp_path), check=True, teacher_eval=2)
+    assert 'teacher on 2 validation images: coco/bbox_mAP 1,' in log_of(tmp_path)
+
+
+@pytest.mark.parametrize(
+    'options, words',
+    [
+        ({'model.distiller.loss.loss_weight': 1e-6}, 'times the task loss: look at loss_weight'),
+        ({'model.architecture.bbox_head.num_classes': 15}, 'predicts 15 classes, the data has 10'),
+    ],
+)
+def test_doubts_are_warnings(pairs, tmp_path, options, words):
+    options['default_hooks.logger.interval'] = 1
+    train(str(pairs['detection']), work_dir=str(tmp_path), check=True, cfg_options=options)
+    assert words in log_of(tmp_path)
+
+
+def test_parameters_without_gradient_are_named(pairs, tmp_path, monkeypatch):
+    from cankd_mm.models import CanKDLoss
+
+    build = CanKDLoss.__init__
+
+    def with_idle_layer(self, *args, **kwargs):
+        build(self, *args, **kwargs)
+        self.idle = torch.nn.Linear(2, 2)
+
+    monkeypatch.setattr(CanKDLoss, '__init__', functools.wraps(build)(with_idle_layer))
+    train(str(pairs['detection']), work_dir=str(tmp_path), check=True)
+    assert '6 parameters get no gradient, such as distiller.distill_losses.loss_neck_0.idle.weight' in log_of(tmp_path)
+
+
+def test_more_classes_in_the_data_than_predicted(pairs, tmp_path):
+    with pytest.raises(SetupError, match='data set has 11 classes and the student predicts 7: set num_classes'):
+        options = {
+            'model.architecture.decode_head.num_classes': 7,
+            'model.architecture.decode_head.loss_decode.class_weight': None,
+        }
+        train(str(pairs['segmentation']), work_dir=str(tmp_path), check=True, cfg_options=options)
+
+
+def test_check_of_a_plain_config(pairs):
+    student = pairs['detection'].with_name('detection_student.py')
+    with pytest.raises(SetupError, match='--check and --teacher-eval look at a distillation'):
+        train(str(student), check=True)
+
+
+def test_loss_that_is_no_number_stops_the_training(pairs, tmp_path):
+    @HOOKS.register_module(force=True)
+    class PoisonHook(Hook):
+        """Spoils one level of the neck from the second iteration on."""
+
+        def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+            runner.model.student.neck.fpn_convs[1].conv.bias.data.fill_(float('nan'))
+
+    options = {'custom_hooks': [dict(type='PoisonHook')], 'train_cfg.val_interval': 9}
+    with pytest.raises(SetupError, match=r'Iteration 2: .*distill.loss_neck_1 is nan on the images .*\d\d\d\d.png'):
+        train(str(pairs['detection']), work_dir=str(tmp_path), cfg_options=options)
+    assert not (tmp_path / 'epoch_1.pth').exists()
+
+
+def test_finite_losses_pass():
+    hook = FiniteLossHook()
+    runner = SimpleNamespace(iter=0, work_dir='')
+    hook.after_train_iter(runner, 0, outputs={'loss': torch.ones(()), 'student.loss_cls': 1.0, 'acc': float('nan')})
+    with pytest.raises(SetupError, match='student.loss_cls is inf on the images of this batch'):
+        hook.after_train_iter(runner, 0, outputs={'student.loss_cls': float('inf')})
+
+
+@pytest.mark.parametrize('when, evaluated', [('once', 1), ('always', 2), ('never', 0)])
+def test_student_and_teacher_are_validated(pairs, tmp_path, monkeypatch, when, evaluated):
+    options = {'train_cfg.val_interval': 1, 'val_cfg': dict(type='DistillValLoop', teacher=when), **named(tmp_path)}
+    calls, evaluate = [], DistillValLoop.evaluate_teacher
+    monkeypatch.setattr(DistillValLoop, 'evaluate_teacher', lambda loop: calls.append(1) or evaluate(loop))
+    runner = train(str(pairs['segmentation']), work_dir=str(tmp_path), cfg_options=options)
+    assert len(calls) == evaluated
+    lines = next(tmp_path.glob('*/vis_data/scalars.json')).read_text().splitlines()
+    assert sum('"student/mIoU"' in line for line in lines) == 2
+    # MMEngine logs the last known value of a metric with every validation.
+    assert sum('"teacher/mIoU"' in line for line in lines) == (2 if evaluated else 0)
+    assert all('mIoU' in entry for entry in read_scalars(tmp_path) if 'loss' not in entry)
+    assert not runner.model.teacher.training
+
+
+def test_student_that_detects_nothing_is_validated(pairs, tmp_path):
+    """It has no metrics, the teacher has: the best checkpoint has nothing to be chosen by, and training goes on."""
+    options = {
+        'model.architecture.test_cfg.score_thr': 2.0,
+        'train_cfg.val_interval': 1,
+        'default_hooks.checkpoint.save_best': 'coco/bbox_mAP',
+        **named(tmp_path),
+    }
+    runner = train(str(pairs['detection']), work_dir=str(tmp_path), cfg_options=options)
+    assert runner.iter == 4 and not list(tmp_path.glob('best*'))
+
+
+def test_metrics_are_found_by_their_plain_name():
+    metrics = DistillMetrics({'student/mIoU': 3.0, 'teacher/mIoU': 5.0})
+    assert metrics['mIoU'] == metrics.get('mIoU') == 3.0 and 'mIoU' in metrics and 'mAcc' not in metrics
+    assert list(metrics) == ['student/mIoU', 'teacher/mIoU'] and metrics.get('mAcc') is None
+    with pytest.raises(KeyError):
+        metrics['mAcc']
+
+
+def test_validation_shows_the_teacher_what_tools_test_does(pairs, tmp_path):
+    """Images as its own config normalizes them, which here differs from the student's."""
+    from cankd_mm.apis import test as evaluate
+
+    pair = pairs['segmentation']
+    teacher, own = pair.with_name('caffe_teacher.py'), pair.with_name('caffe_pair.py')
+    teacher.write_text(
+        f"_base_ = '{Config.fromfile(str(pair)).model.teacher}'\n"
+        'model = dict(data_preprocessor=dict(mean=[103.5, 116.3, 123.7], std=[1.0, 1.0, 1.0], bgr_to_rgb=False))\n'
+    )
+    own.write_text(f"_base_ = '{pair.name}'\nmodel = dict(teacher='{teacher}')\n")
+    train(str(own), work_dir=str(tmp_path), cfg_options=named(tmp_path))
+    reported = next(entry for entry in read_scalars(tmp_path) if 'teacher/mIoU' in entry)
+    alone = evaluate(str(own), teacher=True, work_dir=str(tmp_path / 'test'))
+    other = evaluate(str(pair), teacher=True, work_dir=str(tmp_path / 'test'))
+    assert alone['mAcc'] != other['mAcc']
+    for key in ('mIoU', 'mAcc', 'aAcc'):
+        assert reported[f'teacher/{key}'] == pytest.approx(alone[key], abs=1e-6)
+
+
+def test_safeguards_keep_what_the_config_says(pairs):
+    cfg = Config.fromfile(str(pairs['detection']))
+    cfg.custom_hooks = [dict(type='PreflightHook', teacher_images=5)]
+    cfg.default_hooks.checkpoint.update(save_best='auto', max_keep_ckpts=1)
+    add_safeguards(cfg)
+    assert [hook['type'] for hook in cfg.custom_hooks] == [
+        'PreflightHook',
+        'IterationSeedHook',
+        'FiniteLossHook',
+        'BestStudentHook',
+    ]
+    assert cfg.custom_hooks[0]['teacher_images'] == 5
+    assert cfg.default_hooks.checkpoint.save_best == 'auto' and cfg.default_hooks.checkpoint.max_keep_ckpts == 2
+
+
+def test_can_block_monitor(pairs, tmp_path):
+    options = {
+        'custom_hooks': [dict(type='CanBlockMonitorHook', interval=1)],
+        'train_cfg.max_epochs': 1,
+        'train_cfg.val_interval': 9,
+        'default_hooks.logger.interval': 1,
+        **named(tmp_path),
+    }
+    runner = train(str(pairs['segmentation']), work_dir=str(tmp_path), cfg_options=options)
+    first, second = [entry for entry in read_scalars(tmp_path) if 'loss' in entry]
+    assert first['can/neck_0_ratio'] == 0 and second['can/neck_0_ratio'] > 0
+    block = runner.model.distiller.distill_losses['loss_neck_2'].can
+    assert second['can/neck_2_weight'] == pytest.approx(float(block.bn.weight.detach().abs().mean()), rel=1e-5)
+    assert not block._forward_hooks
