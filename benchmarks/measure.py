@@ -14,6 +14,9 @@ import torch
 
 from cankd_mm.machine import describe_machine
 
+# glibc's options of mallopt.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
+
 # A side runs once and returns the seconds of its phases.
 Side = Callable[[], Dict[str, float]]
 
@@ -42,13 +45,29 @@ class Clock:
         self._last = now
 
 
-def compare(sides: Dict[str, Side], repeats: int) -> Dict[str, dict]:
-    """Run every side once to warm up, then all of them in turn, and at last once each for the memory.
+def compare(cases: List[Dict[str, Side]], repeats: int, keep_memory: bool = False) -> List[Dict[str, dict]]:
+    """Measure the sides of every case: first the memory of all, then the time, one run of each side in turn.
+
+    Args:
+        cases (list[dict[str, Side]]): For each case its sides by name.
+        repeats (int): How often a side is timed, after one run to warm up.
+        keep_memory (bool): Whether the process may reuse freed blocks of any size while it is timed, as the allocators
+            of GPUs do. By default glibc gives blocks of more than 32 MB back, and every new one costs its page faults.
 
     Returns:
-        dict[str, dict]: For each side ``seconds`` (medians by phase, and ``total``), ``runs`` (totals) and ``peak_mb``,
-        what the process or the device held at most beyond what it held before.
+        list[dict[str, dict]]: For each case and side ``seconds`` (medians by phase, and ``total``), ``runs`` (totals)
+        and ``peak_mb``, what the process or the device held at most beyond what it held before.
     """
+    _set_allocator(mmap_threshold=2**16, mmaps=2**16)  # what is freed goes back to the system at once
+    for sides in cases:
+        for side in sides.values():
+            side()
+    peaks = [{name: peak_megabytes(side) for name, side in sides.items()} for sides in cases]
+    _set_allocator(mmap_threshold=2**25, mmaps=0 if keep_memory else 2**16)
+    return [_time(sides, repeats, peak) for sides, peak in zip(cases, peaks)]
+
+
+def _time(sides: Dict[str, Side], repeats: int, peaks: Dict[str, float]) -> Dict[str, dict]:
     runs: Dict[str, List[Dict[str, float]]] = {name: [] for name in sides}
     for side in sides.values():
         side()
@@ -62,9 +81,9 @@ def compare(sides: Dict[str, Side], repeats: int) -> Dict[str, dict]:
                 'total': statistics.median(sum(run.values()) for run in runs[name]),
             },
             runs=[sum(run.values()) for run in runs[name]],
-            peak_mb=peak_megabytes(side),
+            peak_mb=peaks[name],
         )
-        for name, side in sides.items()
+        for name in sides
     }
 
 
@@ -75,10 +94,6 @@ def peak_megabytes(side: Side) -> float:
         before = torch.cuda.memory_allocated()
         side()
         return (torch.cuda.max_memory_allocated() - before) / 2**20
-    libc = ctypes.CDLL(None)
-    # From 64 KiB on, blocks go back to the system when they are freed: the process is as large as what it holds.
-    libc.mallopt(-3, 2**16)
-    libc.malloc_trim(0)
     before, peak, done = _resident(), [0], threading.Event()
 
     def watch() -> None:
@@ -91,8 +106,16 @@ def peak_megabytes(side: Side) -> float:
     side()
     done.set()
     watcher.join()
-    libc.mallopt(-3, 2**25)
     return (peak[0] - before) / 2**20
+
+
+def _set_allocator(mmap_threshold: int, mmaps: int) -> None:
+    """Set from which size on glibc maps a block of its own, and how many of these there may be."""
+    libc = ctypes.CDLL(None)
+    libc.mallopt(_MMAP_THRESHOLD, mmap_threshold)
+    libc.mallopt(_MMAP_MAX, mmaps)
+    libc.mallopt(_TRIM_THRESHOLD, 2**17 if mmaps else -1)  # -1: never
+    libc.malloc_trim(0)
 
 
 def finish(arguments: argparse.Namespace, result: dict, table: str) -> None:

@@ -35,8 +35,11 @@ def main():
         (memory_axis, 'peak memory beyond the features, MB'),
     ):
         axis.set(xscale='log', yscale='log', xlabel='pixels H x W', title=title)
+        axis.set_xticks(pixels, [str(p) for p in pixels])
+        axis.minorticks_off()
         axis.grid(True, which='both', alpha=0.25)
-    figure.suptitle(f'CanKDLoss on features {shape}, {result["machine"]["processor"]}', fontsize=10)
+    machine = f'{result["machine"]["processor"]}, {result["machine"]["threads"]} threads'
+    figure.suptitle(f'CanKDLoss on features {shape}, {machine if result["device"] == "cpu" else result["device"]}')
     time_axis.legend(fontsize=8)
     figure.savefig(arguments.picture, dpi=110)
 

@@ -42,7 +42,8 @@ def main():
     for name, pair in PAIRS.items():
         size = (128, 192) if arguments.quick else pair['size']
         sides = {key: side(build(pair, key), pair, size, arguments.device) for key in (NONE, PKD, OURS, STOCK)}
-        results.append(dict(pair=name, size=size, sides=compare(sides, 1 if arguments.quick else arguments.repeats)))
+        (measured,) = compare([sides], 1 if arguments.quick else arguments.repeats)
+        results.append(dict(pair=name, size=size, sides=measured))
     finish(arguments, dict(benchmark='step', batch=BATCH, results=results), table(results))
 
 
