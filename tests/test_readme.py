@@ -2,9 +2,12 @@
 
 import re
 
+import pytest
 from mmengine.config import Config
 from mmengine.fileio import load
 
+from benchmarks import growth, loss, step
+from cankd_mm.compare import results_table
 from cankd_mm.demo import report
 from tests.conftest import ROOT
 
@@ -16,11 +19,26 @@ def test_figures_are_those_that_were_measured():
     assert report.table(results['rows']) in TEXT
 
 
-def test_links_lead_somewhere():
-    links = re.findall(r'\]\((?!http)([^)#]+)\)', TEXT)
+def test_comparisons_are_those_that_were_measured():
+    results = sorted((ROOT / 'docs' / 'results').glob('compare_*.json'))
+    assert results
+    for path in results:
+        assert results_table(load(str(path))) in TEXT, path.name
+
+
+@pytest.mark.parametrize('page', ['README.md', *(f'docs/{path.name}' for path in (ROOT / 'docs').glob('*.md'))])
+def test_links_lead_somewhere(page):
+    links = re.findall(r'\]\((?!http)([^)#]+)\)', (ROOT / page).read_text())
     assert links
     for link in links:
-        assert (ROOT / link).exists(), link
+        assert (ROOT / page).parent.joinpath(link).exists(), link
+
+
+def test_benchmarks_are_those_that_were_measured():
+    text = (ROOT / 'docs' / 'benchmarks.md').read_text()
+    for module, key in ((loss, 'results'), (growth, 'curves'), (step, 'results')):
+        name = module.__name__.split('.')[-1]
+        assert module.table(load(str(ROOT / 'docs' / 'results' / f'benchmark_{name}.json'))[key]) in text
 
 
 def test_pair_in_ten_lines_is_the_one_that_ships(tmp_path):

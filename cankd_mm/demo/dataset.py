@@ -32,7 +32,7 @@ def write_detection(root: Path, num_train: int, num_small: int, num_val: int) ->
             images.append(dict(id=index, file_name=name, height=SIZE, width=SIZE))
             annotations += [
                 dict(
-                    id=len(annotations) + i,
+                    id=len(annotations) + i + 1,  # pycocotools takes 0 for no match
                     image_id=index,
                     category_id=label,
                     bbox=box,

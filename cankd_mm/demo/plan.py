@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Dict, List, NamedTuple, Sequence
 
-from cankd_mm.demo.jobs import Job
+from cankd_mm.runs import Job
 
 BATCH = 8
 NUM_TRAIN, NUM_SMALL, NUM_VAL = 2000, 300, 200
@@ -86,7 +86,7 @@ def plan(
                 'randomness.seed': seed,
             }
         )
-        return Job(folder / kind, config, options, epochs, epochs * iters, seconds, needs)
+        return Job(folder / kind, config, options, f'epoch_{epochs}.pth', epochs * iters, seconds, needs)
 
     def distilled(kind: str, teacher: Job, seed: int):
         options = {'model.teacher_ckpt': str(teacher.checkpoint)}

@@ -10,10 +10,10 @@ from mmengine.fileio import dump, load
 from cankd_mm.apis import export_student, test
 from cankd_mm.demo import report
 from cankd_mm.demo.dataset import prepare
-from cankd_mm.demo.jobs import Job, run_jobs
 from cankd_mm.demo.plan import NUM_SMALL, NUM_TRAIN, NUM_VAL, TASKS, Task, plan
 from cankd_mm.machine import describe_machine
 from cankd_mm.models.builders import build_model
+from cankd_mm.runs import Job, run_jobs
 
 # What the table and the picture call a kind of training.
 KINDS = {

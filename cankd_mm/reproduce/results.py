@@ -6,9 +6,9 @@ from typing import List, Optional, Sequence
 from mmengine.config import Config
 from mmengine.fileio import load
 
-from cankd_mm.reproduce.logs import read_scalars
-from cankd_mm.reproduce.rows import METRICS, Row
+from cankd_mm.reproduce.rows import Row
 from cankd_mm.reproduce.run import RESULT
+from cankd_mm.runs import METRICS, read_scalars
 
 
 def gather(folder: Path, rows: Sequence[Row]) -> List[dict]:

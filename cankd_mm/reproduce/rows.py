@@ -7,9 +7,7 @@ from typing import Dict, List, NamedTuple, Optional, Sequence
 from mmengine.fileio import load
 
 from cankd_mm.errors import SetupError
-
-# What the evaluators of MMDetection and MMSegmentation call a metric, and what makes per cent of it.
-METRICS = {'box AP': ('coco/bbox_mAP', 100), 'mIoU': ('mIoU', 1)}
+from cankd_mm.runs import METRICS
 
 
 class Model(NamedTuple):

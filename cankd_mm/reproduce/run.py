@@ -15,9 +15,9 @@ from cankd_mm.apis import export_student
 from cankd_mm.apis.config import load_config
 from cankd_mm.errors import SetupError
 from cankd_mm.machine import describe_machine
-from cankd_mm.reproduce.logs import last_checkpoint, read_scalars
 from cankd_mm.reproduce.requirements import missing
 from cankd_mm.reproduce.rows import Row
+from cankd_mm.runs import is_finished, last_checkpoint, seconds_per_step
 
 RESULT = 'reproduction.json'
 
@@ -60,12 +60,12 @@ def reproduce(
         raise SetupError('\n  '.join([f'{row.name} cannot run yet:', *lacking]))
     gpus = _count_gpus() if gpus is None else gpus
 
-    if not _finished(cfg, folder):
+    if not is_finished(folder, cfg.train_cfg):
         command = ['train.py', str(row.config), '--work-dir', str(folder), '--auto-scale-lr', '--resume']
         if options:
             command += ['--cfg-options', *(f'{key}={value}' for key, value in options.items())]
         _run([tools / command[0], *command[1:]], gpus, f'The training of {row.name}', 'the same command resumes it')
-        if not _finished(cfg, folder):
+        if not is_finished(folder, cfg.train_cfg):
             raise SetupError(f'The training of {row.name} ended early: the same command resumes it.')
     checkpoint = last_checkpoint(folder)
     student_cfg, student_ckpt = export_student(str(row.config), str(checkpoint), str(folder / 'student'), options)
@@ -85,7 +85,7 @@ def reproduce(
         batch_size=cfg.train_dataloader.batch_size,
         lr=_learning_rate(cfg, gpus),
         seed=seed,
-        seconds_per_step=_seconds_per_step(folder),
+        seconds_per_step=seconds_per_step(folder),
         options=options,
         checkpoint=str(checkpoint),
         student=[student_cfg, student_ckpt],
@@ -121,14 +121,6 @@ def _count_gpus() -> int:
     import torch
 
     return torch.cuda.device_count()
-
-
-def _finished(cfg: Config, work_dir: Path) -> bool:
-    """Whether the checkpoint of the last epoch or iteration is completely written."""
-    train = cfg.train_cfg
-    name = f'epoch_{train.max_epochs}.pth' if 'max_epochs' in train else f'iter_{train.max_iters}.pth'
-    checkpoint = last_checkpoint(work_dir)
-    return checkpoint is not None and checkpoint.name == name
 
 
 def _run(command: List[object], gpus: int, what: str, then: str) -> None:
@@ -170,8 +162,3 @@ def _learning_rate(cfg: Config, gpus: int) -> float:
     base = (cfg.get('auto_scale_lr') or {}).get('base_batch_size')
     batch = max(gpus, 1) * cfg.train_dataloader.batch_size
     return cfg.optim_wrapper.optimizer.lr * (batch / base if base else 1)
-
-
-def _seconds_per_step(work_dir: Path) -> Optional[float]:
-    times = sorted(entry['time'] for entry in read_scalars(work_dir) if 'loss' in entry and 'time' in entry)
-    return round(times[len(times) // 2], 4) if times else None

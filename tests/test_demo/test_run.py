@@ -1,12 +1,15 @@
 import io
 import json
 
+import numpy as np
 import pytest
+import torch
 
 from cankd_mm.demo import report
-from cankd_mm.demo.jobs import Job, run_jobs
 from cankd_mm.demo.plan import TASKS, plan
+from cankd_mm.demo.scenes import Scene
 from cankd_mm.errors import SetupError
+from cankd_mm.runs import Job, run_jobs
 
 
 def test_plan_trains_teachers_before_their_students(tmp_path):
@@ -28,13 +31,13 @@ def test_distilled_student_and_student_alone_differ_in_nothing_but_the_distillat
 
 
 def test_failed_training_names_its_log(tmp_path):
-    job = Job(tmp_path / 'job', 'configs/nowhere.py', {'train_cfg.max_epochs': 1}, 1, 1, 0.1)
+    job = Job(tmp_path / 'job', 'configs/nowhere.py', {'train_cfg.max_epochs': 1}, 'epoch_1.pth', 1, 0.1)
     with pytest.raises(SetupError, match=r"'configs/nowhere.py' does not exist.*train.log"):
         run_jobs([job], slots=1, stream=io.StringIO())
 
 
 def test_half_written_checkpoint_is_not_done(tmp_path):
-    job = Job(tmp_path, 'config.py', {}, 2, 1, 0.1)
+    job = Job(tmp_path, 'config.py', {}, 'epoch_2.pth', 1, 0.1)
     (tmp_path / 'epoch_2.pth').touch()
     assert not job.done
     (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'epoch_2.pth'))
@@ -62,3 +65,11 @@ def test_demo_from_end_to_end(digits, tmp_path, monkeypatch):
     assert (tmp_path / 'comparison.jpg').stat().st_size > 10000
     monkeypatch.setattr(run, 'run_jobs', lambda jobs, slots: [1 / 0 for job in jobs if not job.done])
     assert run.run_demo(tmp_path, quick=True, tasks=['detection'], data=digits) == table
+
+
+def test_a_doubtful_second_name_is_not_drawn_over_the_first():
+    scene = Scene(np.zeros((128, 128, 3), np.uint8), [(10, 10, 20, 30), (60, 60, 20, 30)], [3, 7], None)
+    boxes = torch.tensor([[10.0, 10, 30, 40], [11, 10, 31, 40], [60, 60, 80, 90], [0, 90, 20, 120]])
+    found = dict(bboxes=boxes, scores=torch.tensor([0.9, 0.4, 0.8, 0.2]), labels=torch.tensor([3, 8, 1, 5]))
+    drawn = report._found_boxes(dict(pred_instances=found), scene)
+    assert [(label, colour) for _, label, colour in drawn] == [(3, 'lime'), (1, 'red')]

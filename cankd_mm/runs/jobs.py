@@ -1,40 +1,46 @@
 """Run trainings side by side, each an ordinary ``tools/train.py``, with progress and an estimate of the time left."""
 
 import os
+import re
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Dict, List, NamedTuple, Optional, TextIO, Tuple
 
+import torch
+from mmengine.fileio import dump, load
+
 from cankd_mm.errors import SetupError
-from cankd_mm.reproduce.logs import last_checkpoint, read_scalars
+from cankd_mm.runs.logs import last_checkpoint, read_scalars, seconds_per_step
+
+_USAGE = 'usage.json'
 
 
 class Job(NamedTuple):
     """One training.
 
-    ``work_dir`` is its folder and its name, ``options`` the ``--cfg-options`` by key, ``epochs`` and ``iters`` its
-    length, ``seconds`` a guess of one iteration on one core, which weighs it until it is measured, and ``needs`` the
-    work folder of a training that has to be done before.
+    ``work_dir`` is its folder and its name, ``options`` the ``--cfg-options`` by key, ``final`` the name of the
+    checkpoint it ends with, ``iters`` its length, ``seconds`` a guess of one iteration on one core, which weighs it
+    until it is measured, and ``needs`` the work folder of a training that has to be done before.
     """
 
     work_dir: Path
     config: str
     options: Dict[str, object]
-    epochs: int
+    final: str
     iters: int
     seconds: float
     needs: Optional[Path] = None
 
     @property
     def checkpoint(self) -> Path:
-        """The checkpoint of the last epoch."""
-        return self.work_dir / f'epoch_{self.epochs}.pth'
+        """The checkpoint that the training ends with."""
+        return self.work_dir / self.final
 
     @property
     def done(self) -> bool:
-        """Whether the checkpoint of the last epoch is completely written."""
+        """Whether that checkpoint is completely written."""
         return last_checkpoint(self.work_dir) == self.checkpoint
 
     def command(self) -> List[str]:
@@ -44,18 +50,8 @@ class Job(NamedTuple):
             list[str]: The words of the command.
         """
         options = [f'{key}={value}' for key, value in self.options.items()]
-        return [
-            sys.executable,
-            '-W',
-            'ignore',
-            'tools/train.py',
-            self.config,
-            '--work-dir',
-            str(self.work_dir),
-            '--resume',
-            '--cfg-options',
-            *options,
-        ]
+        words = [sys.executable, '-W', 'ignore', 'tools/train.py', self.config, '--work-dir', str(self.work_dir)]
+        return [*words, '--resume', *(['--cfg-options', *options] if options else [])]
 
     def progress(self) -> Tuple[int, float]:
         """Tell how far the training is.
@@ -63,17 +59,15 @@ class Job(NamedTuple):
         Returns:
             tuple[int, float]: Iterations done, and seconds per iteration, as guessed where none was measured.
         """
-        entries = [entry for entry in read_scalars(self.work_dir) if 'loss' in entry]
-        if not entries:
-            return 0, self.seconds
-        times = sorted(entry['time'] for entry in entries if 'time' in entry)
-        return int(entries[-1]['step']), times[len(times) // 2]
+        steps = [int(entry['step']) for entry in read_scalars(self.work_dir) if 'loss' in entry]
+        return (steps[-1], seconds_per_step(self.work_dir) or self.seconds) if steps else (0, self.seconds)
 
 
 def run_jobs(jobs: List[Job], slots: int, stream: TextIO = sys.stdout) -> None:
     """Run what is not done yet, ``slots`` trainings at a time.
 
-    An interrupted run goes on at the last epoch of every training when it is started again.
+    Where there are GPUs, every training gets one of its own, and there are no more slots than GPUs. An interrupted run
+    goes on at the last checkpoint of every training when it is started again.
 
     Args:
         jobs (list[Job]): The trainings, those that others need first.
@@ -83,22 +77,28 @@ def run_jobs(jobs: List[Job], slots: int, stream: TextIO = sys.stdout) -> None:
     Raises:
         SetupError: If a training fails. The message names its log.
     """
+    gpus = torch.cuda.device_count()
+    slots = min(slots, gpus) if gpus else slots
+    free = list(range(slots))
     waiting, running = [job for job in jobs if not job.done], []
     threads = max((os.cpu_count() or 1) // slots, 1)
     last_line = 0.0
     try:
         while waiting or running:
             for job in list(waiting):
-                unfinished = {other.work_dir for other in [*waiting, *(other for other, _ in running)]}
-                if len(running) < slots and job.needs not in unfinished:
+                unfinished = {other.work_dir for other in [*waiting, *(other for other, _, _ in running)]}
+                if free and job.needs not in unfinished:
                     waiting.remove(job)
-                    running.append((job, _start(job, threads)))
+                    slot = free.pop(0)
+                    running.append((job, _start(job, threads, slot if gpus else None), slot))
                     stream.write(f'started   {job.work_dir}\n')
             time.sleep(1)
-            for job, process in list(running):
+            for job, process, slot in list(running):
+                _note_memory(job, process)
                 if process.poll() is None:
                     continue
-                running.remove((job, process))
+                running.remove((job, process, slot))
+                free.append(slot)
                 if process.returncode != 0 or not job.done:
                     raise SetupError(
                         f'The training {job.work_dir} failed: {_last_line(job.work_dir / "train.log")} '
@@ -107,18 +107,50 @@ def run_jobs(jobs: List[Job], slots: int, stream: TextIO = sys.stdout) -> None:
                 stream.write(f'finished  {job.work_dir}\n')
             if time.time() - last_line > 15 and running:
                 last_line = time.time()
-                stream.write(_progress_line([job for job, _ in running], waiting, slots))
+                stream.write(_progress_line([job for job, _, _ in running], waiting, slots))
             stream.flush()
     finally:
-        for _, process in running:
+        for _, process, _ in running:
             process.terminate()
-        for _, process in running:
+        for _, process, _ in running:
             process.wait()
 
 
-def _start(job: Job, threads: int) -> subprocess.Popen:
+def peak_memory(work_dir: Path) -> Optional[float]:
+    """Look up how much memory a training took at most.
+
+    Args:
+        work_dir (Path): The work folder of a training that :func:`run_jobs` ran.
+
+    Returns:
+        float | None: Megabytes: of the GPU where it ran on one, of the whole process otherwise; None where unknown.
+    """
+    of_gpu = [entry['memory'] for entry in read_scalars(work_dir) if 'memory' in entry]
+    if of_gpu:
+        return float(max(of_gpu))
+    usage = work_dir / _USAGE
+    return load(str(usage))['peak_mb'] if usage.exists() else None
+
+
+def _note_memory(job: Job, process: subprocess.Popen) -> None:
+    """Keep the largest size that a process has had, over all resumptions of the training."""
+    status = Path(f'/proc/{process.pid}/status')
+    try:
+        peak = re.search(r'VmHWM:\s*(\d+) kB', status.read_text())
+    except OSError:  # ended meanwhile, or no Linux
+        return
+    usage = job.work_dir / _USAGE
+    before = load(str(usage))['peak_mb'] if usage.exists() else 0
+    if peak and int(peak[1]) / 1024 > before + 1:
+        dump(dict(peak_mb=round(int(peak[1]) / 1024, 1)), str(usage))
+
+
+def _start(job: Job, threads: int, gpu: Optional[int]) -> subprocess.Popen:
     job.work_dir.mkdir(parents=True, exist_ok=True)
     environment = dict(os.environ, OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads))
+    if gpu is not None:
+        visible = os.environ.get('CUDA_VISIBLE_DEVICES')
+        environment['CUDA_VISIBLE_DEVICES'] = visible.split(',')[gpu] if visible else str(gpu)
     with open(job.work_dir / 'train.log', 'ab') as log:
         return subprocess.Popen(job.command(), stdout=log, stderr=subprocess.STDOUT, env=environment, cwd=os.getcwd())
 

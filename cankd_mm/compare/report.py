@@ -1,0 +1,141 @@
+"""What a comparison found: mean and spread over the seeds, and paired differences with their confidence intervals."""
+
+import math
+import statistics
+from pathlib import Path
+from typing import Dict, List, NamedTuple, Optional, Sequence
+
+from matplotlib.figure import Figure
+from scipy import stats
+
+from cankd_mm.compare.plan import ALONE
+
+CONFIDENCE = 0.95
+
+
+class Difference(NamedTuple):
+    """The mean difference of two methods over the seeds that both have, and the half width of its interval."""
+
+    mean: float
+    margin: Optional[float]
+
+    def __str__(self) -> str:
+        return f'{self.mean:+.1f}' + ('' if self.margin is None else f' ± {self.margin:.1f}')
+
+
+def paired_difference(values: Dict[int, float], others: Dict[int, float]) -> Optional[Difference]:
+    """Compare two methods seed by seed, with Student's t interval at 95 %.
+
+    Args:
+        values (dict[int, float]): The first method's figures by seed.
+        others (dict[int, float]): The second's.
+
+    Returns:
+        Difference | None: The first minus the second; None where they have no seed in common. With one common seed
+        there is no interval.
+    """
+    differences = [values[seed] - others[seed] for seed in values if seed in others]
+    return Difference(statistics.mean(differences), _margin(differences)) if differences else None
+
+
+def _margin(values: Sequence[float]) -> Optional[float]:
+    """Half the width of the mean's interval; None for a single value."""
+    n = len(values)
+    if n == 1:
+        return None
+    return stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) * statistics.stdev(values) / math.sqrt(n)
+
+
+def by_method(results: dict) -> Dict[str, List[dict]]:
+    """Sort the trainings of a comparison by method.
+
+    Args:
+        results (dict): Of :func:`compare`.
+
+    Returns:
+        dict[str, list[dict]]: The student alone first, then the reference, then the others.
+    """
+    runs = sorted(results['runs'], key=lambda run: run['seed'])
+    groups = {name: [run for run in runs if run['method'] == name] for name in results['methods']}
+    return {name: group for name, group in groups.items() if group}
+
+
+def results_table(results: dict) -> str:
+    """Lay out a comparison.
+
+    Args:
+        results (dict): Of :func:`compare`.
+
+    Returns:
+        str: A table in Markdown, one row per method.
+    """
+    groups = by_method(results)
+    values = {name: {run['seed']: run['value'] for run in runs} for name, runs in groups.items()}
+    reference = results['reference']
+    lines = [
+        f'| method | {results["metric"]} per seed | mean | std | to the student alone | to {reference} | '
+        'distill / task | s/step | peak MB |',
+        '|---|---|---|---|---|---|---|---|---|',
+    ]
+    for name, runs in groups.items():
+        figures = list(values[name].values())
+        cells = (
+            name,
+            ' '.join(f'{value:.1f}' for value in figures),
+            f'{statistics.mean(figures):.1f}',
+            f'{statistics.stdev(figures):.1f}' if len(figures) > 1 else '',
+            '' if name == ALONE else paired_difference(values[name], values.get(ALONE, {})) or '',
+            '' if name in (ALONE, reference) else paired_difference(values[name], values.get(reference, {})) or '',
+            _median(runs, 'distill_to_task', '.2f'),
+            _median(runs, 'seconds_per_step', '.2f'),
+            _median(runs, 'peak_mb', '.0f'),
+        )
+        lines.append(f'| {" | ".join(map(str, cells))} |')
+    return '\n'.join(lines)
+
+
+def results_picture(results: dict, path: Path) -> None:
+    """Draw a comparison: every seed as a dot, the mean and its 95 % interval.
+
+    Args:
+        results (dict): Of :func:`compare`.
+        path (Path): The PNG file to write.
+    """
+    groups = by_method(results)
+    figure = Figure(figsize=(8, 1.2 + 0.36 * len(groups)), layout='constrained')
+    axis = figure.subplots()
+    for y, (name, runs) in enumerate(groups.items()):
+        figures = [run['value'] for run in runs]
+        colour = {ALONE: 'tab:gray', results['reference']: 'tab:red'}.get(name, 'tab:blue')
+        axis.plot(figures, [y] * len(figures), 'o', color=colour, alpha=0.35, markeredgewidth=0)
+        mean = statistics.mean(figures)
+        axis.errorbar(mean, y, xerr=_margin(figures), fmt='|', color=colour, markersize=14, capsize=3)
+        axis.annotate(f'{mean:.1f}', (mean, y), xytext=(0, 8), textcoords='offset points', ha='center', fontsize=8)
+    axis.set_yticks(range(len(groups)), groups)
+    axis.set_ylim(len(groups) - 0.4, -0.7)
+    axis.set_xlabel(f'{results["metric"]}: every seed, the mean and its {100 * CONFIDENCE:.0f} % interval')
+    axis.grid(axis='x', alpha=0.3)
+    figure.savefig(path, dpi=110)
+
+
+def write_report(results: dict, folder: Path, stem: str = 'results') -> str:
+    """Write table and picture of a comparison.
+
+    Args:
+        results (dict): Of :func:`compare`.
+        folder (Path): Takes both files.
+        stem (str): What they are called. Defaults to 'results'.
+
+    Returns:
+        str: The table.
+    """
+    text = results_table(results)
+    (folder / f'{stem}.md').write_text(text + '\n')
+    if results['runs']:
+        results_picture(results, folder / f'{stem}.png')
+    return text
+
+
+def _median(runs: List[dict], key: str, form: str) -> str:
+    known = [run[key] for run in runs if run[key] is not None]
+    return format(statistics.median(known), form) if known else ''

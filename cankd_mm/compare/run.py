@@ -1,0 +1,116 @@
+import hashlib
+import json
+import os
+import sys
+from pathlib import Path
+from statistics import median
+from typing import List, Optional, Sequence, TextIO
+
+import torch
+from mmengine.config import Config
+from mmengine.fileio import dump, load
+
+from cankd_mm.compare.plan import ALONE, folder_name, method_configs, plan
+from cankd_mm.compare.report import write_report
+from cankd_mm.errors import SetupError
+from cankd_mm.machine import describe_machine
+from cankd_mm.runs import METRICS, Job, peak_memory, read_scalars, run_jobs, seconds_per_step
+
+
+def compare(
+    pair: str,
+    methods: Sequence[str],
+    seeds: Sequence[int] = (0, 1, 2),
+    work_dir: Optional[str] = None,
+    slots: Optional[int] = None,
+    cfg_options: Optional[dict] = None,
+    train: bool = True,
+    stream: TextIO = sys.stdout,
+) -> dict:
+    """Train a student alone and with every method, with several seeds, and write one table.
+
+    Every training is an ordinary ``tools/train.py`` with the config ``<method>.py`` that stands in ``work_dir``. What
+    is done is kept, what was interrupted goes on at its last checkpoint. A training whose figures stand in
+    ``results.json`` counts as done, whether its folder is still there or not, and stays in the table.
+
+    Args:
+        pair (str): A distillation config.
+        methods (Sequence[str]): Config files with what each further method changes in the pair's.
+        seeds (Sequence[int]): The seeds of every method. Defaults to (0, 1, 2).
+        work_dir (str, optional): Takes configs, work folders, ``results.json``, ``results.md`` and ``results.png``.
+            Defaults to None, ``./work_dirs/compare/<name of the pair>``.
+        slots (int, optional): How many trainings run side by side. Defaults to None: one on every GPU, or without one
+            as many as the processor has cores, up to four.
+        cfg_options (dict, optional): Entries that override those of every config. Defaults to None.
+        train (bool): Whether to train what is missing; False reports what is there. Defaults to True.
+        stream (TextIO): Takes the progress. Defaults to the standard output.
+
+    Returns:
+        dict: The results, as they are written to ``results.json``.
+
+    Raises:
+        SetupError: If something in a config or a path is wrong, or a training fails.
+    """
+    root = Path(work_dir or Path('work_dirs', 'compare', Path(pair).stem))
+    configs = method_configs(pair, methods, cfg_options)
+    digests = {name: _digest(cfg) for name, cfg in configs.items()}
+    earlier = load(str(root / 'results.json')) if (root / 'results.json').exists() else dict(methods={}, runs=[])
+    for name, digest in earlier['methods'].items():
+        if digests.setdefault(name, digest) != digest:
+            raise SetupError(
+                f'{str(root / "results.json")!r} holds figures of {name!r} with another config than this comparison '
+                'would run: give another --work-dir, or move that file away.'
+            )
+    jobs = plan(configs, seeds, root)
+    known = {(run['method'], run['seed']) for run in earlier['runs']}
+    names = {folder_name(name): name for name in configs}
+    jobs = [job for job in jobs if (names[job.work_dir.parent.name], job.options['randomness.seed']) not in known]
+    if train:
+        run_jobs(jobs, slots or torch.cuda.device_count() or min(os.cpu_count() or 1, 4), stream)
+    runs = earlier['runs'] + [_describe(job, names[job.work_dir.parent.name]) for job in jobs if job.done]
+    results = dict(
+        pair=pair,
+        reference=next(name for name in configs if name != ALONE),
+        metric=_rate(runs),
+        methods=digests,
+        cfg_options=dict(cfg_options or {}),
+        runs=runs,
+    )
+    dump(results, str(root / 'results.json'), indent=2)
+    write_report(results, root)
+    return results
+
+
+def _digest(cfg: Config) -> str:
+    """Tell one method's config from another's."""
+    text = json.dumps(cfg.to_dict(), sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _describe(job: Job, method: str) -> dict:
+    """Gather what a finished training has logged."""
+    scalars = read_scalars(job.work_dir)
+    ratios = [entry['distill_to_task'] for entry in scalars if 'distill_to_task' in entry]
+    validations = [entry for entry in scalars if 'loss' not in entry]
+    return dict(
+        method=method,
+        seed=job.options['randomness.seed'],
+        metrics={key: value for key, value in validations[-1].items() if key not in ('step', 'time', 'data_time')}
+        if validations
+        else {},
+        seconds_per_step=seconds_per_step(job.work_dir),
+        peak_mb=peak_memory(job.work_dir),
+        distill_to_task=round(median(ratios), 3) if ratios else None,
+        machine=describe_machine(),
+    )
+
+
+def _rate(runs: List[dict]) -> Optional[str]:
+    """Pick the metric that all are compared by, and note its value in every run."""
+    reported = [key for run in runs for key in run['metrics']]
+    name = next((name for name, (key, _) in METRICS.items() if key in reported), None)
+    key, factor = METRICS[name] if name else (next(iter(reported), None), 1)
+    for run in runs:
+        # CocoMetric reports nothing where nothing at all is detected.
+        run['value'] = round(factor * run['metrics'].get(key, 0.0), 2)
+    return name or key

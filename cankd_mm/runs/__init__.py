@@ -1,0 +1,21 @@
+from cankd_mm.runs.jobs import Job, peak_memory, run_jobs
+from cankd_mm.runs.logs import (
+    METRICS,
+    final_checkpoint,
+    is_finished,
+    last_checkpoint,
+    read_scalars,
+    seconds_per_step,
+)
+
+__all__ = [
+    'METRICS',
+    'Job',
+    'final_checkpoint',
+    'is_finished',
+    'last_checkpoint',
+    'peak_memory',
+    'read_scalars',
+    'run_jobs',
+    'seconds_per_step',
+]

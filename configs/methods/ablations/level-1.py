@@ -1,0 +1,2 @@
+# One level of the neck alone.
+model = dict(distiller=dict(levels=[1]))

@@ -1,0 +1,2 @@
+# The affinity of the Can block.
+model = dict(distiller=dict(loss=dict(mode='gaussian')))

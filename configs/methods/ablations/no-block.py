@@ -1,0 +1,2 @@
+# Instance norm and mean squared error alone.
+model = dict(distiller=dict(loss=dict(mode=None)))

@@ -1,0 +1,2 @@
+# Layer norm in place of instance norm.
+model = dict(distiller=dict(loss=dict(norm='layer')))
