@@ -13,6 +13,7 @@ from cankd_mm.models.builders import check_checkpoint
 from cankd_mm.runs import Job, final_checkpoint
 
 ALONE = 'student alone'
+MONITOR = 'CanBlockMonitorHook'
 
 
 def method_configs(pair: str, methods: Sequence[str], cfg_options: Optional[dict] = None) -> Dict[str, Config]:
@@ -76,7 +77,7 @@ def plan(configs: Dict[str, Config], seeds: Sequence[int], root: Path) -> List[J
     iters = _count_iters(pair)
     jobs = []
     for name, cfg in configs.items():
-        _write_config(cfg, root, folder_name(name))
+        _write_config(_with_monitor(cfg), root, folder_name(name))
     for seed in seeds:
         for name, cfg in configs.items():
             folder = root / folder_name(name)
@@ -96,6 +97,16 @@ def folder_name(method: str) -> str:
         str: Its name without blanks.
     """
     return method.replace(' ', '-')
+
+
+def _with_monitor(cfg: Config) -> Config:
+    """Have a distillation log what its Can blocks add, which changes nothing of the training."""
+    hooks = list(cfg.get('custom_hooks') or [])
+    if not is_distillation(cfg) or any(hook.get('type') == MONITOR for hook in hooks):
+        return cfg
+    cfg = copy.deepcopy(cfg)
+    cfg.custom_hooks = [*hooks, dict(type=MONITOR)]
+    return cfg
 
 
 def _write_config(cfg: Config, root: Path, name: str) -> None:

@@ -5,12 +5,16 @@ import statistics
 from pathlib import Path
 from typing import Dict, List, NamedTuple, Optional, Sequence
 
+import numpy as np
 from matplotlib.figure import Figure
 from scipy import stats
 
 from cankd_mm.compare.plan import ALONE
 
 CONFIDENCE = 0.95
+
+# What CanBlockMonitorHook logs of a block, by the end of its name.
+_OF_BLOCKS = {'_weight': 'weight of its batch norm', '_ratio': '|what it adds| / |its input|'}
 
 
 class Difference(NamedTuple):
@@ -94,6 +98,58 @@ def results_table(results: dict) -> str:
     return '\n'.join(lines)
 
 
+def blocks_table(results: dict) -> str:
+    """Lay out what the Can blocks of a comparison have come to at the end of the training.
+
+    Args:
+        results (dict): Of :func:`compare`.
+
+    Returns:
+        str: A table in Markdown, one row per method whose loss is a ``CanKDLoss``, with means over the seeds; empty
+        where none has a block.
+    """
+    lines = [
+        f'| method | {results["metric"]} | distillation loss | {" | ".join(_OF_BLOCKS.values())} |',
+        '|---|---|---|---|---|',
+    ]
+    with_blocks = False
+    for name, runs in by_method(results).items():
+        if runs[0].get('loss') != 'CanKDLoss':
+            continue
+        cells = [name, f'{_mean(runs, "value"):.1f}', f'{_mean(runs, "distill_loss"):.2f}']
+        for quantity in _OF_BLOCKS:
+            levels = [key for key in runs[0]['blocks'] if key.endswith(quantity)]
+            with_blocks |= bool(levels)
+            ends = [statistics.mean(run['blocks'][key][-1][1] for run in runs) for key in levels]
+            cells.append(' '.join(f'{end:.2f}' for end in ends))
+        lines.append(f'| {" | ".join(cells)} |')
+    return '\n'.join(lines) if with_blocks else ''
+
+
+def blocks_picture(results: dict, path: Path) -> None:
+    """Draw how the Can blocks of every method leave the identity over the training, on average over levels and seeds.
+
+    Args:
+        results (dict): Of :func:`compare`.
+        path (Path): The PNG file to write.
+    """
+    figure = Figure(figsize=(10, 3.8), layout='constrained')
+    axes = figure.subplots(1, len(_OF_BLOCKS))
+    for axis, (quantity, title) in zip(axes, _OF_BLOCKS.items()):
+        for i, (name, runs) in enumerate(by_method(results).items()):
+            curves = [
+                np.array(curve) for run in runs for key, curve in run['blocks'].items() if key.endswith(quantity)
+            ]
+            if curves:
+                iterations, values = np.mean(curves, 0).T
+                colour = 'tab:red' if name == results['reference'] else f'C{i}'
+                axis.plot(iterations, values, label=name, color=colour)
+        axis.set(title=title, xlabel='iteration', yscale='log')
+        axis.grid(alpha=0.3)
+    axes[-1].legend(fontsize=7, loc='center left', bbox_to_anchor=(1, 0.5))
+    figure.savefig(path, dpi=110)
+
+
 def results_picture(results: dict, path: Path) -> None:
     """Draw a comparison: every seed as a dot, the mean and its 95 % interval.
 
@@ -119,21 +175,29 @@ def results_picture(results: dict, path: Path) -> None:
 
 
 def write_report(results: dict, folder: Path, stem: str = 'results') -> str:
-    """Write table and picture of a comparison.
+    """Write tables and pictures of a comparison.
 
     Args:
         results (dict): Of :func:`compare`.
-        folder (Path): Takes both files.
+        folder (Path): Takes the files: ``<stem>.md``, ``<stem>.png``, and ``<stem>_blocks.png`` where a method has Can
+            blocks.
         stem (str): What they are called. Defaults to 'results'.
 
     Returns:
-        str: The table.
+        str: The tables.
     """
-    text = results_table(results)
+    blocks = blocks_table(results)
+    text = '\n\n'.join(filter(None, [results_table(results), blocks]))
     (folder / f'{stem}.md').write_text(text + '\n')
     if results['runs']:
         results_picture(results, folder / f'{stem}.png')
+    if blocks:
+        blocks_picture(results, folder / f'{stem}_blocks.png')
     return text
+
+
+def _mean(runs: List[dict], key: str) -> float:
+    return statistics.mean(run[key] for run in runs)
 
 
 def _median(runs: List[dict], key: str, form: str) -> str:

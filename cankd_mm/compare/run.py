@@ -4,17 +4,20 @@ import os
 import sys
 from pathlib import Path
 from statistics import median
-from typing import List, Optional, Sequence, TextIO
+from typing import Dict, List, Optional, Sequence, TextIO
 
 import torch
 from mmengine.config import Config
 from mmengine.fileio import dump, load
 
+from cankd_mm.apis.config import is_distillation
 from cankd_mm.compare.plan import ALONE, folder_name, method_configs, plan
 from cankd_mm.compare.report import write_report
 from cankd_mm.errors import SetupError
 from cankd_mm.machine import describe_machine
 from cankd_mm.runs import METRICS, Job, peak_memory, read_scalars, run_jobs, seconds_per_step
+
+_POINTS = 20  # at how many iterations what the Can blocks do is kept
 
 
 def compare(
@@ -61,13 +64,13 @@ def compare(
                 f'{str(root / "results.json")!r} holds figures of {name!r} with another config than this comparison '
                 'would run: give another --work-dir, or move that file away.'
             )
-    jobs = plan(configs, seeds, root)
-    known = {(run['method'], run['seed']) for run in earlier['runs']}
     names = {folder_name(name): name for name in configs}
-    jobs = [job for job in jobs if (names[job.work_dir.parent.name], job.options['randomness.seed']) not in known]
+    jobs = [(names[job.work_dir.parent.name], job) for job in plan(configs, seeds, root)]
+    known = {(run['method'], run['seed']) for run in earlier['runs']}
+    jobs = [(name, job) for name, job in jobs if (name, job.options['randomness.seed']) not in known]
     if train:
-        run_jobs(jobs, slots or torch.cuda.device_count() or min(os.cpu_count() or 1, 4), stream)
-    runs = earlier['runs'] + [_describe(job, names[job.work_dir.parent.name]) for job in jobs if job.done]
+        run_jobs([job for _, job in jobs], slots or torch.cuda.device_count() or min(os.cpu_count() or 1, 4), stream)
+    runs = earlier['runs'] + [_describe(job, name, configs[name]) for name, job in jobs if job.done]
     results = dict(
         pair=pair,
         reference=next(name for name in configs if name != ALONE),
@@ -87,11 +90,14 @@ def _digest(cfg: Config) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def _describe(job: Job, method: str) -> dict:
+def _describe(job: Job, method: str, cfg: Config) -> dict:
     """Gather what a finished training has logged."""
     scalars = read_scalars(job.work_dir)
-    ratios = [entry['distill_to_task'] for entry in scalars if 'distill_to_task' in entry]
+    steps = [entry for entry in scalars if 'loss' in entry] or [{}]  # none in a training shorter than the log's interval
+    ratios = [entry['distill_to_task'] for entry in steps if 'distill_to_task' in entry]
+    distill = [value for key, value in steps[-1].items() if key.startswith('distill.loss')]
     validations = [entry for entry in scalars if 'loss' not in entry]
+    loss = cfg.model.distiller.get('loss') if is_distillation(cfg) else None
     return dict(
         method=method,
         seed=job.options['randomness.seed'],
@@ -101,8 +107,19 @@ def _describe(job: Job, method: str) -> dict:
         seconds_per_step=seconds_per_step(job.work_dir),
         peak_mb=peak_memory(job.work_dir),
         distill_to_task=round(median(ratios), 3) if ratios else None,
+        distill_loss=round(sum(distill), 4) if distill else None,
+        loss=loss and loss.type,
+        blocks=_blocks(steps),
         machine=describe_machine(),
     )
+
+
+def _blocks(steps: List[dict]) -> Dict[str, list]:
+    """What the Can blocks' monitor has logged, each quantity as pairs of iteration and value."""
+    keys = [key for key in steps[-1] if key.startswith('can/')]
+    every = max(len(steps) // _POINTS, 1)
+    kept = [entry for entry in [*steps[:-1:every], steps[-1]] if keys and keys[0] in entry]
+    return {key[len('can/') :]: [[int(entry['step']), round(entry[key], 5)] for entry in kept] for key in keys}
 
 
 def _rate(runs: List[dict]) -> Optional[str]:

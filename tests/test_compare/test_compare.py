@@ -10,8 +10,9 @@ from scipy import stats
 
 from cankd_mm.apis.config import load_config
 from cankd_mm.compare import compare, results_table
-from cankd_mm.compare.plan import ALONE, method_configs, plan
-from cankd_mm.compare.report import paired_difference, write_report
+from cankd_mm.compare.plan import ALONE, MONITOR, method_configs, plan
+from cankd_mm.compare.report import blocks_table, paired_difference, write_report
+from cankd_mm.compare.run import _blocks
 from cankd_mm.errors import SetupError
 from tests.conftest import ROOT
 
@@ -68,7 +69,8 @@ def test_comparison_from_end_to_end(pairs, tmp_path):
     assert results['metric'] == 'mIoU'
     for run in results['runs']:
         assert run['value'] == pytest.approx(run['metrics']['mIoU'], abs=0.01)
-        assert (run['distill_to_task'] is None) == (run['method'] == ALONE)
+        assert (run['distill_to_task'] is None) == (run['distill_loss'] is None) == (run['method'] == ALONE)
+        assert run['loss'] == {ALONE: None, 'segmentation': 'CanKDLoss', 'pkd': 'PKDLoss'}[run['method']]
         assert run['peak_mb'] > 100 and run['seconds_per_step'] > 0
     assert load(str(tmp_path / 'results.json')) == json.loads(json.dumps(results))
     assert (tmp_path / 'results.md').read_text().strip() == results_table(results)
@@ -112,6 +114,25 @@ def test_report_is_made_again_from_its_json(tmp_path):
     assert (tmp_path / 'again.png').exists() and (tmp_path / 'again.md').exists()
 
 
+def test_blocks_are_followed_over_the_training(tmp_path):
+    """As logged every 10 iterations: at most some twenty points, and the last."""
+    steps = [{'step': 10 * i, 'loss': 1.0, 'can/neck_0_weight': 0.01 * i, 'can/neck_0_ratio': 0.1} for i in range(1, 48)]
+    blocks = _blocks([{'step': 0, 'loss': 1.0}, *steps])
+    assert blocks['neck_0_weight'][0] == [20, 0.02] and blocks['neck_0_weight'][-1] == [470, 0.47]
+    assert len(blocks['neck_0_ratio']) == 24 and _blocks([{'step': 10, 'loss': 1.0}]) == _blocks([{}]) == {}
+    run = dict(seed=0, value=50.0, seconds_per_step=0.1, peak_mb=10.0, distill_to_task=2.0, distill_loss=3.0)
+    runs = [
+        dict(run, method='cankd', loss='CanKDLoss', blocks=blocks),
+        dict(run, method='no-block', loss='CanKDLoss', blocks={}),
+        dict(run, method='pkd', loss='PKDLoss', blocks={}),
+    ]
+    results = dict(reference='cankd', metric='mIoU', methods=dict.fromkeys(['cankd', 'no-block', 'pkd']), runs=runs)
+    text = write_report(results, tmp_path)
+    assert '| cankd | 50.0 | 3.00 | 0.47 | 0.10 |' in text and '| no-block | 50.0 | 3.00 |  |  |' in text
+    assert '| pkd | 50.0 | 3.00' not in text and (tmp_path / 'results_blocks.png').exists()
+    assert blocks_table(dict(results, runs=runs[1:])) == ''
+
+
 @pytest.mark.parametrize(
     'change, words',
     [
@@ -137,3 +158,5 @@ def test_all_methods_of_a_seed_come_before_the_next_seed(pairs, tmp_path):
     assert [job.options['randomness.seed'] for job in jobs] == [4] * 3 + [5] * 3
     assert jobs[0].iters == 2 * 2 and jobs[0].final == 'epoch_2.pth'
     assert load_config(jobs[2].config).model.distiller.loss.type == 'PKDLoss'
+    monitors = [[hook.type for hook in load_config(job.config).get('custom_hooks', [])] for job in jobs[:3]]
+    assert monitors == [[], [MONITOR], [MONITOR]]
