@@ -8,7 +8,7 @@ from typing import Dict, List, Optional, Sequence, TextIO
 
 import torch
 from mmengine.config import Config
-from mmengine.fileio import dump, load
+from mmengine.fileio import load, put
 
 from cankd_mm.apis.config import is_distillation
 from cankd_mm.compare.plan import ALONE, folder_name, method_configs, plan
@@ -17,7 +17,7 @@ from cankd_mm.errors import SetupError
 from cankd_mm.machine import describe_machine
 from cankd_mm.runs import METRICS, Job, peak_memory, read_scalars, run_jobs, seconds_per_step
 
-_POINTS = 20  # at how many iterations what the Can blocks do is kept
+_POINTS = 10  # at how many iterations what the Can blocks do is kept
 
 
 def compare(
@@ -79,9 +79,16 @@ def compare(
         cfg_options=dict(cfg_options or {}),
         runs=runs,
     )
-    dump(results, str(root / 'results.json'), indent=2)
+    put(_dump(results), str(root / 'results.json'))  # whole or not at all, see compat.py
     write_report(results, root)
     return results
+
+
+def _dump(results: dict) -> bytes:
+    """Write results as JSON, with a line for each training."""
+    head = json.dumps({**results, 'runs': []}, indent=2)
+    lines = ',\n    '.join(map(json.dumps, results['runs']))
+    return head.replace('"runs": []', f'"runs": [\n    {lines}\n  ]').encode() + b'\n'
 
 
 def _digest(cfg: Config) -> str:
