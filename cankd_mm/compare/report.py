@@ -14,7 +14,7 @@ from cankd_mm.compare.plan import ALONE
 CONFIDENCE = 0.95
 
 # What CanBlockMonitorHook logs of a block, by the end of its name.
-_OF_BLOCKS = {'_weight': 'weight of its batch norm', '_ratio': '|what it adds| / |its input|'}
+_OF_BLOCKS = {'_weight': 'batch norm weight', '_ratio': 'what the block adds over its input'}
 
 
 class Difference(NamedTuple):
@@ -109,7 +109,8 @@ def blocks_table(results: dict) -> str:
         where none has a block.
     """
     lines = [
-        f'| method | {results["metric"]} | distillation loss | {" | ".join(_OF_BLOCKS.values())} |',
+        f'| method | {results["metric"]} | distillation loss | '
+        f'{" | ".join(f"{title}, per level" for title in _OF_BLOCKS.values())} |',
         '|---|---|---|---|---|',
     ]
     with_blocks = False
@@ -127,7 +128,7 @@ def blocks_table(results: dict) -> str:
 
 
 def blocks_picture(results: dict, path: Path) -> None:
-    """Draw how the Can blocks of every method leave the identity over the training, on average over levels and seeds.
+    """Draw how the Can blocks of every method leave the identity over the training: a line per seed, levels averaged.
 
     Args:
         results (dict): Of :func:`compare`.
@@ -135,15 +136,14 @@ def blocks_picture(results: dict, path: Path) -> None:
     """
     figure = Figure(figsize=(10, 3.8), layout='constrained')
     axes = figure.subplots(1, len(_OF_BLOCKS))
+    groups = {name: [run for run in runs if run.get('blocks')] for name, runs in by_method(results).items()}
+    groups = {name: runs for name, runs in groups.items() if runs}
     for axis, (quantity, title) in zip(axes, _OF_BLOCKS.items()):
-        for i, (name, runs) in enumerate(by_method(results).items()):
-            curves = [
-                np.array(curve) for run in runs for key, curve in run['blocks'].items() if key.endswith(quantity)
-            ]
-            if curves:
-                iterations, values = np.mean(curves, 0).T
-                colour = 'tab:red' if name == results['reference'] else f'C{i}'
-                axis.plot(iterations, values, label=name, color=colour)
+        for i, (name, runs) in enumerate(groups.items()):
+            for run in runs:
+                levels = [curve for key, curve in run['blocks'].items() if key.endswith(quantity)]
+                iterations, values = np.mean(levels, 0).T
+                axis.plot(iterations, values, color=f'C{i}', lw=1, label=name if run is runs[0] else None)
         axis.set(title=title, xlabel='iteration', yscale='log')
         axis.grid(alpha=0.3)
     axes[-1].legend(fontsize=7, loc='center left', bbox_to_anchor=(1, 0.5))

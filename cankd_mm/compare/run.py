@@ -100,7 +100,8 @@ def _digest(cfg: Config) -> str:
 def _describe(job: Job, method: str, cfg: Config) -> dict:
     """Gather what a finished training has logged."""
     scalars = read_scalars(job.work_dir)
-    steps = [entry for entry in scalars if 'loss' in entry] or [{}]  # none in a training shorter than the log's interval
+    # A training shorter than the log's interval logs no step.
+    steps = [entry for entry in scalars if 'loss' in entry] or [{}]
     ratios = [entry['distill_to_task'] for entry in steps if 'distill_to_task' in entry]
     distill = [value for key, value in steps[-1].items() if key.startswith('distill.loss')]
     validations = [entry for entry in scalars if 'loss' not in entry]

@@ -117,7 +117,8 @@ def test_report_is_made_again_from_its_json(tmp_path):
 
 def test_blocks_are_followed_over_the_training(tmp_path):
     """As logged every 10 iterations: at most some ten points, and the last."""
-    steps = [{'step': 10 * i, 'loss': 1.0, 'can/neck_0_weight': 0.01 * i, 'can/neck_0_ratio': 0.1} for i in range(1, 25)]
+    logged = {'loss': 1.0, 'can/neck_0_ratio': 0.1}
+    steps = [{**logged, 'step': 10 * i, 'can/neck_0_weight': 0.01 * i} for i in range(1, 25)]
     blocks = _blocks([{'step': 0, 'loss': 1.0}, *steps])
     assert blocks['neck_0_weight'][0] == [20, 0.02] and blocks['neck_0_weight'][-1] == [240, 0.24]
     assert len(blocks['neck_0_ratio']) == 12 and _blocks([{'step': 10, 'loss': 1.0}]) == _blocks([{}]) == {}
