@@ -8,6 +8,7 @@ from mmengine.fileio import load
 
 from benchmarks import growth, loss, step
 from cankd_mm.compare import results_table
+from cankd_mm.compare.report import blocks_table
 from cankd_mm.demo import report
 from tests.conftest import ROOT
 
@@ -20,10 +21,16 @@ def test_figures_are_those_that_were_measured():
 
 
 def test_comparisons_are_those_that_were_measured():
-    results = sorted((ROOT / 'docs' / 'results').glob('compare_*.json'))
-    assert results
-    for path in results:
-        assert results_table(load(str(path))) in TEXT, path.name
+    page = (ROOT / 'docs' / 'comparison.md').read_text()
+    stored = {path: load(str(path)) for path in (ROOT / 'docs' / 'results').glob('*.json')}
+    comparisons = {path: results for path, results in stored.items() if 'reference' in results}
+    assert len(comparisons) >= 6
+    for path, results in comparisons.items():
+        assert results_table(results) in page, path.name
+        assert results_table(results) in TEXT or not path.name.startswith('compare_'), path.name
+        # As `tools/compare.py docs/results/NAME.json` lays it out.
+        assert results_table(results) in path.with_suffix('.md').read_text() and path.with_suffix('.png').exists()
+    assert blocks_table(load(str(ROOT / 'docs' / 'results' / 'ablations_digits-detection.json'))) in page
 
 
 @pytest.mark.parametrize('page', ['README.md', *(f'docs/{path.name}' for path in (ROOT / 'docs').glob('*.md'))])

@@ -7,7 +7,7 @@ from mmengine.fileio import load
 
 from cankd_mm.apis.cli import add_cfg_options, one_sentence_errors
 from cankd_mm.compare import compare
-from cankd_mm.compare.report import results_table, write_report
+from cankd_mm.compare.report import tables, write_report
 
 
 def main():
@@ -31,7 +31,7 @@ def main():
             )
         except KeyboardInterrupt:
             raise SystemExit('interrupted: the same command goes on from here') from None
-    print(f'\n{results_table(results)}')  # noqa: T201
+    print(f'\n{tables(results)}')  # noqa: T201
 
 
 if __name__ == '__main__':

@@ -174,6 +174,18 @@ def results_picture(results: dict, path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
+def tables(results: dict) -> str:
+    """Lay out everything that is to be said of a comparison in words and figures.
+
+    Args:
+        results (dict): Of :func:`compare`.
+
+    Returns:
+        str: The table of :func:`results_table`, and that of :func:`blocks_table` where there is one.
+    """
+    return '\n\n'.join(filter(None, [results_table(results), blocks_table(results)]))
+
+
 def write_report(results: dict, folder: Path, stem: str = 'results') -> str:
     """Write tables and pictures of a comparison.
 
@@ -184,14 +196,13 @@ def write_report(results: dict, folder: Path, stem: str = 'results') -> str:
         stem (str): What they are called. Defaults to 'results'.
 
     Returns:
-        str: The tables.
+        str: The tables, as :func:`tables` gives them.
     """
-    blocks = blocks_table(results)
-    text = '\n\n'.join(filter(None, [results_table(results), blocks]))
+    text = tables(results)
     (folder / f'{stem}.md').write_text(text + '\n')
     if results['runs']:
         results_picture(results, folder / f'{stem}.png')
-    if blocks:
+    if any(run.get('blocks') for run in results['runs']):
         blocks_picture(results, folder / f'{stem}_blocks.png')
     return text
 

@@ -125,8 +125,12 @@ def _describe(job: Job, method: str, cfg: Config) -> dict:
 def _blocks(steps: List[dict]) -> Dict[str, list]:
     """What the Can blocks' monitor has logged, each quantity as pairs of iteration and value."""
     keys = [key for key in steps[-1] if key.startswith('can/')]
-    every = max(len(steps) // _POINTS, 1)
-    kept = [entry for entry in [*steps[:-1:every], steps[-1]] if keys and keys[0] in entry]
+    measured: List[dict] = []
+    for entry in steps:
+        # What was measured last is logged until it is measured again.
+        if keys and keys[0] in entry and (not measured or any(entry[key] != measured[-1][key] for key in keys)):
+            measured.append(entry)
+    kept = [*measured[: -1 : max(len(measured) // _POINTS, 1)], *measured[-1:]]
     return {key[len('can/') :]: [[int(entry['step']), round(entry[key], 5)] for entry in kept] for key in keys}
 
 

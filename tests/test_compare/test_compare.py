@@ -116,12 +116,12 @@ def test_report_is_made_again_from_its_json(tmp_path):
 
 
 def test_blocks_are_followed_over_the_training(tmp_path):
-    """As logged every 10 iterations: at most some ten points, and the last."""
+    """Measured every 20 iterations and logged every 10: at most some ten points, and the last."""
     logged = {'loss': 1.0, 'can/neck_0_ratio': 0.1}
-    steps = [{**logged, 'step': 10 * i, 'can/neck_0_weight': 0.01 * i} for i in range(1, 25)]
-    blocks = _blocks([{'step': 0, 'loss': 1.0}, *steps])
-    assert blocks['neck_0_weight'][0] == [20, 0.02] and blocks['neck_0_weight'][-1] == [240, 0.24]
-    assert len(blocks['neck_0_ratio']) == 12 and _blocks([{'step': 10, 'loss': 1.0}]) == _blocks([{}]) == {}
+    steps = [{**logged, 'step': 10 * i, 'can/neck_0_weight': 0.01 * (i // 2)} for i in range(2, 51)]
+    blocks = _blocks([{'step': 10, 'loss': 1.0}, *steps])
+    assert blocks['neck_0_weight'][:2] == [[20, 0.01], [60, 0.03]] and blocks['neck_0_weight'][-1] == [500, 0.25]
+    assert len(blocks['neck_0_ratio']) == 13 and _blocks([{'step': 10, 'loss': 1.0}]) == _blocks([{}]) == {}
     run = dict(seed=0, value=50.0, seconds_per_step=0.1, peak_mb=10.0, distill_to_task=2.0, distill_loss=3.0)
     runs = [
         dict(run, method='cankd', loss='CanKDLoss', blocks=blocks),
@@ -130,7 +130,7 @@ def test_blocks_are_followed_over_the_training(tmp_path):
     ]
     results = dict(reference='cankd', metric='mIoU', methods=dict.fromkeys(['cankd', 'no-block', 'pkd']), runs=runs)
     text = write_report(results, tmp_path)
-    assert '| cankd | 50.0 | 3.00 | 0.24 | 0.10 |' in text and '| no-block | 50.0 | 3.00 |  |  |' in text
+    assert '| cankd | 50.0 | 3.00 | 0.25 | 0.10 |' in text and '| no-block | 50.0 | 3.00 |  |  |' in text
     assert '| pkd | 50.0 | 3.00' not in text and (tmp_path / 'results_blocks.png').exists()
     assert blocks_table(dict(results, runs=runs[1:])) == ''
 
