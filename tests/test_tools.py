@@ -49,6 +49,10 @@ def test_train_test_and_export(pairs, tmp_path):
     assert done.returncode == 0 and os.path.getsize(checkpoint) < os.path.getsize(tmp_path / 'epoch_1.pth') / 2
     done = tool('test.py', config, checkpoint, '--work-dir', tmp_path)
     assert done.returncode == 0 and 'mIoU' in done.stdout
+    (tmp_path / 'results.json').write_text('a comparison of methods has one')
+    done = tool('results.py', tmp_path)
+    assert '| 1 of 1 epochs |' in done.stdout and (tmp_path / 'runs.json').exists(), done.stderr
+    assert (tmp_path / 'results.json').read_text().startswith('a comparison')
 
 
 def test_two_processes(pairs, tmp_path):

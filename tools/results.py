@@ -20,9 +20,10 @@ def main():
         if not entries:
             raise SetupError(f'There is no training under {str(args.folder)!r}: give the folder of your work folders.')
     table = results_table(entries)
-    (args.folder / 'results.md').write_text(table + '\n')
-    dump(entries, str(args.folder / 'results.json'), indent=2)
-    print(f'{table}\n\nWritten to {args.folder}/results.md and {args.folder}/results.json')  # noqa: T201
+    # Not results.json: the folder may be that of a comparison or of the demo, which have their own.
+    (args.folder / 'runs.md').write_text(table + '\n')
+    dump(entries, str(args.folder / 'runs.json'), indent=2)
+    print(f'{table}\n\nWritten to {args.folder}/runs.md and {args.folder}/runs.json')  # noqa: T201
 
 
 if __name__ == '__main__':
