@@ -74,6 +74,8 @@ def results_table(results: dict) -> str:
         str: A table in Markdown, one row per method.
     """
     groups = by_method(results)
+    if not groups:
+        return 'No training has finished yet.'
     values = {name: {run['seed']: run['value'] for run in runs} for name, runs in groups.items()}
     reference = results['reference']
     lines = [

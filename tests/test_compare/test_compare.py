@@ -135,6 +135,13 @@ def test_blocks_are_followed_over_the_training(tmp_path):
     assert blocks_table(dict(results, runs=runs[1:])) == ''
 
 
+def test_configs_are_written_without_a_training(pairs, tmp_path):
+    """So that one of them can be trained by itself."""
+    results = compare(str(pairs['detection']), ['configs/methods/pkd.py'], work_dir=str(tmp_path), train=False)
+    assert results['runs'] == [] and results_table(results) == 'No training has finished yet.'
+    assert load_config(str(tmp_path / 'pkd.py')).model.distiller.loss.type == 'PKDLoss'
+
+
 @pytest.mark.parametrize(
     'change, words',
     [
