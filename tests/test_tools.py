@@ -51,7 +51,8 @@ def test_train_test_and_export(pairs, tmp_path):
     assert done.returncode == 0 and 'mIoU' in done.stdout
     (tmp_path / 'results.json').write_text('a comparison of methods has one')
     done = tool('results.py', tmp_path)
-    assert f'| {tmp_path}' in done.stdout and (tmp_path / 'runs.json').exists(), done.stderr
+    assert f'| {tmp_path} (segmentation_cankd) | mIoU |' in done.stdout, done.stderr
+    assert (tmp_path / 'runs.json').exists()
     assert (tmp_path / 'results.json').read_text().startswith('a comparison')
 
 

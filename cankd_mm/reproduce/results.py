@@ -1,5 +1,6 @@
 """Gather what was measured: the results of reproduced rows, and the logs of every other training."""
 
+import re
 from pathlib import Path
 from typing import List, Optional, Sequence
 
@@ -9,6 +10,8 @@ from mmengine.fileio import load
 from cankd_mm.reproduce.rows import Row
 from cankd_mm.reproduce.run import RESULT
 from cankd_mm.runs import METRICS, read_scalars
+
+_TIME = re.compile(r'\d{8}_\d{6}')
 
 
 def gather(folder: Path, rows: Sequence[Row]) -> List[dict]:
@@ -39,8 +42,9 @@ def _entry(work_dir: Path, rows: dict) -> Optional[dict]:
     """Describe one run; None where nothing was trained, as in the work folder of a test."""
     scalars = read_scalars(work_dir)
     steps = [entry for entry in scalars if 'loss' in entry]
-    # MMEngine keeps the config of a run in its folder, under the config's name.
-    configs = sorted(work_dir.glob('*.py'))
+    # MMEngine keeps the config of a run in its folder, under the config's name; that of a test of its student, which is
+    # made of it, under the time.
+    configs = sorted(work_dir.glob('*.py'), key=lambda path: (bool(_TIME.fullmatch(path.stem)), path.name))
     if not steps or not configs:
         return None
     row, cfg = rows.get(configs[0].stem), Config.fromfile(str(configs[0]))
