@@ -30,7 +30,7 @@ def test_comparisons_are_those_that_were_measured():
         assert results_table(results) in TEXT or not path.name.startswith('compare_'), path.name
         # As `tools/compare.py docs/results/NAME.json` lays it out.
         assert results_table(results) in path.with_suffix('.md').read_text() and path.with_suffix('.png').exists()
-    assert blocks_table(load(str(ROOT / 'docs' / 'results' / 'ablations_digits-detection.json'))) in page
+    assert blocks_table(load(str(ROOT / 'docs' / 'results' / 'attention_digits-detection.json'))) in page
 
 
 @pytest.mark.parametrize('page', ['README.md', *(f'docs/{path.name}' for path in (ROOT / 'docs').glob('*.md'))])
