@@ -117,13 +117,16 @@ def blocks_table(results: dict) -> str:
     ]
     with_blocks = False
     for name, runs in by_method(results).items():
-        if runs[0].get('loss') != 'CanKDLoss':
+        # A training too short to be logged has no figures of these.
+        runs = [run for run in runs if run.get('loss') == 'CanKDLoss' and run['distill_loss'] is not None]
+        if not runs:
             continue
         cells = [name, f'{_mean(runs, "value"):.1f}', f'{_mean(runs, "distill_loss"):.2f}']
         for quantity in _OF_BLOCKS:
             levels = [key for key in runs[0]['blocks'] if key.endswith(quantity)]
             with_blocks |= bool(levels)
-            ends = [statistics.mean(run['blocks'][key][-1][1] for run in runs) for key in levels]
+            curves = [[run['blocks'][key] for run in runs if key in run['blocks']] for key in levels]
+            ends = [statistics.mean(curve[-1][1] for curve in of_level) for of_level in curves]
             cells.append(' '.join(f'{end:.2f}' for end in ends))
         lines.append(f'| {" | ".join(cells)} |')
     return '\n'.join(lines) if with_blocks else ''

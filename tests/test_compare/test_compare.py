@@ -133,6 +133,7 @@ def test_blocks_are_followed_over_the_training(tmp_path):
     assert '| cankd | 50.0 | 3.00 | 0.25 | 0.10 |' in text and '| no-block | 50.0 | 3.00 |  |  |' in text
     assert '| pkd | 50.0 | 3.00' not in text and (tmp_path / 'results_blocks.png').exists()
     assert blocks_table(dict(results, runs=runs[1:])) == ''
+    assert blocks_table(dict(results, runs=[dict(runs[0], distill_loss=None, blocks={})])) == ''
 
 
 def test_configs_are_written_without_a_training(pairs, tmp_path):
