@@ -5,6 +5,7 @@ import os.path as osp
 from typing import Iterator, Optional, Tuple
 
 from mmengine.config import Config
+from mmengine.registry import HOOKS
 
 from cankd_mm.errors import SetupError, reason_of
 from cankd_mm.models.builders import load_model_cfg
@@ -59,26 +60,65 @@ def is_distillation(cfg: Config) -> bool:
     return 'architecture' in cfg.model and 'teacher' in cfg.model
 
 
-def student_config(cfg: Config) -> Config:
+def student_config(cfg: Config, exported: bool = True) -> Config:
     """Take the student out of a distillation config.
 
     Args:
-        cfg (Config): A distillation config; a plain one is copied as it is.
+        cfg (Config): A distillation config; a plain one is copied.
+        exported (bool): Whether nothing is left of what this package registers, so that MMDetection or MMSegmentation
+            runs the config without it. Defaults to True; otherwise only the model is exchanged.
 
     Returns:
-        Config: A config that MMDetection or MMSegmentation runs without this package.
+        Config: The student's config.
     """
-    cfg = copy.deepcopy(cfg)
-    if not is_distillation(cfg):
-        return cfg
-    plain = {key: value for key, value in cfg.items() if key not in ('distiller', 'custom_imports')}
-    plain['model'] = cfg.model.architecture
-    custom_imports = cfg.get('custom_imports')
+    plain = cfg.to_dict()
+    if is_distillation(cfg):
+        student = cfg.model.architecture
+        if isinstance(student, str) or 'cfg_path' in student:
+            student = load_model_cfg(student if isinstance(student, str) else student.cfg_path)
+        plain['model'] = copy.deepcopy(dict(student))
+        # Where student and algorithm name one, the student's counts; a config's own is given to any model by MMEngine.
+        if 'data_preprocessor' in cfg.model:
+            plain['model'].setdefault('data_preprocessor', cfg.model.data_preprocessor)
+        plain.pop('distiller', None)
+    if exported:
+        _leave_out_ours(plain)
+    return Config(_without_scope(plain, cfg.get('default_scope')))
+
+
+# What DistillRunner calls the hooks that it adds: a config may switch them off.
+_OUR_HOOKS = ('finite_loss', 'best_student')
+
+
+def _leave_out_ours(plain: dict) -> None:
+    """Leave out of a config what this package registers, and its import."""
+    if plain.get('runner_type') == 'DistillRunner':
+        del plain['runner_type']
+    if (plain.get('val_cfg') or {}).get('type') == 'DistillValLoop':
+        plain['val_cfg'] = {key: value for key, value in plain['val_cfg'].items() if key not in ('type', 'teacher')}
+    for key in ('custom_hooks', 'default_hooks'):
+        hooks = plain.get(key)
+        if isinstance(hooks, dict):
+            plain[key] = {name: hook for name, hook in hooks.items() if not _is_ours(hook) and name not in _OUR_HOOKS}
+        elif hooks:
+            plain[key] = [hook for hook in hooks if not _is_ours(hook)]
+    custom_imports = plain.pop('custom_imports', None)
     if custom_imports:
-        others = [name for name in custom_imports.imports if name.split('.')[0] != 'cankd_mm']
+        imports = custom_imports['imports']
+        others = [name for name in ([imports] if isinstance(imports, str) else imports) if not _is_package(name)]
         if others:
             plain['custom_imports'] = dict(custom_imports, imports=others)
-    return Config(_without_scope(plain, cfg.get('default_scope')))
+
+
+def _is_package(module: str) -> bool:
+    return module.split('.')[0] == 'cankd_mm'
+
+
+def _is_ours(hook: Optional[dict]) -> bool:
+    """Whether a hook is registered by this package."""
+    kind = (hook or {}).get('type')
+    kind = HOOKS.get(kind) if isinstance(kind, str) else kind
+    return kind is not None and _is_package(kind.__module__)
 
 
 def teacher_config(cfg: Config) -> Config:

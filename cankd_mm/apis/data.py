@@ -1,48 +1,367 @@
-"""Whether a data set holds what its config says."""
+"""Whether data sets hold what a config says, and what is wrong with a batch that could not be trained on."""
 
-from mmengine.fileio import load
+import mmap
+import re
+from contextlib import contextmanager
+from json import JSONDecoder
+from time import monotonic
+from typing import Dict, Iterator, List, Optional, Tuple
+from xml.etree import ElementTree
+
+import numpy as np
+from mmengine.config import Config
+from mmengine.evaluator import Evaluator
+from mmengine.fileio import get_local_path
+from mmengine.logging import print_log
+from mmengine.registry import DATASETS
 from mmengine.runner import Runner
+from torch import nn
 
+from cankd_mm.apis.config import missing_data
 from cankd_mm.errors import SetupError, reason_of
+from cankd_mm.models.utils import heads_of, unwrap
+
+_SECONDS = 3.0  # how long the labels of a split are looked through
+_FILES = 1000  # how many XML files are
 
 
-def check_train_data(runner: Runner) -> None:
-    """Build the training's data loader, and look at what it holds.
+def check_loaders(cfg: Config, *splits: str) -> None:
+    """Check what a data loader asks of its workers.
+
+    Args:
+        cfg (Config): The config.
+        *splits (str): Which to check, of ``'train'``, ``'val'`` and ``'test'``.
+
+    Raises:
+        SetupError: If it has none and asks something of them.
+    """
+    for split in splits:
+        loader = cfg.get(f'{split}_dataloader') or {}
+        for option in ('persistent_workers', 'prefetch_factor'):
+            if loader.get(option) and not loader.get('num_workers'):
+                raise SetupError(
+                    f'{split}_dataloader sets {option}={loader[option]} and num_workers=0, which has no workers: set '
+                    f'num_workers to 1 or more, or leave {option} out.'
+                )
+
+
+def check_datasets(runner: Runner) -> None:
+    """Build the data sets of training, validation and test, and look at what they hold.
+
+    It takes seconds: of annotations in COCO format the categories are read, of label maps as many as the time allows.
 
     Args:
         runner (Runner): The runner, before its training.
 
     Raises:
-        SetupError: If an annotation file is of another format, there are no images, or a class is not in the file.
+        SetupError: If annotations are of another format or of other classes, or without an image or an object.
     """
-    where = runner.cfg.train_dataloader.dataset
-    name = where.get('ann_file') or (where.get('data_prefix') or {}).get('seg_map_path') or where.get('data_root')
-    try:
+    cfg, model = runner.cfg, unwrap(runner.model)
+    with _reading(cfg.train_dataloader, 'train'):
         dataset = runner.train_loop.dataloader.dataset
+    _check_dataset(dataset, 'train', model)
+    if runner._val_loop is not None:
+        with _reading(cfg.val_dataloader, 'val'):
+            loop = runner.val_loop
+        _check_dataset(loop.dataloader.dataset, 'val', model, loop.evaluator)
+    loader = cfg.get('test_dataloader')
+    if loader and loader.dataset != (cfg.get('val_dataloader') or {}).get('dataset'):
+        if not any(missing_data(cfg, 'test')):  # they may come later than the training
+            check_test_dataset(runner)
+
+
+def check_test_dataset(runner: Runner) -> None:
+    """Build the data set of the test, and look at what it holds.
+
+    Args:
+        runner (Runner): The runner.
+
+    Raises:
+        SetupError: As :func:`check_datasets`.
+    """
+    with _reading(runner.cfg.test_dataloader, 'test'):
+        dataset = DATASETS.build(runner.cfg.test_dataloader.dataset)
+        if hasattr(dataset, 'full_init'):
+            dataset.full_init()
+        evaluator = runner.build_evaluator(runner.cfg.test_evaluator)
+        evaluator.dataset_meta = getattr(dataset, 'metainfo', None)
+    _check_dataset(dataset, 'test', unwrap(runner.model), evaluator)
+
+
+def explain_batch(batch: Optional[dict], model: nn.Module) -> None:
+    """Say what is wrong with the labels of a batch, after an error that may have come of them.
+
+    Args:
+        batch (dict, optional): As the data loader has made it.
+        model (nn.Module): The detector or segmentor.
+
+    Raises:
+        SetupError: If something is. The message names the file.
+    """
+    heads = heads_of(model)
+    for image, sample in zip((batch or {}).get('inputs', ()), (batch or {}).get('data_samples', ())):
+        if hasattr(sample, 'gt_sem_seg'):
+            labels = sample.gt_sem_seg.data
+            labels = labels[0] if len(labels) == 1 else labels
+            _check_label_map(labels.numpy(), image.shape[-2:], sample.metainfo.get('seg_map_path'), 'train', heads)
+    preprocessor = getattr(model, 'data_preprocessor', None)
+    padding = getattr(preprocessor, 'seg_pad_val', None)
+    for name, head in heads.items():
+        ignored = getattr(head, 'ignore_index', padding)
+        if padding is not None and padding != ignored and not 0 <= padding < head.num_classes:
+            raise SetupError(
+                f'data_preprocessor.seg_pad_val={padding} fills the label maps where images are padded, and {name} '
+                f'ignores {ignored} (its ignore_index): set one to the other.'
+            )
+
+
+def _check_dataset(dataset: object, split: str, model: object, evaluator: Optional[Evaluator] = None) -> None:
+    """Check one split, through whatever wraps its data sets."""
+    for leaf in leaves(dataset):
+        name, classes = _name(leaf), (getattr(leaf, 'metainfo', None) or {}).get('classes')
+        if len(leaf) == 0:
+            raise SetupError(_empty(split, type(leaf).__name__, name))
+        if isinstance(classes, str):
+            raise SetupError(
+                f'metainfo.classes of the {split} data set is the string {classes!r}: write ({classes!r},) with a '
+                'comma, or the path of a file with a name in each line.'
+            )
+        if classes is not None and isinstance(model, nn.Module):
+            _check_heads(len(classes), split, model)
+        if classes is not None and _is_coco(leaf):
+            with get_local_path(leaf.ann_file, backend_args=leaf.backend_args) as path:
+                _check_categories(_read_categories(path), classes, split, name)
+        elif hasattr(leaf, 'ann_subdir'):  # XML
+            _check_xml(leaf, classes, split, name)
+        _check_labels(leaf, split, model)
+    for metric in evaluator.metrics if evaluator is not None else ():
+        if getattr(metric, '_coco_api', None) is not None:
+            _check_metric(metric, split)
+
+
+def leaves(dataset: object) -> Iterator[object]:
+    """List the data sets that others wrap.
+
+    Args:
+        dataset (object): A data set, maybe one that repeats, joins, mixes or slices others.
+
+    Yields:
+        object: A data set that wraps none.
+    """
+    inner = [getattr(dataset, 'dataset', None), getattr(dataset, '_dataset', None), *getattr(dataset, 'datasets', ())]
+    inner = [part for part in inner if hasattr(part, '__getitem__')]
+    for part in inner:
+        yield from leaves(part)
+    if not inner:
+        yield dataset
+
+
+def _name(dataset: object) -> str:
+    prefix = getattr(dataset, 'data_prefix', None) or {}
+    return getattr(dataset, 'ann_file', None) or prefix.get('seg_map_path') or getattr(dataset, 'data_root', None)
+
+
+@contextmanager
+def _reading(loader: dict, split: str) -> Iterator[None]:
+    """Turn what a data set raises on annotations of another format into one sentence."""
+    try:
+        yield
     except (ValueError, KeyError, AssertionError, TypeError, IndexError) as e:
         if isinstance(e, SetupError) or 'registry' in str(e) or 'keyword argument' in str(e):
             raise
+        where = loader.dataset
+        while 'type' in where and ('dataset' in where or where.get('datasets')):
+            where = where.get('dataset') or where['datasets'][0]
+        name = where.get('ann_file') or (where.get('data_prefix') or {}).get('seg_map_path') or where.get('data_root')
         if 'need at least one array' in str(e):  # what MMEngine makes of an empty list
-            raise SetupError(_empty(where.type, name)) from e
+            raise SetupError(_empty(split, where.type, name)) from e
         raise SetupError(
-            f'The train data set cannot read {name!r} ({type(e).__name__}: {reason_of(e)}): give annotations in the '
+            f'The {split} data set cannot read {name!r} ({type(e).__name__}: {reason_of(e)}): give annotations in the '
             f'format that a {where.type} reads.'
         ) from e
-    if len(dataset) == 0:
-        raise SetupError(_empty(where.type, name))
-    categories = getattr(dataset, 'cat_ids', None)
-    classes = (getattr(dataset, 'metainfo', None) or {}).get('classes')
-    if categories is not None and classes is not None and len(categories) < len(classes):
-        known = {category['name'] for category in load(dataset.ann_file)['categories']}
-        lacking = [name for name in classes if name not in known]
+
+
+def _empty(split: str, kind: str, name: str) -> str:
+    return (
+        f'The {split} data set {kind} finds no image with annotations in {name!r}: check ann_file, data_prefix, '
+        'img_suffix and the names in metainfo.classes.'
+    )
+
+
+def _check_heads(classes: int, split: str, model: nn.Module) -> None:
+    if hasattr(model, 'language_model'):  # its classes are words
+        return
+    for name, head in heads_of(model).items():
+        if head.num_classes < classes:
+            raise SetupError(
+                f"The {split} data set has {classes} classes and the model's {name} predicts {head.num_classes}: set "
+                f'num_classes of {name} to {classes}.'
+            )
+        loss = getattr(head, 'loss_decode', None)
+        if getattr(head, 'out_channels', None) == 1 and getattr(loss, 'use_sigmoid', True) is False:
+            raise SetupError(
+                f"The model's {name} predicts a single class with a softmax, which is 1 everywhere, so that its loss "
+                'is zero: set num_classes=2, or num_classes=2, out_channels=1 and use_sigmoid=True in loss_decode.'
+            )
+
+
+def _is_coco(dataset: object) -> bool:
+    try:
+        from mmdet.datasets import CocoDataset
+    except ImportError:
+        return False
+    return getattr(type(dataset), 'load_data_list', None) is CocoDataset.load_data_list
+
+
+def _read_categories(path: str) -> List[dict]:
+    """Read the categories of a file in COCO format and nothing else of it, which may be half a gigabyte."""
+    with open(path, 'rb') as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as text:
+        for found in re.finditer(rb'"categories"\s*:\s*(?=\[)', text):
+            tail = text[found.end() : found.end() + 2**22].decode('utf-8', errors='ignore')
+            try:
+                categories = JSONDecoder().raw_decode(tail)[0]
+            except ValueError:
+                continue
+            if all(isinstance(category, dict) and 'name' in category for category in categories):
+                return categories
+    return []
+
+
+def _check_categories(categories: List[dict], classes: Tuple[str, ...], split: str, name: str) -> None:
+    """Check names and order of the categories, by which MMDetection numbers labels."""
+    names = [category['name'] for category in categories]
+    lacking = [known for known in classes if known not in names]
+    if lacking:
         raise SetupError(
-            f'The train annotations {name!r} have no category {", ".join(map(repr, lacking))}: write '
-            f'metainfo.classes as the file does ({", ".join(map(repr, sorted(known)))}).'
+            f'The {split} annotations {name!r} have no category {", ".join(map(repr, lacking))}: write '
+            f'metainfo.classes as the file does ({", ".join(map(repr, names))}).'
+        )
+    order = [known for known in names if known in classes]
+    if order != list(classes):
+        raise SetupError(
+            f'The {split} annotations {name!r} list their categories in the order {", ".join(map(repr, order))}, by '
+            f'which MMDetection numbers the labels, and metainfo.classes is {", ".join(map(repr, classes))}: give both '
+            'the same order, in all data sets.'
         )
 
 
-def _empty(kind: str, name: str) -> str:
-    return (
-        f'The train data set {kind} finds no image with annotations in {name!r}: check ann_file, data_prefix, '
-        'img_suffix and the names in metainfo.classes.'
+def _check_xml(dataset: object, classes: Optional[Tuple[str, ...]], split: str, name: str) -> None:
+    """Check that classes occur, where objects of other names are left out without a word."""
+    count = len(dataset)
+    indices = np.unique(np.linspace(0, count - 1, min(count, _FILES)).astype(int))
+    found = set()
+    for index in indices:
+        info = dataset.get_data_info(int(index))
+        if 'xml_path' in info:
+            with get_local_path(info['xml_path'], backend_args=dataset.backend_args) as path:
+                found |= {element.text for element in ElementTree.parse(path).iterfind('object/name')}
+    lacking, unknown = [known for known in classes or () if known not in found], sorted(found - set(classes or ()))
+    if not (lacking and unknown):
+        return
+    sentence = (
+        f'The {split} annotations {name!r} name no object {", ".join(map(repr, lacking))}, but '
+        f'{", ".join(map(repr, unknown))}, which metainfo.classes does not: write the names as the XML files do.'
     )
+    if len(indices) == count:
+        raise SetupError(sentence)
+    print_log(f'{sentence} {len(indices)} of {count} files were read.', logger='current', level=30)
+
+
+def _check_metric(metric: object, split: str) -> None:
+    """Check the annotation file that the predictions are compared with."""
+    annotations = metric._coco_api.dataset
+    where = f'The annotations that {split}_evaluator compares with'
+    for field in ('iscrowd', 'area'):
+        without = [a for a in annotations.get('annotations', []) if field not in a]
+        if without:
+            raise SetupError(
+                f'{where} have no {field!r} in {len(without)} of {len(annotations["annotations"])} objects, such as id '
+                f'{without[0].get("id")}, which COCO\'s evaluation needs: write {field}='
+                f'{"0" if field == "iscrowd" else "width * height"} there.'
+            )
+    classes = (metric.dataset_meta or {}).get('classes')
+    if classes is not None and not isinstance(classes, str):
+        names = [category['name'] for category in annotations.get('categories', [])]
+        order = [known for known in names if known in classes]
+        if order != list(classes):
+            raise SetupError(
+                f'{where} have the categories {", ".join(map(repr, names))}, and metainfo.classes is '
+                f'{", ".join(map(repr, classes))}: set {split}_evaluator.ann_file to the file of the data set.'
+            )
+
+
+def _check_labels(dataset: object, split: str, model: object) -> None:
+    """Look through objects and label maps, as far as the time goes."""
+    steps = getattr(getattr(dataset, 'pipeline', None), 'transforms', [])
+    load = next((step for step in steps if 'LoadAnnotations' in type(step).__name__), None)
+    if load is None or not hasattr(dataset, 'get_data_info'):
+        return
+    count, start, objects, labelled, seen = len(dataset), monotonic(), 0, 0, 0
+    heads = heads_of(model) if isinstance(model, nn.Module) else {}
+    # In random order, so that what is left out where the time is short is spread over the data set.
+    for index in np.random.RandomState(0).permutation(count).tolist():
+        if monotonic() - start > _SECONDS:
+            break
+        info, seen = dataset.get_data_info(index), seen + 1
+        if 'instances' in info:
+            usable = [instance for instance in info['instances'] if not instance.get('ignore_flag')]
+            objects += len(usable)
+            if getattr(load, 'with_mask', False) and any('mask' not in instance for instance in usable):
+                raise SetupError(
+                    f'The {split} annotations {_name(dataset)!r} have an object without a mask in '
+                    f'{info.get("img_path")!r}, and the pipeline loads masks: add its segmentation, or take the object '
+                    'out.'
+                )
+        elif info.get('seg_map_path') and hasattr(load, 'reduce_zero_label'):
+            labels = load(dict(info))['gt_seg_map']
+            _check_label_map(labels, _image_size(info['img_path']), info['seg_map_path'], split, heads)
+            labelled += any((labels != getattr(head, 'ignore_index', 255)).any() for head in heads.values() or [None])
+            objects += 1
+    whole = seen == count
+    if split == 'train' and whole and not objects:
+        raise SetupError(
+            f'The train annotations {_name(dataset)!r} hold no object to learn from: there is none, or all are marked '
+            'iscrowd, difficult or ignored.'
+        )
+    if split == 'train' and whole and heads and objects and not labelled and 'seg_map_path' in info:
+        raise SetupError(
+            f'The label maps of the train data set {_name(dataset)!r} hold nothing but what the heads ignore: correct '
+            'them, or reduce_zero_label.'
+        )
+
+
+def _image_size(path: str) -> Optional[Tuple[int, int]]:
+    """Height and width of an image, of which only the head is read; None where that is not known."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            return image.size[::-1]
+    except OSError:  # in a store, of another format, or not there, which is said elsewhere
+        return None
+
+
+def _check_label_map(
+    labels: np.ndarray, image: Optional[Tuple[int, int]], path: str, split: str, heads: Dict[str, nn.Module]
+) -> None:
+    """Check the shape and the classes of one label map."""
+    if labels.ndim != 2:
+        raise SetupError(
+            f'The {split} label map {path!r} has the shape {tuple(labels.shape)}: write one number for each pixel, as '
+            'a grey image.'
+        )
+    if image is not None and tuple(labels.shape) != tuple(image):
+        raise SetupError(
+            f'The {split} label map {path!r} is of {labels.shape[0]}x{labels.shape[1]} pixels, and its image of '
+            f'{image[0]}x{image[1]}: give both one size.'
+        )
+    present = np.unique(labels)
+    for name, head in heads.items():
+        ignored = getattr(head, 'ignore_index', 255)
+        wrong = [label for label in present if label != ignored and not 0 <= label < head.num_classes]
+        if wrong:
+            raise SetupError(
+                f'The {split} label map {path!r} holds the label {wrong[-1]}, and {name} predicts '
+                f'{head.num_classes} classes, 0 to {head.num_classes - 1}, and ignores {ignored}: correct the label '
+                'maps, num_classes, or ignore_index.'
+            )

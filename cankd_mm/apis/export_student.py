@@ -1,12 +1,12 @@
 import os.path as osp
 from typing import Optional, Tuple
 
-import torch
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
 from mmengine.runner import save_checkpoint
 
 from cankd_mm.apis.config import load_config, student_config
-from cankd_mm.models.builders import load_checkpoint, load_weights, student_state_dict
+from cankd_mm.models.builders import build_model, load_checkpoint, load_weights, student_state_dict
 
 
 def export_student(
@@ -14,7 +14,7 @@ def export_student(
 ) -> Tuple[str, str]:
     """Write a distilled student as MMDetection or MMSegmentation has it, without teacher and without this package.
 
-    The result is loaded once, strictly, to prove it.
+    What was written is built and loaded, strictly, to prove it.
 
     Args:
         config (str): The distillation config.
@@ -33,17 +33,25 @@ def export_student(
         cfg.pop(key, None)
     cfg.load_from, cfg.resume = None, False
     source = load_checkpoint(checkpoint, 'student')
-    state_dict = student_state_dict(source['state_dict'])
     init_default_scope(cfg.get('default_scope', 'mmengine'))
-    student = MODELS.build(cfg.model)
-    load_weights(student, state_dict, checkpoint, 'student')
+    student = build_model(_model_of(cfg), 'student')
+    load_weights(student, student_state_dict(source['state_dict']), checkpoint, 'student')
 
     out_dir = out_dir or osp.join(osp.dirname(checkpoint), 'student')
     stem = osp.join(out_dir, osp.splitext(osp.basename(config))[0] + '_student')
     meta = {key: value for key, value in source.get('meta', {}).items() if key in ('dataset_meta', 'epoch', 'iter')}
-    save_checkpoint(dict(state_dict=state_dict, meta=meta), f'{stem}.pth')
+    # The model's and not the file's, to which a forward pass of some models adds entries.
+    save_checkpoint(dict(state_dict=student.state_dict(), meta=meta), f'{stem}.pth')
     cfg.dump(f'{stem}.py')
 
-    written = torch.load(f'{stem}.pth', map_location='cpu')
-    MODELS.build(load_config(f'{stem}.py').model).load_state_dict(written['state_dict'], strict=True)
+    written = load_checkpoint(f'{stem}.pth', 'student')
+    build_model(_model_of(load_config(f'{stem}.py')), 'student').load_state_dict(written['state_dict'], strict=True)
     return f'{stem}.py', f'{stem}.pth'
+
+
+def _model_of(cfg: Config) -> dict:
+    """The model of a plain config, with the preprocessor that MMEngine's Runner would give it."""
+    model = cfg.model.copy()
+    if cfg.get('data_preprocessor') is not None:
+        model.setdefault('data_preprocessor', cfg.data_preprocessor)
+    return model

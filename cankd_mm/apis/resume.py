@@ -4,10 +4,12 @@ from pathlib import Path
 from typing import Optional
 
 import torch
+from mmengine.runner import Runner
 from torch import nn
 
 from cankd_mm.errors import SetupError
-from cankd_mm.models.builders import load_checkpoint
+from cankd_mm.models import FeatureDistill
+from cankd_mm.models.builders import load_checkpoint, read_checkpoint
 from cankd_mm.models.utils import unwrap
 from cankd_mm.runs import last_checkpoint
 
@@ -28,65 +30,72 @@ def find_resumable(work_dir: Path) -> Optional[str]:
     return None if last is None else str(last)
 
 
-def check_resumable(model: nn.Module, checkpoint: dict, path: str) -> None:
+def check_resumable(runner: Runner, checkpoint: dict, path: str) -> None:
     """Check that a checkpoint is of the same student, losses and teacher.
 
     Args:
-        model (nn.Module): The model that is to go on.
+        runner (Runner): The runner that is to go on. MMEngine's FlexibleRunner has no model before it trains, and is
+            not checked.
         checkpoint (dict): The checkpoint.
         path (str): Where it comes from, for messages.
 
     Raises:
         SetupError: If it is not.
     """
+    model = unwrap(runner.model)
+    if not isinstance(model, nn.Module):
+        return
     if 'optimizer' not in checkpoint:
         raise SetupError(
             f'The checkpoint {path!r} holds no state of an optimizer, so that no training can go on from it: give the '
             'epoch_N.pth or iter_N.pth of a training, or set load_from to start from its weights.'
         )
-    model = unwrap(model)
-    saved, own = checkpoint['state_dict'], model.state_dict()
-    parameters = [name for name, _ in model.named_parameters() if name in own]
-    others = [name for name in parameters if name not in saved or saved[name].shape != own[name].shape]
+    saved, own = checkpoint['state_dict'], dict(model.named_parameters())
+    if isinstance(model, FeatureDistill) and any(key.startswith('architecture.') for key in saved):
+        raise SetupError(
+            f'The checkpoint {path!r} is of cankd-mm before 0.2 or of another algorithm of MMRazor, whose training '
+            'cannot go on here: start anew with load_from set to its student, which tools/export_student.py writes.'
+        )
+    others = [name for name in own if name not in saved or saved[name].shape != own[name].shape]
     if others:
         raise SetupError(
             f'The checkpoint {path!r} is of another training: {others[0]} {tuple(own[others[0]].shape)} is '
             f'{_found(saved, others[0])}; give the config that it was trained with, or another --work-dir.'
         )
-    fingerprint = saved.get('teacher_fingerprint')
-    # A teacher that starts from an init_cfg has no weights yet.
-    if fingerprint is None or not hasattr(model, 'teacher') or not model.teacher.is_init:
-        return
-    if not torch.equal(fingerprint.cpu(), model.teacher_fingerprint()):
-        raise SetupError(
-            f'The checkpoint {path!r} was distilled from another teacher than model.teacher_ckpt names now: give that '
-            'one, or start a new training in another --work-dir.'
-        )
+    fingerprint = saved.get('_extra_state')
+    if isinstance(model, FeatureDistill) and fingerprint is not None:
+        if not torch.equal(fingerprint.cpu(), model.get_extra_state()):
+            raise SetupError(
+                f'The checkpoint {path!r} was distilled from another teacher than model.teacher_ckpt names now: give '
+                'that one, or start a new training in another --work-dir.'
+            )
 
 
 def check_loadable(model: nn.Module, path: str) -> None:
     """Check that the file of ``load_from`` has something for the model, as MMEngine takes what fits and no more.
 
     Args:
-        model (nn.Module): The model that is to start from it.
+        model (nn.Module): The model that is to start from it; not looked at where MMEngine has not built it yet.
         path (str): The file.
 
     Raises:
         SetupError: If it cannot be read, or not one parameter fits.
     """
     model = unwrap(model)
-    saved = load_checkpoint(path, 'run')['state_dict']
-    own = dict(model.named_parameters())
-    if any(key in own and own[key].shape == value.shape for key, value in saved.items()):
+    saved, weights = read_checkpoint(path, 'run'), load_checkpoint(path, 'run')['state_dict']
+    if not isinstance(model, nn.Module):
         return
-    plain = hasattr(model, 'teacher') and not any(key.startswith('architecture.') for key in saved)
-    then = (
-        "to start from a plain student's weights, set model.architecture.init_cfg to dict(type='Pretrained', "
-        'checkpoint=PATH)'
-        if plain
-        else 'give the checkpoint of such a model'
-    )
-    raise SetupError(f'load_from names {path!r}, and no parameter of it fits the {type(model).__name__}: {then}.')
+    own = dict(model.named_parameters())
+    if not any(key in own and own[key].shape == value.shape for key, value in weights.items()):
+        raise SetupError(
+            f'load_from names {path!r}, and no parameter of it fits the {type(model).__name__}: give the checkpoint of '
+            'such a model.'
+        )
+    if not weights.keys() & {key.replace('module.', '', 1) for key in saved.get('state_dict', saved)}:
+        raise SetupError(
+            f'load_from names {path!r}, whose weights do not stand under state_dict, where MMEngine looks for them: '
+            'save them there.'
+        )
 
 
 def _found(saved: dict, name: str) -> str:

@@ -3,9 +3,12 @@ from typing import Dict, Optional
 from mmengine.runner import Runner
 
 from cankd_mm.apis.config import check_data, is_distillation, load_config, student_config, teacher_config
+from cankd_mm.apis.data import check_loaders, check_test_dataset
 from cankd_mm.apis.train import init_cpu_dist
 from cankd_mm.errors import SetupError
+from cankd_mm.models.algorithms.teacher_input import spread_grey
 from cankd_mm.models.builders import load_checkpoint, load_weights, student_state_dict
+from cankd_mm.models.utils import unwrap
 
 
 def test(
@@ -37,6 +40,7 @@ def test(
     """
     cfg = load_config(config, cfg_options, work_dir, launcher)
     check_data(cfg, 'test')
+    check_loaders(cfg, 'test')
     whose = 'teacher' if teacher else 'student' if is_distillation(cfg) else 'model'
     if teacher:
         checkpoint = checkpoint or cfg.model.get('teacher_ckpt')
@@ -55,6 +59,9 @@ def test(
     state_dict = load_checkpoint(checkpoint, whose)['state_dict']
     if whose == 'student':
         state_dict = student_state_dict(state_dict)
-    model = getattr(runner.model, 'module', runner.model)
+    model = unwrap(runner.model)
     load_weights(model, state_dict, checkpoint, whose)
+    if teacher:
+        spread_grey(model.data_preprocessor)
+    check_test_dataset(runner)
     return runner.test()

@@ -1,6 +1,4 @@
-import logging
 import os
-from contextlib import suppress
 from pathlib import Path
 from typing import Optional
 
@@ -8,15 +6,17 @@ import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
 from mmengine.logging import print_log
+from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from cankd_mm.apis.config import check_data, is_distillation, load_config
-from cankd_mm.apis.data import check_train_data
+from cankd_mm.apis.config import check_data, load_config
+from cankd_mm.apis.data import check_datasets, check_loaders, explain_batch
 from cankd_mm.apis.resume import check_loadable, check_resumable, find_resumable
-from cankd_mm.engine.hooks.preflight import PreflightDone
+from cankd_mm.engine.hooks.preflight import PreflightHook
 from cankd_mm.errors import SetupError
 from cankd_mm.models.builders import load_checkpoint
+from cankd_mm.models.utils import unwrap
 
 
 def train(
@@ -31,6 +31,9 @@ def train(
     teacher_eval: int = 0,
 ) -> Runner:
     """Train what a config describes: a distillation, or a plain detector or segmentor.
+
+    It checks config, data and weights first, and a distillation by :class:`PreflightHook`. What is trained is what the
+    config says, as by the tools of MMDetection, MMSegmentation and MMRazor.
 
     Args:
         config (str): The config file.
@@ -53,6 +56,7 @@ def train(
     """
     cfg = load_config(config, cfg_options, work_dir, launcher)
     check_data(cfg, 'train', 'val')
+    check_loaders(cfg, 'train', 'val', 'test')
     if amp:
         if get_device() == 'cpu':
             raise SetupError('--amp needs an accelerator, and there is none here: leave it out.')
@@ -66,19 +70,28 @@ def train(
             )
         cfg.auto_scale_lr.enable = True
     checkpoint = _resume(cfg, resume)
-    if (check or teacher_eval) and not is_distillation(cfg):
-        raise SetupError(f'--check and --teacher-eval look at a distillation, and {config!r} is none: leave them out.')
-    add_safeguards(cfg, check, teacher_eval)
+    if (check or teacher_eval) and cfg.model.get('type', '').split('.')[-1] != 'FeatureDistill':
+        raise SetupError(
+            f'--check and --teacher-eval look at a distillation by FeatureDistill, and {config!r} is none: leave them '
+            'out.'
+        )
     init_cpu_dist(cfg)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    if cfg.launcher != 'none' and get_device() == 'cpu':
+        revert_sync_batchnorm(runner.model)  # its kernels are for accelerators alone
     if checkpoint is not None:
-        check_resumable(runner.model, checkpoint, cfg.load_from)
+        check_resumable(runner, checkpoint, cfg.load_from)
         del checkpoint
     elif cfg.get('load_from'):
         check_loadable(runner.model, cfg.load_from)
-    check_train_data(runner)
-    with suppress(PreflightDone):
+    check_datasets(runner)
+    preflight = PreflightHook(check, teacher_eval)
+    runner.register_hook(preflight)
+    try:
         runner.train()
+    except (RuntimeError, IndexError):  # what a loss makes of labels that do not fit
+        explain_batch(preflight.batch, unwrap(runner.model))
+        raise
     return runner
 
 
@@ -104,49 +117,6 @@ def _resume(cfg: Config, resume: Optional[str]) -> Optional[dict]:
     if cfg.randomness.get('seed') is None:
         cfg.randomness.seed = checkpoint.get('meta', {}).get('seed')
     return checkpoint
-
-
-def add_safeguards(cfg: Config, check: bool = False, teacher_eval: int = 0) -> None:
-    """Add what keeps a training from being lost or from going wrong unseen.
-
-    Args:
-        cfg (Config): The config, changed in place.
-        check (bool): Whether the training ends after the preflight. Defaults to False.
-        teacher_eval (int): On how many images the preflight evaluates the teacher. Defaults to 0.
-    """
-    hooks = [dict(type='IterationSeedHook'), dict(type='FiniteLossHook')]
-    checkpoint = (cfg.get('default_hooks') or {}).get('checkpoint')
-    if is_distillation(cfg):
-        hooks += [
-            dict(type='BestStudentHook'),
-            dict(type='PreflightHook', only=check, teacher_images=teacher_eval),
-        ]
-        if cfg.get('val_cfg') and cfg.val_cfg.get('type', 'ValLoop') == 'ValLoop':
-            cfg.val_cfg.type = 'DistillValLoop'
-            evaluators = cfg.val_evaluator if isinstance(cfg.val_evaluator, list) else [cfg.val_evaluator]
-            metrics = [name for name in map(_main_metric, evaluators) if name is not None]
-            if checkpoint is not None and metrics:
-                checkpoint.setdefault('save_best', metrics[0])
-    if checkpoint is not None and checkpoint.get('max_keep_ckpts') == 1:
-        print_log(
-            'default_hooks.checkpoint.max_keep_ckpts=1 would remove the only checkpoint before the next one is '
-            'written: two are kept.',
-            level=logging.WARNING,
-        )
-        checkpoint.max_keep_ckpts = 2
-    present = list(cfg.get('custom_hooks') or [])
-    types = [hook.get('type') for hook in present]
-    cfg.custom_hooks = present + [hook for hook in hooks if hook['type'] not in types]
-
-
-def _main_metric(evaluator: dict) -> Optional[str]:
-    """The metric that a model is known by; None where an evaluator reports another one."""
-    if evaluator.get('prefix') is None:
-        if evaluator['type'] == 'CocoMetric' and 'bbox' in evaluator.get('metric', 'bbox'):
-            return 'coco/bbox_mAP'
-        if evaluator['type'] == 'IoUMetric' and 'mIoU' in evaluator.get('iou_metrics', ['mIoU']):
-            return 'mIoU'
-    return None
 
 
 def init_cpu_dist(cfg: Config) -> None:

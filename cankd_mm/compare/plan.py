@@ -37,7 +37,7 @@ def method_configs(pair: str, methods: Sequence[str], cfg_options: Optional[dict
         raise SetupError(f'{pair!r} is no distillation config: give one that has a teacher and a student.')
     for key in ('work_dir', 'launcher'):
         cfg.pop(key, None)
-    configs = {ALONE: student_config(cfg), Path(pair).stem.split('_')[0]: cfg}
+    configs = {ALONE: student_config(cfg, exported=False), Path(pair).stem.split('_')[0]: cfg}
     for path in methods:
         name = Path(path).stem
         if name in configs:

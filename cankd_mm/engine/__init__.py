@@ -3,15 +3,17 @@ from cankd_mm.engine.hooks import (
     CanBlockMonitorHook,
     FiniteLossHook,
     IterationSeedHook,
-    PreflightHook,
 )
-from cankd_mm.engine.runner import DistillValLoop
+from cankd_mm.engine.optim_wrapper import install
+from cankd_mm.engine.runner import DistillRunner, DistillValLoop
+
+install()
 
 __all__ = [
     'BestStudentHook',
     'CanBlockMonitorHook',
+    'DistillRunner',
     'DistillValLoop',
     'FiniteLossHook',
     'IterationSeedHook',
-    'PreflightHook',
 ]

@@ -1,19 +1,22 @@
 """Build students and teachers from configs, and load checkpoints into them."""
 
+import copy
 import logging
 import os.path as osp
+import re
 from importlib.util import find_spec
 from pickle import UnpicklingError
-from typing import Union
+from typing import Optional, Union
 
 from mmengine.config import Config
 from mmengine.hub import get_config
 from mmengine.logging import print_log
 from mmengine.model import BaseModel
+from mmengine.model.weight_init import PretrainedInit
 from mmengine.runner.checkpoint import CheckpointLoader
 from mmengine.utils import import_modules_from_strings
 from mmrazor.registry import MODELS
-from torch import nn
+from torch import Tensor, nn
 
 from cankd_mm.errors import SetupError, reason_of
 
@@ -56,14 +59,17 @@ def load_model_cfg(path: str) -> dict:
     return model
 
 
-def build_model(model: Union[BaseModel, dict, str], whose: str) -> BaseModel:
-    """Build a student or a teacher.
+def build_model(
+    model: Union[BaseModel, dict, str], whose: str, data_preprocessor: Optional[dict] = None
+) -> BaseModel:
+    """Build a student or a teacher, and leave its config as it is.
 
     Args:
         model (BaseModel | dict | str): A built model, its config, ``dict(cfg_path='package::path')`` as in
             MMRazor, or the path that :func:`load_model_cfg` takes. A config without ``_scope_`` is looked up in
             MMDetection, then in MMSegmentation.
         whose (str): ``'student'`` or ``'teacher'``, for messages.
+        data_preprocessor (dict, optional): Taken where the model's config has none. Defaults to None.
 
     Returns:
         BaseModel: The model.
@@ -75,13 +81,16 @@ def build_model(model: Union[BaseModel, dict, str], whose: str) -> BaseModel:
         return model
     if isinstance(model, str):
         model = load_model_cfg(model)
-    model = model.copy()
+    # Models of the MM libraries write into their configs while they are built.
+    model = copy.deepcopy(model)
     if 'type' not in model:
         if 'cfg_path' not in model:
             raise SetupError(
                 f"The {whose} is configured by {sorted(model)} alone: give its 'type', or the path of its config."
             )
         return MODELS.build(model)
+    if data_preprocessor is not None:
+        model.setdefault('data_preprocessor', copy.deepcopy(data_preprocessor))
     if '_scope_' not in model and isinstance(model['type'], str):
         model['_scope_'] = _find_scope(model['type'], whose)
     return MODELS.build(model)
@@ -114,17 +123,33 @@ def check_checkpoint(path: str, whose: str) -> None:
 
 
 def load_checkpoint(path: str, whose: str) -> dict:
-    """Read a checkpoint.
+    """Read a checkpoint and find its weights, whatever library has written it.
 
     Args:
         path (str): A file, or an address that MMEngine can load from.
         whose (str): Whose checkpoint it is, for messages.
 
     Returns:
-        dict: The checkpoint, with ``state_dict`` and whatever else it holds.
+        dict: The checkpoint, with its weights as ``state_dict`` and whatever else it holds.
 
     Raises:
         SetupError: If the file is not there or is not a checkpoint.
+    """
+    return _unpack(read_checkpoint(path, whose), path, whose)
+
+
+def read_checkpoint(path: str, whose: str) -> object:
+    """Read a file of weights as it is.
+
+    Args:
+        path (str): A file, or an address that MMEngine can load from.
+        whose (str): Whose checkpoint it is, for messages.
+
+    Returns:
+        object: What the file holds.
+
+    Raises:
+        SetupError: If the file is not there or cannot be read.
     """
     check_checkpoint(path, whose)
     try:
@@ -145,25 +170,83 @@ def load_checkpoint(path: str, whose: str) -> dict:
             f"The {whose}'s checkpoint {path!r} cannot be read ({reason}): it is truncated or no checkpoint, so fetch "
             'or write it again.'
         ) from e
-    return checkpoint if 'state_dict' in checkpoint else dict(state_dict=checkpoint)
+    return checkpoint
+
+
+def _unpack(checkpoint: object, path: str, whose: str) -> dict:
+    """Find the weights in what a file holds, whatever library has written it."""
+    if not isinstance(checkpoint, dict):
+        raise SetupError(
+            f"The {whose}'s checkpoint {path!r} holds a {type(checkpoint).__name__}, not weights by name: save the "
+            "model's state_dict."
+        )
+    found = {} if 'state_dict' in checkpoint else checkpoint
+    for key in ('state_dict', 'ema_state_dict', 'model_ema', 'model'):
+        if isinstance(checkpoint.get(key), dict):
+            found = checkpoint[key]
+            break
+    weights = {key: value for key, value in found.items() if isinstance(value, Tensor)}
+    if not weights:
+        inside = ', '.join(map(repr, [*checkpoint][:5])) or 'nothing'
+        raise SetupError(
+            f"The {whose}'s checkpoint {path!r} holds no weights, but {inside}: give the file that the training wrote."
+        )
+    # What distributes or averages a model puts it under `module`.
+    weights = {re.sub(r'^module\.', '', key): value for key, value in weights.items() if key != 'steps'}
+    return {**(checkpoint if found is not checkpoint else {}), 'state_dict': weights}
 
 
 def student_state_dict(state_dict: dict) -> dict:
     """Pick the student's weights out of those of a distillation run.
 
     Args:
-        state_dict (dict[str, Tensor]): Of a :class:`FeatureDistill`, or of a plain model, which is returned as it is.
+        state_dict (dict[str, Tensor]): Of a :class:`FeatureDistill`, of an algorithm of MMRazor or of a version before
+            0.2, which hold the student under ``architecture``, or of a plain model, which is returned as it is.
 
     Returns:
         dict[str, Tensor]: The plain student's.
     """
-    prefix = 'architecture.'
-    student = {key[len(prefix) :]: value for key, value in state_dict.items() if key.startswith(prefix)}
-    return student or state_dict
+    nested = _without_prefix(state_dict, 'architecture.')
+    return nested or {k: v for k, v in state_dict.items() if not k.startswith('distiller.') and k != '_extra_state'}
+
+
+def _without_prefix(state_dict: dict, prefix: str) -> dict:
+    return {key[len(prefix) :]: value for key, value in state_dict.items() if key.startswith(prefix)}
+
+
+def pretrained_cfg(model: BaseModel) -> Optional[dict]:
+    """Find what fills a whole model with trained weights, of its own ``init_cfg``.
+
+    Args:
+        model (BaseModel): The model, of which no part is looked at.
+
+    Returns:
+        dict | None: The ``init_cfg`` of type ``'Pretrained'``, None where there is none.
+    """
+    init_cfgs = model.init_cfg if isinstance(model.init_cfg, (list, tuple)) else [model.init_cfg or {}]
+    return next((cfg for cfg in init_cfgs if cfg.get('type') in ('Pretrained', PretrainedInit)), None)
+
+
+def load_pretrained(model: nn.Module, init_cfg: dict, whose: str) -> None:
+    """Fill a model with the weights of a file that must cover all of it.
+
+    Args:
+        model (nn.Module): The model, filled in place.
+        init_cfg (dict): ``checkpoint``, a path or an address, and maybe ``prefix``, what names in the file begin with.
+        whose (str): ``'student'`` or ``'teacher'``, for messages.
+
+    Raises:
+        SetupError: If the file is not there, is no checkpoint, or does not fit.
+    """
+    path, prefix = init_cfg['checkpoint'], init_cfg.get('prefix')
+    state_dict = load_checkpoint(path, whose)['state_dict']
+    if prefix:
+        state_dict = _without_prefix(state_dict, f'{prefix.rstrip(".")}.')
+    load_weights(model, state_dict, path, whose)
 
 
 def load_weights(model: nn.Module, state_dict: dict, path: str, whose: str) -> None:
-    """Fill a model with weights that must cover every parameter.
+    """Fill a model with weights that must cover every parameter and every statistic.
 
     Args:
         model (nn.Module): The model, filled in place.
@@ -172,9 +255,10 @@ def load_weights(model: nn.Module, state_dict: dict, path: str, whose: str) -> N
         whose (str): ``'student'`` or ``'teacher'``, for messages.
 
     Raises:
-        SetupError: If a parameter is missing or has another shape.
+        SetupError: If a parameter or buffer is missing or has another shape.
     """
-    if whose == 'teacher' and any(key.startswith('architecture.') for key in state_dict):
+    name = type(model).__name__
+    if whose == 'teacher' and any(key.startswith(('architecture.', 'distiller.')) for key in state_dict):
         raise SetupError(
             f"The teacher's checkpoint {path!r} holds a distillation run, not a model: turn it into one with "
             'tools/export_student.py.'
@@ -187,23 +271,23 @@ def load_weights(model: nn.Module, state_dict: dict, path: str, whose: str) -> N
         raise SetupError(
             f"The {whose}'s checkpoint {path!r} does not fit its config: {key} has the shape "
             f'{tuple(state_dict[key].shape)} in the file and {tuple(own[key].shape)} in the '
-            f'{type(model).__name__}{more}; give the config it was trained with.'
+            f'{name}{more}; give the config it was trained with.'
         )
     result = model.load_state_dict(state_dict, strict=False)
     parameters = dict(model.named_parameters())
-    missing = [key for key in result.missing_keys if key in parameters]
+    # Other buffers are counters and constants, which many files lack.
+    needed = [key for key in own if key in parameters or key.endswith(('running_mean', 'running_var'))]
+    missing = [key for key in result.missing_keys if key in needed]
     if missing:
         raise SetupError(
-            f"The {whose}'s checkpoint {path!r} lacks {len(missing)} of the {len(parameters)} parameters of "
-            f'its {type(model).__name__}, such as {missing[0]}: give the checkpoint of this config.'
+            f"The {whose}'s checkpoint {path!r} lacks {len(missing)} of the {len(needed)} parameters and batch norm "
+            f'statistics of its {name}, such as {missing[0]}: give the checkpoint of this config.'
         )
     if result.unexpected_keys:
         print_log(
             f"The {whose}'s checkpoint {path!r} holds {len(result.unexpected_keys)} entries that its "
-            f'{type(model).__name__} has no place for, such as {result.unexpected_keys[0]}.',
+            f'{name} has no place for, such as {result.unexpected_keys[0]}.',
             logger='current',
             level=logging.WARNING,
         )
-    print_log(
-        f'Loaded all {len(parameters)} parameters of the {whose} {type(model).__name__} from {path}.', logger='current'
-    )
+    print_log(f'Loaded all {len(needed)} weights and statistics of the {whose} {name} from {path}.', logger='current')

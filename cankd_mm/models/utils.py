@@ -1,9 +1,12 @@
 from difflib import get_close_matches
+from typing import Dict
 
 from mmengine.model import is_model_wrapper
 from torch import nn
 
 from cankd_mm.errors import SetupError
+
+_HEADS = ('bbox_head', 'mask_head', 'decode_head', 'auxiliary_head')
 
 
 def find_module(model: nn.Module, name: str, whose: str) -> nn.Module:
@@ -40,3 +43,24 @@ def unwrap(model: nn.Module) -> nn.Module:
         nn.Module: The model itself.
     """
     return model.module if is_model_wrapper(model) else model
+
+
+def heads_of(model: nn.Module) -> Dict[str, nn.Module]:
+    """Find what predicts the classes of the data in a detector or segmentor.
+
+    Args:
+        model (nn.Module): The model.
+
+    Returns:
+        dict[str, nn.Module]: Heads for boxes, masks and label maps by name. None of a panoptic model, which shares the
+        classes out among them.
+    """
+    if any('panoptic' in name or name == 'semantic_head' for name, _ in model.named_children()):
+        return {}
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if name.rstrip('.0123456789').split('.')[-1] in _HEADS
+        and 'rpn_head' not in name
+        and isinstance(getattr(module, 'num_classes', None), int)
+    }

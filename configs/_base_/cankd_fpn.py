@@ -1,3 +1,5 @@
 # CanKD on the first four levels of a feature pyramid, as in the paper's detection experiments.
-custom_imports = dict(imports=['cankd_mm'], allow_failed_imports=False)
+# Registers this package. Not as custom_imports, which the student's config may have: two bases share no key.
+__import__('cankd_mm')
+runner_type = 'DistillRunner'
 distiller = dict(type='CanKDDistiller', source='neck', levels=4, loss=dict(type='CanKDLoss', loss_weight=5.0))

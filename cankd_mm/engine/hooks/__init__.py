@@ -2,6 +2,5 @@ from cankd_mm.engine.hooks.best_student import BestStudentHook
 from cankd_mm.engine.hooks.can_block_monitor import CanBlockMonitorHook
 from cankd_mm.engine.hooks.finite_loss import FiniteLossHook
 from cankd_mm.engine.hooks.iteration_seed import IterationSeedHook
-from cankd_mm.engine.hooks.preflight import PreflightHook
 
-__all__ = ['BestStudentHook', 'CanBlockMonitorHook', 'FiniteLossHook', 'IterationSeedHook', 'PreflightHook']
+__all__ = ['BestStudentHook', 'CanBlockMonitorHook', 'FiniteLossHook', 'IterationSeedHook']

@@ -15,7 +15,7 @@ class BestStudentHook(Hook):
     """Write the student of the best checkpoint by itself, as ``student_best.pth``.
 
     The file holds what MMDetection or MMSegmentation loads with the student's plain config. It follows
-    ``default_hooks.checkpoint.save_best``. :func:`cankd_mm.apis.train` adds the hook to every distillation.
+    ``default_hooks.checkpoint.save_best``, whatever metric that is. :class:`DistillRunner` adds the hook.
     """
 
     priority = 'LOWEST'  # after MMEngine's CheckpointHook

@@ -14,11 +14,15 @@ class IterationSeedHook(Hook):
 
     MMEngine seeds a process once, and a resumed process starts that sequence again from its beginning. With this hook,
     the generators of Python, numpy and torch are seeded anew where an epoch starts, or in a loop by iterations where an
-    iteration starts: whatever ran before, a validation included, has no influence. :func:`cankd_mm.apis.train` adds it.
+    iteration starts: whatever ran before, a validation included, has no influence. It changes which numbers are drawn:
+    a config has to ask for it.
 
     A training that is resumed at a checkpoint then goes on as if nothing had happened, bit by bit on one processor,
     with two exceptions: persistent worker processes of a data loader (``persistent_workers=True``) start their random
     augmentations anew, and MMEngine's loop by epochs resumes at the start of an epoch, whatever the checkpoint.
+
+    Examples:
+        >>> default_hooks = dict(iteration_seed=dict(type='IterationSeedHook'))
     """
 
     priority = 'VERY_HIGH'

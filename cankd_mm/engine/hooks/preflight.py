@@ -1,25 +1,30 @@
-from typing import Callable, Dict, Iterator, List, NamedTuple
+import copy
+import random
+from contextlib import ExitStack, contextmanager
+from typing import Dict, Iterator, List, NamedTuple, Optional
 
+import numpy as np
 import torch
 from mmengine.hooks import Hook
-from mmengine.registry import HOOKS
+from mmengine.model import BaseModule
 from mmengine.runner import Runner
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from cankd_mm.engine.runner.distill_val_loop import DistillValLoop, count_classes
 from cankd_mm.errors import SetupError
+from cankd_mm.models import FeatureDistill
 from cankd_mm.models.utils import unwrap
 
 _TINY = 1e-12
 
 
-class PreflightDone(Exception):
-    """Ends a training that was to be checked only."""
+class Finding(NamedTuple):
+    """A line of the report, and whether it deserves a warning."""
 
-
-class _Doubt(str):
-    """A line of the report that deserves a warning."""
+    text: str
+    doubtful: bool = False
 
 
 class _Measured(NamedTuple):
@@ -30,13 +35,12 @@ class _Measured(NamedTuple):
     held: int
 
 
-@HOOKS.register_module()
 class PreflightHook(Hook):
     """Look at a distillation before its first iteration: weights, inputs, features, losses, classes, gradients.
 
     The first images of the data set go once through both models, forward and backward, and leave no trace. What is
-    wrong stops the training, what is doubtful is a warning in the log. :func:`cankd_mm.apis.train` adds the hook to
-    every distillation.
+    wrong stops the training, what is doubtful is a warning in the log. ``tools/train.py`` adds the hook to every
+    training; of one without a :class:`FeatureDistill` it only remembers the batch.
 
     Args:
         only (bool): Whether the training ends after the check. Defaults to False.
@@ -44,12 +48,23 @@ class PreflightHook(Hook):
             proper weights is seen. Defaults to 0, none.
 
     Raises:
-        SetupError: If a loss is not finite, or the data has more classes than the student predicts.
+        SetupError: If a loss is not finite.
     """
 
     def __init__(self, only: bool = False, teacher_images: int = 0) -> None:
         self.only = only
         self.teacher_images = teacher_images
+        self.batch: Optional[dict] = None
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Optional[dict] = None) -> None:
+        """Remember the batch, for the message where the iteration ends in an error.
+
+        Args:
+            runner (Runner): The runner.
+            batch_idx (int): The batch's place in the epoch.
+            data_batch (dict, optional): The batch.
+        """
+        self.batch = data_batch
 
     def before_train(self, runner: Runner) -> None:
         """Check, and log what was found.
@@ -58,118 +73,144 @@ class PreflightHook(Hook):
             runner (Runner): The runner.
         """
         model = unwrap(runner.model)
-        lines = [line for part in (_weights, _teacher_input, _classes, _one_step) for line in part(runner, model)]
-        if self.teacher_images:
-            if not isinstance(runner.val_loop, DistillValLoop):
-                raise SetupError('--teacher-eval needs a validation by DistillValLoop: leave it out, or set val_cfg.')
-            metrics = runner.val_loop.evaluate_teacher(self.teacher_images)
-            figures = ', '.join(f'{key} {value:.4g}' for key, value in metrics.items()) or 'nothing detected at all'
-            lines.append(f'teacher on {self.teacher_images} validation images: {figures}')
-        facts = [line for line in lines if not isinstance(line, _Doubt)]
+        if not isinstance(model, FeatureDistill):
+            return
+        with _untouched_generators():
+            findings = [line for part in (_weights, _inputs, _classes) for line in part(runner, model)]
+            self.batch = _first_batch(runner)
+            findings += _one_step(runner, model, self.batch)
+            if self.teacher_images:
+                if not isinstance(runner.val_loop, DistillValLoop):
+                    raise SetupError('--teacher-eval needs a DistillValLoop: leave it out, or set val_cfg.type.')
+                metrics = runner.val_loop.evaluate_teacher(self.teacher_images)
+                figures = ', '.join(f'{key} {value:.4g}' for key, value in metrics.items()) or 'nothing detected at all'
+                findings.append(Finding(f'teacher on {self.teacher_images} validation images: {figures}'))
+        facts = [finding.text for finding in findings if not finding.doubtful]
         runner.logger.info('\n  '.join(['preflight', *facts]))
-        for doubt in lines:
-            if isinstance(doubt, _Doubt):
-                runner.logger.warning(f'preflight: {doubt}')
+        for finding in findings:
+            if finding.doubtful:
+                runner.logger.warning(f'preflight: {finding.text}')
         if self.only:
-            raise PreflightDone
+            runner.train_loop.stop_training = True
 
 
-def _weights(runner: Runner, model: nn.Module) -> Iterator[str]:
+@contextmanager
+def _untouched_generators() -> Iterator[None]:
+    """Leave the generators of random numbers as they were."""
+    states = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng():
+        yield
+    random.setstate(states[0])
+    np.random.set_state(states[1])
+
+
+@contextmanager
+def _untouched(model: nn.Module) -> Iterator[None]:
+    """Leave a model as it was: statistics of batch norm, counters that some losses keep, gradients."""
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    counters = [
+        (module, {key: value for key, value in vars(module).items() if isinstance(value, (bool, int, float))})
+        for module in model.modules()
+    ]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for name, buffer in model.named_buffers():
+                buffer.copy_(buffers[name])
+        for module, before in counters:
+            vars(module).update(before)
+        model.zero_grad(set_to_none=True)
+
+
+def _weights(runner: Runner, model: FeatureDistill) -> Iterator[Finding]:
     """Where the weights of both models come from."""
     count = sum(p.numel() for p in model.teacher.parameters())
-    source = model.teacher_ckpt or (model.teacher.init_cfg or {}).get('checkpoint')
-    yield f'teacher {type(model.teacher).__name__}, {count / 1e6:.1f} M parameters, all from {source}'
-    count = sum(p.numel() for p in model.student.parameters())
-    yield f'student {type(model.student).__name__}, {count / 1e6:.1f} M parameters'
-    if runner.cfg.get('load_from'):
-        verb = 'resumed' if runner.cfg.get('resume') else 'loaded'
-        yield f'student {verb} from {runner.cfg.load_from}'
-        return
-    started = [
-        (name or 'whole', module)
-        for name, module in model.student.named_modules()
-        if isinstance(getattr(module, 'init_cfg', None), dict) and module.init_cfg.get('type') == 'Pretrained'
-    ]
-    for name, module in started:
-        yield from _pretrained(name, module, module.init_cfg)
+    teacher = f'teacher {type(model.teacher).__name__}, {count / 1e6:.1f} M parameters'
+    yield Finding(f'{teacher}, all from {model.teacher_ckpt}')
+    with model.student_alone() as student:
+        count = sum(p.numel() for p in student.parameters())
+        yield Finding(f'student {type(student).__name__}, {count / 1e6:.1f} M parameters')
+        if runner.cfg.get('load_from'):
+            verb = 'resumed' if runner.cfg.get('resume') else 'loaded'
+            yield Finding(f'student {verb} from {runner.cfg.load_from}')
+            return
+        started = list(_started(student))
+    for name, module, init_cfg in started:
+        yield _pretrained(name or 'whole', module, init_cfg)
     if not started and not model.init_from_teacher:
-        yield 'student starts from random weights'
+        yield Finding('student starts from random weights')
     for part, source in model.init_from_teacher.items():
-        yield f"student's {part}: all parameters from the teacher's {source}"
+        yield Finding(f"student's {part}: all parameters from the teacher's {source}")
 
 
-def _pretrained(name: str, module: nn.Module, init_cfg: dict) -> Iterator[str]:
+def _started(student: nn.Module) -> Iterator[tuple]:
+    """The parts of a student that name a file to start from, in an ``init_cfg`` of whatever kind."""
+    for name, module in student.named_modules():
+        init_cfgs = getattr(module, 'init_cfg', None) or []
+        for init_cfg in [init_cfgs] if isinstance(init_cfgs, dict) else init_cfgs:
+            if init_cfg.get('checkpoint'):
+                yield name, module, init_cfg
+
+
+def _pretrained(name: str, module: nn.Module, init_cfg: dict) -> Finding:
     """How many parameters of a module are those of the file that it starts from."""
     checkpoint = CheckpointLoader.load_checkpoint(init_cfg['checkpoint'], map_location='cpu', logger='silent')
     saved, prefix = checkpoint.get('state_dict', checkpoint), init_cfg.get('prefix') or ''
     prefix = f'{prefix.rstrip(".")}.' if prefix else ''  # MMEngine takes it with the dot and without
     own = dict(module.named_parameters())
     missing = [key for key, value in own.items() if not _equals(value, saved.get(f'{prefix}{key}'))]
+    if len(missing) == len(own) and type(module).init_weights is not BaseModule.init_weights:
+        # It may rename what it reads, as Swin does.
+        return Finding(f"student's {name}: reads {init_cfg['checkpoint']} its own way")
     line = f"student's {name}: {len(own) - len(missing)} of {len(own)} parameters from {init_cfg['checkpoint']}"
     if len(missing) == len(own):
-        yield _Doubt(f'{line}: is it the file of another architecture?')
-    else:
-        yield line + (f', not {missing[0]}' if missing else '')
+        return Finding(f'{line}: is it the file of another architecture?', True)
+    return Finding(line + (f', not {missing[0]}' if missing else ''))
 
 
 def _equals(parameter: Tensor, saved: object) -> bool:
     return isinstance(saved, Tensor) and saved.shape == parameter.shape and torch.equal(saved, parameter.detach().cpu())
 
 
-def _teacher_input(runner: Runner, model: nn.Module) -> Iterator[str]:
-    """Whether the teacher sees images as its own config has them."""
+def _inputs(runner: Runner, model: FeatureDistill) -> Iterator[Finding]:
+    """How the teacher sees images."""
     if not getattr(model.teacher.data_preprocessor, '_enable_normalize', False):
-        yield _Doubt("the teacher's config normalizes no images: was it trained like that?")
+        yield Finding("teacher's input: not normalized, as in its own config")
         return
     mean, std = (getattr(model.teacher.data_preprocessor, key).flatten().tolist() for key in ('mean', 'std'))
     how = "which is also the student's" if model.teacher_input.identical else "converted from the student's"
-    yield f"teacher's input: mean {_round(mean)}, std {_round(std)} as in its own config, {how}"
+    yield Finding(f"teacher's input: mean {_round(mean)}, std {_round(std)} as in its own config, {how}")
 
 
 def _round(values: List[float]) -> List[float]:
     return [round(value, 2) for value in values]
 
 
-def _classes(runner: Runner, model: nn.Module) -> Iterator[str]:
+def _classes(runner: Runner, model: FeatureDistill) -> Iterator[Finding]:
     """Whether data, student and teacher agree in their number of classes."""
     names = (getattr(runner.train_dataloader.dataset, 'metainfo', None) or {}).get('classes')
-    data = None if names is None else 1 if isinstance(names, str) else len(names)
+    data = None if names is None else len(names)
     student, teacher = count_classes(model.student), count_classes(model.teacher)
-    yield f'classes: data {data}, student {student}, teacher {teacher}'
-    if data is not None and 0 < student < data:
-        raise SetupError(
-            f'The data set has {data} classes and the student predicts {student}: set num_classes of its heads to '
-            f'{data}.'
-        )
-    if data is not None and student > data and not hasattr(model.student, 'language_model'):
-        yield _Doubt(f'the student predicts {student} classes, the data has {data}: was num_classes forgotten?')
+    yield Finding(f'classes: data {data}, student {student}, teacher {teacher}')
+    if data is not None and student > data and not hasattr(model, 'language_model'):
+        yield Finding(f'the student predicts {student} classes, the data has {data}: was num_classes forgotten?', True)
 
 
-def _one_step(runner: Runner, model: nn.Module) -> Iterator[str]:
+def _one_step(runner: Runner, model: FeatureDistill, batch: dict) -> Iterator[Finding]:
     """Features, losses and gradients of one batch."""
-    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    loader = runner.train_dataloader
-    batch = [loader.dataset[i] for i in range(min(loader.batch_size or 2, len(loader.dataset)))]
-    _check_labels([item['data_samples'] for item in batch], model)
     losses = model.distiller.distill_losses
     measured: Dict[str, _Measured] = {}
     model.train()
-    try:
+    with _untouched(model), ExitStack() as hooks:
         for name, loss in losses.items():
-            loss.forward = _measuring(name, loss.forward, measured)
-        data = model.data_preprocessor(loader.collate_fn(batch), True)
+            hooks.enter_context(_measuring(name, loss, measured))
+        data = model.data_preprocessor(batch, True)
         with runner.optim_wrapper.optim_context(model):
             results = model(**data, mode='loss') if isinstance(data, dict) else model(*data, mode='loss')
             total, logged = model.parse_losses(results)
         total.backward()
         idle = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
-    finally:
-        for loss in losses.values():
-            del loss.forward
-        with torch.no_grad():
-            for name, buffer in model.named_buffers():
-                buffer.copy_(buffers[name])
-        model.zero_grad(set_to_none=True)
     logged = {name: value.detach() for name, value in logged.items() if 'loss' in name}
     task = sum(float(value) for name, value in logged.items() if name.startswith('student.'))
     for name, value in logged.items():
@@ -180,55 +221,79 @@ def _one_step(runner: Runner, model: nn.Module) -> Iterator[str]:
     for name, seen in measured.items():
         kind, share = type(losses[name]).__name__, seen.value / max(task, _TINY)
         features = f'{_sources(model.distiller.loss_forward_mappings[name])}, {" and ".join(map(str, seen.shapes))}'
-        yield f'{name}: {kind} of {features}, weight {getattr(losses[name], "loss_weight", "unknown")}'
-        yield f'{name}: {seen.value:.4g}, {share:.2f} of the task loss; holds {seen.held / 2**20:.0f} MB'
-        if seen.value == 0:
-            yield _Doubt(f'{name} is exactly zero: does the student differ from the teacher?')
-    ratio = sum(seen.value for seen in measured.values()) / max(task, _TINY)
-    yield f'task loss {task:.4g}, distillation losses {ratio:.2f} times that'
+        yield Finding(f'{name}: {kind} of {features}, weight {getattr(losses[name], "loss_weight", "unknown")}')
+        yield Finding(f'{name}: {seen.value:.4g}, {share:.2f} of the task loss; holds {seen.held / 2**20:.0f} MB')
+        if seen.value == 0 and all(shape[2:] == (1, 1) for shape in seen.shapes):
+            yield Finding(f'{name} is zero, as a map of one pixel has nothing to normalize: leave that level out', True)
+        elif seen.value == 0:
+            yield Finding(f'{name} is exactly zero: does the student differ from the teacher?', True)
+    if task == 0:
+        yield Finding(
+            'the task loss is exactly zero on the first images, so that the student learns nothing from them: are they '
+            'without objects, or their labels all ignored?',
+            True,
+        )
+        return
+    ratio = sum(seen.value for seen in measured.values()) / task
+    yield Finding(f'task loss {task:.4g}, distillation losses {ratio:.2f} times that')
     if measured and not 0.01 < ratio < 100:
-        yield _Doubt(f'the distillation losses are {ratio:.3g} times the task loss: look at loss_weight')
+        yield Finding(f'the distillation losses are {ratio:.3g} times the task loss: look at loss_weight', True)
     if idle:
-        yield _Doubt(
+        yield Finding(
             f'{len(idle)} parameters get no gradient, such as {idle[0]}: with several processes, set '
-            'find_unused_parameters=True'
+            'find_unused_parameters=True',
+            True,
         )
 
+@contextmanager
+def _measuring(name: str, loss: nn.Module, measured: Dict[str, _Measured]) -> Iterator[None]:
+    """Note what a loss is given, what it gives and what it keeps for its backward pass."""
+    held: Dict[int, int] = {}
 
-def _check_labels(samples: list, model: nn.Module) -> None:
-    """Label maps must name no class that a segmentor does not predict, other than the one to ignore."""
-    head = getattr(model.student, 'decode_head', None)
-    head = head[-1] if isinstance(head, nn.ModuleList) else head
-    for sample in samples:
-        if head is None or not hasattr(sample, 'gt_sem_seg'):
-            continue
-        labels = sample.gt_sem_seg.data
-        wrong = labels[(labels >= head.num_classes) & (labels != head.ignore_index)]
-        if wrong.numel():
-            raise SetupError(
-                f'The label map {sample.metainfo.get("seg_map_path")!r} holds the label {int(wrong.max())}, and the '
-                f'student predicts {head.num_classes} classes, 0 to {head.num_classes - 1}, and ignores '
-                f'{head.ignore_index}: correct the label maps, or num_classes.'
-            )
+    def pack(tensor: Tensor) -> Tensor:
+        if not isinstance(tensor, nn.Parameter):
+            storage = tensor.untyped_storage()
+            held[storage.data_ptr()] = storage.nbytes()
+        return tensor
 
+    saving = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
 
-def _measuring(name: str, forward: Callable, measured: Dict[str, _Measured]) -> Callable:
-    def run(*args: Tensor, **kwargs: Tensor) -> Tensor:
-        held = {}
+    def before(module: nn.Module, args: tuple, kwargs: dict) -> None:
+        saving.__enter__()
 
-        def pack(tensor: Tensor) -> Tensor:
-            if not isinstance(tensor, nn.Parameter):
-                storage = tensor.untyped_storage()
-                held[storage.data_ptr()] = storage.nbytes()
-            return tensor
-
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            value = forward(*args, **kwargs)
+    def after(module: nn.Module, args: tuple, kwargs: dict, value: Tensor) -> None:
+        saving.__exit__(None, None, None)
         shapes = [tuple(feature.shape) for feature in (*args, *kwargs.values()) if isinstance(feature, Tensor)]
         measured[name] = _Measured(shapes, float(value.detach().mean()), sum(held.values()))
-        return value
 
-    return run
+    handles = [
+        loss.register_forward_pre_hook(before, with_kwargs=True),
+        loss.register_forward_hook(after, with_kwargs=True),
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _first_batch(runner: Runner) -> dict:
+    loader = runner.train_dataloader
+    dataset = _without_caches(loader.dataset)
+    return loader.collate_fn([dataset[i] for i in range(min(loader.batch_size or 2, len(dataset)))])
+
+
+def _without_caches(dataset: Dataset) -> Dataset:
+    """A view of a data set whose transforms keep nothing, such as the images of a mosaic, in those of the original."""
+    view = copy.copy(dataset)
+    for name, value in vars(dataset).items():
+        if name == 'pipeline':
+            setattr(view, name, copy.deepcopy(value))
+        elif name in ('dataset', '_dataset') and hasattr(value, '__getitem__'):
+            setattr(view, name, _without_caches(value))
+        elif name == 'datasets':
+            setattr(view, name, [_without_caches(part) for part in value])
+    return view
 
 
 def _sources(mapping: dict) -> str:

@@ -9,46 +9,19 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from cankd_mm.errors import SetupError
+from cankd_mm.models import FeatureDistill
 from cankd_mm.models.utils import unwrap
 
 _EVALUATED = 'teacher_is_evaluated'
-
-
-class DistillMetrics(dict):
-    """Metrics under ``student/`` and ``teacher/`` in which the student's are found without the prefix as well.
-
-    What is configured by a metric's plain name, such as ``save_best='coco/bbox_mAP'``, goes on working.
-    """
-
-    def __missing__(self, key: str) -> float:
-        prefixed = f'student/{key}'
-        if prefixed not in self.keys():
-            raise KeyError(key)
-        return self[prefixed]
-
-    def __contains__(self, key: object) -> bool:
-        return super().__contains__(key) or super().__contains__(f'student/{key}')
-
-    def get(self, key: str, default: object = None) -> object:
-        """Look up a metric.
-
-        Args:
-            key (str): Its name.
-            default (object): Taken where there is none. Defaults to None.
-
-        Returns:
-            object: The metric.
-        """
-        return self[key] if key in self else default
 
 
 @LOOPS.register_module()
 class DistillValLoop(ValLoop):
     """Evaluate the student of a distillation, and its teacher beside it.
 
-    Metrics are reported under ``student/`` and ``teacher/``. The teacher sees images through its own preprocessor, and
-    is left out where it predicts other classes than the data has. :func:`cankd_mm.apis.train` takes this loop in place
-    of MMEngine's ``ValLoop``.
+    The student's metrics have their plain names, the teacher's are logged under ``teacher/``. The teacher sees images
+    through its own preprocessor, and is left out where it predicts other classes than the data has. Of any other model
+    it is MMEngine's ``ValLoop``. :class:`DistillRunner` takes it by itself.
 
     Args:
         runner (Runner): The runner.
@@ -77,19 +50,21 @@ class DistillValLoop(ValLoop):
         if teacher not in ('once', 'always', 'never'):
             raise SetupError(f"val_cfg.teacher is {teacher!r}: use 'once', 'always' or 'never'.")
         self.teacher = teacher
-        self._teachers: Dict[str, float] = {}
-        self._evaluate = self.evaluator.evaluate
-        self.evaluator.evaluate = self._report
 
     def run(self) -> Dict[str, float]:
         """Evaluate the teacher where it is its turn, and then the student.
 
         Returns:
-            dict[str, float]: The metrics.
+            dict[str, float]: The student's metrics.
         """
-        if self._is_teachers_turn():
-            self._teachers = self.evaluate_teacher()
-            self.runner.message_hub.update_info(_EVALUATED, True)
+        hub = self.runner.message_hub
+        model = unwrap(self.runner.model)
+        turn = self.teacher == 'always' or self.teacher == 'once' and not hub.runtime_info.get(_EVALUATED)
+        if turn and isinstance(model, FeatureDistill) and not _other_classes(model):
+            for key, value in self.evaluate_teacher().items():
+                if isinstance(value, (int, float)):
+                    hub.update_scalar(f'val/teacher/{key}', value)
+            hub.update_info(_EVALUATED, True)
         return super().run()
 
     @torch.no_grad()
@@ -106,7 +81,7 @@ class DistillValLoop(ValLoop):
             SetupError: If the teacher predicts other classes than the student, for whom the data is.
         """
         model, dataset = unwrap(self.runner.model), self.dataloader.dataset
-        if count_classes(model.teacher) != count_classes(model.student):
+        if _other_classes(model):
             raise SetupError(
                 f'A teacher of {count_classes(model.teacher)} classes cannot be rated on data for a student of '
                 f'{count_classes(model.student)}: leave --teacher-eval out.'
@@ -120,7 +95,7 @@ class DistillValLoop(ValLoop):
         limited = [m for m in self.evaluator.metrics if size < len(dataset) and getattr(m, 'img_ids', 0) is None]
         for metric in limited:
             metric.img_ids = [dataset.get_data_info(index)['img_id'] for index in range(size)]
-        metrics = self._evaluate(size)
+        metrics = self.evaluator.evaluate(size)
         for metric in limited:
             metric.img_ids = None
         return metrics
@@ -131,21 +106,11 @@ class DistillValLoop(ValLoop):
         for index in range(rank, size, world):
             yield self.dataloader.collate_fn([self.dataloader.dataset[index]])
 
-    def _is_teachers_turn(self) -> bool:
-        model = unwrap(self.runner.model)
-        if self.teacher == 'never' or not hasattr(model, 'teacher'):
-            return False
-        if self.teacher == 'once' and self.runner.message_hub.runtime_info.get(_EVALUATED):
-            return False
-        return count_classes(model.teacher) == count_classes(model.student)
 
-    def _report(self, size: int) -> DistillMetrics:
-        """Evaluate what was collected of the student, and put the teacher's metrics beside its own."""
-        metrics = DistillMetrics({f'student/{key}': value for key, value in self._evaluate(size).items()})
-        if metrics:  # a detector that has found nothing has no metrics, and hooks that look for one pass over these
-            metrics.update({f'teacher/{key}': value for key, value in self._teachers.items()})
-            self._teachers = {}
-        return metrics
+def _other_classes(model: FeatureDistill) -> bool:
+    """Whether the teacher predicts other classes than the student, for whom the data is."""
+    with model.student_alone() as student:
+        return count_classes(model.teacher) != count_classes(student)
 
 
 def count_classes(model: nn.Module) -> int:

@@ -1,33 +1,36 @@
-import hashlib
-from contextlib import nullcontext
-from typing import ContextManager, Dict, List, Mapping, Optional, Sequence, Union
+from contextlib import contextmanager
+from typing import Dict, Iterator, List, Mapping, Optional, Sequence, Union
 
 import torch
 from mmengine.model import BaseModel
 from mmengine.registry import DefaultScope
 from mmengine.structures import BaseDataElement
-from mmrazor.models import SingleTeacherDistill
 from mmrazor.models.utils import add_prefix
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
 from cankd_mm.errors import SetupError
+from cankd_mm.models.algorithms.frozen_teacher import FrozenTeacher
 from cankd_mm.models.algorithms.teacher_input import TeacherInput
-from cankd_mm.models.builders import build_model, load_checkpoint, load_weights
+from cankd_mm.models.builders import build_model, load_pretrained, pretrained_cfg
 from cankd_mm.models.utils import find_module
 
 Parts = Union[Sequence[str], Mapping[str, str]]
 
 
 @MODELS.register_module()
-class FeatureDistill(SingleTeacherDistill):
+class FeatureDistill(BaseModel):
     """Distill the features of a frozen teacher into a student, beside the student's own task loss.
 
-    For detectors of MMDetection and segmentors of MMSegmentation alike. It differs from
-    :class:`mmrazor.models.SingleTeacherDistill` where that wastes time or feeds the teacher the wrong input:
+    For detectors of MMDetection and segmentors of MMSegmentation alike. What it builds **is the student**: an object of
+    the student's class, of which :class:`FeatureDistill` is made a further base class, as :func:`torch.distributed.
+    fsdp.fully_shard` does. Hooks, optimizers, evaluation and checkpoints find the detector or segmentor that they know,
+    with parameters under their own names; what is trained beside it stands under ``distiller``. The teacher is no part
+    of the module tree. Of :class:`mmrazor.models.SingleTeacherDistill` it differs further where that wastes time or
+    feeds the teacher the wrong input:
 
     - the teacher runs ``extract_feat`` only, no head, and never target assignment or losses; a pass with the heads
-      where what is distilled lies in one of them, such as a segmentor's logits;
+      where what is distilled lies in one of them, such as a segmentor's logits, and with the losses for deliveries;
     - the teacher stays wholly in eval mode: no dropout, no stochastic depth, frozen batch norm statistics;
     - the teacher sees the image normalized its own way, see :class:`TeacherInput`;
     - a teacher whose checkpoint does not fit, or that has none, is an error;
@@ -35,9 +38,10 @@ class FeatureDistill(SingleTeacherDistill):
     - parts of the student can start from the teacher's weights (the paper's "inheriting strategy").
 
     Args:
-        architecture (BaseModel | dict): The student or its config.
-        teacher (BaseModel | dict | str): The teacher, its config, or the path of a config that has it as its
-            ``model``: a file, or ``'mmdet::retinanet/retinanet_r101_fpn_2x_coco.py'``.
+        architecture (BaseModel | dict | str): The student, its config, or the path of a config that has it as its
+            ``model``. A student that is built already is changed in place.
+        teacher (BaseModel | dict | str): The teacher, its config, or the path of a config: a file, or
+            ``'mmdet::retinanet/retinanet_r101_fpn_2x_coco.py'``.
         distiller (dict): Config of the distiller, usually a :class:`CanKDDistiller`.
         teacher_ckpt (str, optional): The teacher's checkpoint, a path or an address. Training without one is an
             error, unless the teacher's own ``init_cfg`` loads one. Defaults to None.
@@ -50,8 +54,8 @@ class FeatureDistill(SingleTeacherDistill):
         compile_teacher (bool): Whether the teacher's pass goes through :func:`torch.compile`. Every new image size
             is compiled once more, so that it is of use for crops of one size. On the machine above it was slower than
             without; on a GPU it has not been measured. Defaults to False.
-        data_preprocessor (dict | nn.Module, optional): Defaults to None, the student's.
-        init_cfg (dict, optional): Initialization config. Defaults to None.
+        data_preprocessor (dict, optional): The student's, where its own config has none, as MMEngine's Runner gives it
+            to any model. Defaults to None.
 
     Raises:
         SetupError: If the teacher's checkpoint is not there or does not fit, if it is missing at the start of a
@@ -59,71 +63,116 @@ class FeatureDistill(SingleTeacherDistill):
 
     Examples:
         >>> model = dict(
-        ...     _scope_='mmrazor', type='FeatureDistill', architecture=_base_.model,
-        ...     teacher='mmdet::retinanet/retinanet_r101_fpn_2x_coco.py',
-        ...     teacher_ckpt='work_dirs/retinanet_r101/epoch_24.pth',
-        ...     init_from_teacher=['neck', 'bbox_head'],
+        ...     _scope_='mmrazor', type='FeatureDistill', architecture=student,
+        ...     teacher='mmdet::retinanet/retinanet_r101_fpn_2x_coco.py', teacher_ckpt='teacher.pth',
         ...     distiller=dict(type='CanKDDistiller', source='neck', levels=4, loss=dict(type='CanKDLoss')))
     """
 
+    def __new__(
+        cls,
+        architecture: Optional[Union[BaseModel, dict, str]] = None,
+        *args: object,
+        data_preprocessor: Optional[dict] = None,
+        **kwargs: object,
+    ) -> BaseModel:
+        """Build the student, and make this class the first base of its own."""
+        if architecture is None:  # copy.deepcopy starts from an empty object
+            return super().__new__(cls)
+        student = build_model(architecture, 'student', data_preprocessor)
+        for attribute in ('teacher', 'distiller'):
+            if hasattr(student, attribute):
+                raise SetupError(
+                    f'The student {type(student).__name__} has a {attribute} of its own, and cannot be distilled '
+                    "beside it: give the detector or segmentor inside it as the student's config."
+                )
+        student.__class__ = type(type(student).__name__, (cls, type(student)), {})
+        return student
+
     def __init__(
         self,
-        architecture: Union[BaseModel, dict],
+        architecture: Union[BaseModel, dict, str],
         teacher: Union[BaseModel, dict, str],
         distiller: dict,
         teacher_ckpt: Optional[str] = None,
         init_from_teacher: Optional[Parts] = None,
         teacher_dtype: Optional[str] = None,
         compile_teacher: bool = False,
-        data_preprocessor: Optional[Union[dict, nn.Module]] = None,
-        init_cfg: Optional[dict] = None,
+        data_preprocessor: Optional[dict] = None,
     ) -> None:
+        # The student is complete: nothing of it is initialized again.
         if teacher_dtype not in (None, 'bfloat16', 'float16'):
             raise SetupError(
                 f"FeatureDistill cannot run the teacher in {teacher_dtype!r}: set teacher_dtype to 'bfloat16' or "
                 "'float16', or leave it out."
             )
-        student, teacher = build_model(architecture, 'student'), build_model(teacher, 'teacher')
+        teacher = build_model(teacher, 'teacher')
+        weights = dict(checkpoint=teacher_ckpt) if teacher_ckpt else pretrained_cfg(teacher)
+        if weights is not None:
+            load_pretrained(teacher, weights, 'teacher')
+        self.teacher_ckpt = weights and weights['checkpoint']
+        # What is recorded must not be overwritten by the layer that comes next.
+        for module in (*self.modules(), *teacher.modules()):
+            if hasattr(module, 'inplace'):
+                module.inplace = False
+        # Not a child: it is in no state dict, no optimizer, no average of the weights, and nothing broadcasts it.
+        object.__setattr__(
+            self, '_teacher', FrozenTeacher(teacher, self.data_preprocessor, teacher_dtype, compile_teacher)
+        )
+        self._teacher_mode: Optional[str] = None
         # The distiller's parts are MMRazor's, whatever library the rest of the config is of.
         with DefaultScope.overwrite_default_scope('mmrazor'):
-            super().__init__(
-                distiller=distiller,
-                teacher=teacher,
-                architecture=student,
-                data_preprocessor=data_preprocessor,
-                init_cfg=init_cfg,
-            )
-        self.teacher_ckpt = teacher_ckpt
-        if teacher_ckpt:
-            state_dict = load_checkpoint(teacher_ckpt, 'teacher')['state_dict']
-            load_weights(self.teacher, state_dict, teacher_ckpt, 'teacher')
-            # Keeps init_weights from overwriting what was loaded.
-            self.teacher._is_init = True
-        self.teacher_input = TeacherInput(self.data_preprocessor, self.teacher.data_preprocessor)
+            distiller = MODELS.build(distiller)
+            distiller.prepare_from_student(self)
+            distiller.prepare_from_teacher(teacher)
+        if distiller.deliveries.deliveries:
+            self._teacher_mode = 'loss'  # anything that a training runs may be delivered
+        self.distiller = distiller
+        self.distillation_stopped = False  # set by MMRazor's StopDistillHook
         parts = init_from_teacher or {}
         self.init_from_teacher = dict(parts) if isinstance(parts, Mapping) else {part: part for part in parts}
         for part, source in self.init_from_teacher.items():
-            _check_parts(
-                find_module(self.student, part, 'student'), find_module(self.teacher, source, 'teacher'), part, source
-            )
-        self.teacher_dtype = teacher_dtype
-        self._teacher_runs_heads = False
-        self._teacher_fingerprint: Optional[Tensor] = None
-        if compile_teacher:
-            self.teacher.extract_feat = torch.compile(self.teacher.extract_feat)
-        self.teacher.eval()
+            _check_parts(find_module(self, part, 'student'), find_module(teacher, source, 'teacher'), part, source)
+
+    @property
+    def student(self) -> 'FeatureDistill':
+        """The student, which is the model itself."""
+        return self
+
+    @property
+    def teacher(self) -> BaseModel:
+        """The teacher."""
+        return self._teacher.model
+
+    @property
+    def teacher_input(self) -> TeacherInput:
+        """What turns the student's batch into the teacher's."""
+        return self._teacher.input
+
+    @contextmanager
+    def student_alone(self) -> Iterator[BaseModel]:
+        """Take the distiller out of the module tree meanwhile: what is left is the student as it is without one.
+
+        Yields:
+            BaseModel: The student.
+        """
+        distiller = self._modules.pop('distiller')
+        try:
+            yield self
+        finally:
+            self._modules['distiller'] = distiller
 
     def init_weights(self) -> None:
         """Initialize the student, then copy the parts that start from the teacher's weights."""
-        if not self.teacher._is_init and self.teacher.init_cfg is None:
+        if self.teacher_ckpt is None:
             raise SetupError(
                 f'The teacher {type(self.teacher).__name__} has no trained weights: set model.teacher_ckpt '
                 'in the config or with --cfg-options model.teacher_ckpt=PATH.'
             )
-        super().init_weights()
-        self._teacher_fingerprint = None
+        with self.student_alone():  # a rule of its init_cfg is for its own layers
+            super().init_weights()
+        self.distiller.init_weights()
         for part, source in self.init_from_teacher.items():
-            self.student.get_submodule(part).load_state_dict(self.teacher.get_submodule(source).state_dict())
+            self.get_submodule(part).load_state_dict(self.teacher.get_submodule(source).state_dict())
 
     def loss(self, inputs: Tensor, data_samples: Optional[List[BaseDataElement]] = None) -> Dict[str, Tensor]:
         """Compute the student's task losses and the distillation losses of a batch.
@@ -136,17 +185,18 @@ class FeatureDistill(SingleTeacherDistill):
             dict[str, Tensor]: The losses, under ``student.`` and ``distill.``, and for the log ``distill_to_task``, the
             distillation losses' sum over the task losses'.
         """
-        if self.distillation_stopped:
-            return add_prefix(self.student(inputs, data_samples, mode='loss'), 'student')
         distiller = self.distiller
+        if self.distillation_stopped:
+            losses = add_prefix(super().loss(inputs, data_samples), 'student')
+            # Distributed training wants a gradient for every parameter that it has started with.
+            losses['distill.loss'] = 0 * sum(p.sum() for p in distiller.parameters() if p.requires_grad)
+            return losses
         distiller.set_deliveries_override(False)
-        with torch.no_grad(), self._teacher_autocast(inputs), distiller.teacher_recorders, distiller.deliveries:
-            images = self.teacher_input(inputs, data_samples)
-            if not self._teacher_runs_heads:
-                self.teacher.extract_feat(images)
-                self._teacher_runs_heads = bool(self._empty_recorders())
-            if self._teacher_runs_heads:
-                self.teacher(images, data_samples, mode='tensor')
+        with distiller.teacher_recorders, distiller.deliveries:
+            self._teacher(inputs, data_samples, self._teacher_mode)
+            if self._teacher_mode is None and self._empty_recorders():
+                self._teacher_mode = 'tensor'
+                self._teacher(inputs, data_samples, self._teacher_mode)
         for source in self._empty_recorders():
             raise SetupError(
                 f"The teacher's {source!r} recorded nothing, as neither its extract_feat (backbone and neck) nor its "
@@ -154,55 +204,32 @@ class FeatureDistill(SingleTeacherDistill):
             )
         distiller.set_deliveries_override(True)
         with distiller.student_recorders, distiller.deliveries:
-            losses = add_prefix(self.student(inputs, data_samples, mode='loss'), 'student')
+            losses = add_prefix(super().loss(inputs, data_samples), 'student')
         distill_losses = distiller.compute_distill_losses()
         # A log entry, since its name has no 'loss': the first thing to look at when loss_weight is in question.
         with torch.no_grad():
             (distill, _), (task, _) = self.parse_losses(distill_losses), self.parse_losses(losses)
-            ratio = distill / task.float().clamp(min=torch.finfo(torch.float32).tiny)
+            ratio = torch.where(task == 0, 0, distill / task.float())  # infinity is no JSON
         return {**losses, **add_prefix(distill_losses, 'distill'), 'distill_to_task': ratio}
 
     def _empty_recorders(self) -> List[str]:
         recorders = self.distiller.teacher_recorders.recorders.values()
         return [recorder.source for recorder in recorders if not recorder.data_buffer]
 
-    def state_dict(self, *args, **kwargs) -> Dict[str, Tensor]:
-        """Collect the student, the Can blocks and the connectors, and in place of the teacher its fingerprint.
+    def get_extra_state(self) -> Tensor:
+        """Put the teacher's fingerprint into checkpoints, as ``_extra_state``.
 
         Returns:
-            dict[str, Tensor]: As of any module; ``teacher_fingerprint`` is of :meth:`teacher_fingerprint`.
+            Tensor: See :meth:`FrozenTeacher.fingerprint`.
         """
-        state_dict = super().state_dict(*args, **kwargs)
-        prefix = kwargs.get('prefix', '')
-        for key in [key for key in state_dict if key.startswith(f'{prefix}teacher.')]:
-            del state_dict[key]
-        state_dict[f'{prefix}teacher_fingerprint'] = self.teacher_fingerprint()
-        return state_dict
+        return self._teacher.fingerprint()
 
-    def _load_from_state_dict(self, state_dict: Dict[str, Tensor], prefix: str, *args) -> None:
-        # The teacher stays what its own file made it, also where a checkpoint of another algorithm holds one.
-        state_dict.pop(f'{prefix}teacher_fingerprint', None)
-        state_dict.update({f'{prefix}teacher.{key}': value for key, value in self.teacher.state_dict().items()})
-        super()._load_from_state_dict(state_dict, prefix, *args)
+    def set_extra_state(self, state: Tensor) -> None:
+        """Leave the teacher what its own file made it.
 
-    def teacher_fingerprint(self) -> Tensor:
-        """Tell one teacher's weights from another's.
-
-        Returns:
-            Tensor: The SHA-256 of the teacher's parameters and buffers, 32 bytes.
+        Args:
+            state (Tensor): Ignored; what resumes a training compares it.
         """
-        if self._teacher_fingerprint is None:
-            digest = hashlib.sha256()
-            for key, value in self.teacher.state_dict().items():
-                digest.update(key.encode())
-                digest.update(value.cpu().contiguous().view(-1).view(torch.uint8).numpy())
-            self._teacher_fingerprint = torch.tensor(list(digest.digest()), dtype=torch.uint8)
-        return self._teacher_fingerprint
-
-    def _teacher_autocast(self, inputs: Tensor) -> ContextManager:
-        if self.teacher_dtype is None:
-            return nullcontext()
-        return torch.autocast(inputs.device.type, dtype=getattr(torch, self.teacher_dtype))
 
     def train(self, mode: bool = True) -> 'FeatureDistill':
         """Set the mode of the student and the losses; the teacher stays in eval mode.
@@ -213,9 +240,17 @@ class FeatureDistill(SingleTeacherDistill):
         Returns:
             FeatureDistill: Itself.
         """
-        super().train(mode)
-        self.teacher.eval()
-        return self
+        self._teacher.train(mode)
+        return super().train(mode)
+
+    def _apply(self, *args: object, **kwargs: object) -> 'FeatureDistill':
+        """Move the teacher with the student, for ``to``, ``cuda``, ``half`` and their like."""
+        self._teacher._apply(*args, **kwargs)
+        return super()._apply(*args, **kwargs)
+
+    def _set_device(self, device: torch.device) -> None:
+        self.teacher._set_device(device)
+        super()._set_device(device)
 
 
 def _check_parts(student: nn.Module, teacher: nn.Module, part: str, source: str) -> None:

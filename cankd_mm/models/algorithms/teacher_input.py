@@ -4,6 +4,8 @@ import torch
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
+from cankd_mm.errors import SetupError
+
 
 class TeacherInput(nn.Module):
     """Turn a batch normalized for the student into one normalized for the teacher.
@@ -13,17 +15,26 @@ class TeacherInput(nn.Module):
     one multiply-add leads from the student's to the teacher's, and the geometry of the student's batch
     augmentation is kept. The padding becomes what the teacher would have padded.
 
-    Where both models normalize alike, the batch itself is returned.
+    Where both models normalize alike, the batch itself is returned. Grey images, of a student of a single channel, are
+    spread over the channels of a teacher for colour images.
 
     Args:
         student (nn.Module): The student's data preprocessor.
         teacher (nn.Module): The teacher's data preprocessor.
+
+    Raises:
+        SetupError: If the teacher is for images of fewer channels than the student.
     """
 
     def __init__(self, student: nn.Module, teacher: nn.Module) -> None:
         super().__init__()
         s_mean, s_std = _statistics(student)
         t_mean, t_std = _statistics(teacher)
+        if getattr(teacher, '_enable_normalize', False) and len(t_mean) < len(s_mean):
+            raise SetupError(
+                f'The teacher is for images of {len(t_mean)} channels and the student for {len(s_mean)}: give a '
+                "teacher for the student's images."
+            )
         self.flip = _swaps_channels(student) != _swaps_channels(teacher)
         if self.flip:
             s_mean, s_std = s_mean.flip(0), s_std.flip(0)
@@ -57,6 +68,25 @@ class TeacherInput(nn.Module):
             output[:, height:] = self.pad_value
             output[:, :, width:] = self.pad_value
         return outputs
+
+
+def spread_grey(preprocessor: nn.Module) -> None:
+    """Have a data preprocessor for colour images take grey ones, whose channel it spreads over its own.
+
+    Args:
+        preprocessor (nn.Module): Of a teacher that is evaluated on its student's data.
+    """
+    channels = len(_statistics(preprocessor)[0])
+
+    def spread(module: nn.Module, args: tuple) -> tuple:
+        data, *others = args
+        if isinstance(data, dict) and 'inputs' in data:
+            images = [image.expand(channels, -1, -1) if len(image) == 1 else image for image in data['inputs']]
+            data = {**data, 'inputs': torch.stack(images) if isinstance(data['inputs'], Tensor) else images}
+        return (data, *others)
+
+    if channels > 1:
+        preprocessor.register_forward_pre_hook(spread)
 
 
 def _statistics(preprocessor: nn.Module) -> Tuple[Tensor, Tensor]:

@@ -1,3 +1,5 @@
 # CanKD on every level of the neck.
-custom_imports = dict(imports=['cankd_mm'], allow_failed_imports=False)
+# Registers this package. Not as custom_imports, which the student's config may have: two bases share no key.
+__import__('cankd_mm')
+runner_type = 'DistillRunner'
 distiller = dict(type='CanKDDistiller', source='neck', loss=dict(type='CanKDLoss', loss_weight=5.0))

@@ -264,12 +264,17 @@ def test_registry_prefix_serves_in_place_of_the_scope(pairs):
 def test_stopped_distillation_trains_the_student_alone(pairs):
     model = build(pairs['detection'])
     model.distillation_stopped = True
-    assert all(name.startswith('student.') for name in losses_of(model, batch('detection')))
+    model.train()
+    losses = losses_of(model, batch('detection'))
+    assert losses.pop('distill.loss') == 0 and all(name.startswith('student.') for name in losses)
+    model.parse_losses(losses_of(model, batch('detection')))[0].backward()
+    # As distributed training wants it.
+    assert [name for name, p in model.named_parameters() if p.grad is None] == []
 
 
 def test_losses_are_those_of_mmrazors_own_algorithm(pairs):
     """Where both normalize alike and the teacher has no dropout, only the time spent differs."""
-    from cankd_mm.models.builders import build_model, load_model_cfg
+    from cankd_mm.models.builders import build_model, load_model_cfg, student_state_dict
 
     ours = build(pairs['detection'])
     cfg = Config.fromfile(str(pairs['detection'])).model
@@ -283,9 +288,8 @@ def test_losses_are_those_of_mmrazors_own_algorithm(pairs):
         )
     )
     stock.teacher.load_state_dict(ours.teacher.state_dict())
-    state = {**ours.state_dict(), **stock.teacher.state_dict(prefix='teacher.')}
-    state.pop('teacher_fingerprint')
-    stock.load_state_dict(state, strict=True)
+    stock.architecture.load_state_dict(student_state_dict(ours.state_dict()), strict=True)
+    stock.distiller.load_state_dict(ours.distiller.state_dict(), strict=True)
     data = batch('detection')
     stock.train(False)  # returns nothing
     expected, found = losses_of(stock, data), losses_of(ours.eval(), data)

@@ -1,0 +1,71 @@
+import logging
+from typing import Dict, Optional, Union
+
+from mmengine.hooks import Hook
+from mmengine.logging import print_log
+from mmengine.registry import RUNNERS
+from mmengine.runner import BaseLoop, Runner
+
+
+@RUNNERS.register_module()
+class DistillRunner(Runner):
+    """MMEngine's runner, with what watches a distillation.
+
+    It changes nothing of what is trained:
+
+    - the teacher is evaluated beside the student, see :class:`DistillValLoop`;
+    - the best checkpoint is kept (by the first metric that the evaluators report, for label maps by mIoU), and its
+      student by itself, see :class:`BestStudentHook`;
+    - a loss that is no number ends the training, see :class:`FiniteLossHook`;
+    - the only checkpoint is not removed before the next one is written.
+
+    A config asks for it with ``runner_type``, as those in ``configs/_base_`` do. The tools of MMDetection and
+    MMSegmentation look for that as well, that of MMRazor does not. What the config says of a hook or of the validation
+    loop goes first.
+
+    Examples:
+        >>> runner_type = 'DistillRunner'
+        >>> default_hooks = dict(best_student=None)  # without student_best.pth
+    """
+
+    def build_val_loop(self, loop: Union[BaseLoop, Dict]) -> BaseLoop:
+        """Build the loop of the validation.
+
+        Args:
+            loop (BaseLoop | dict): The loop or its config, in which no type and ``'ValLoop'`` are the same.
+
+        Returns:
+            BaseLoop: The loop.
+        """
+        if isinstance(loop, dict) and loop.get('type', 'ValLoop') == 'ValLoop':
+            loop = {**loop, 'type': 'DistillValLoop'}
+        return super().build_val_loop(loop)
+
+    def register_default_hooks(self, hooks: Optional[Dict[str, Union[Hook, Dict]]] = None) -> None:
+        """Register the hooks of every training, and those above.
+
+        Args:
+            hooks (dict[str, Hook | dict], optional): The config's ``default_hooks``. Defaults to None.
+        """
+        ours = dict(finite_loss=dict(type='FiniteLossHook'), best_student=dict(type='BestStudentHook'))
+        hooks = {name: hook for name, hook in {**ours, **(hooks or {})}.items() if hook is not None or name not in ours}
+        checkpoint = hooks.get('checkpoint', dict(type='CheckpointHook', interval=1))
+        if isinstance(checkpoint, dict):
+            hooks['checkpoint'] = self._complete(dict(checkpoint))
+        super().register_default_hooks(hooks)
+
+    def _complete(self, checkpoint: dict) -> dict:
+        if 'save_best' not in checkpoint and self._val_loop is not None:
+            evaluators = self._val_evaluator if isinstance(self._val_evaluator, list) else [self._val_evaluator]
+            of_labels = any(isinstance(e, dict) and e.get('type') == 'IoUMetric' for e in evaluators)
+            checkpoint['save_best'] = 'mIoU' if of_labels else 'auto'
+            checkpoint.setdefault('rule', 'greater')
+        if checkpoint.get('max_keep_ckpts') == 1:
+            print_log(
+                'default_hooks.checkpoint.max_keep_ckpts=1 would remove the only checkpoint before the next one is '
+                'written: two are kept.',
+                logger='current',
+                level=logging.WARNING,
+            )
+            checkpoint['max_keep_ckpts'] = 2
+        return checkpoint
