@@ -4,6 +4,7 @@
 installed first, and leaves a version that works as it is.
 """
 
+import functools
 import importlib
 import importlib.util
 import os
@@ -149,6 +150,73 @@ def mend_checkpoint_writing() -> bool:
     return True
 
 
+def mend_worker_seeds() -> bool:
+    """Let every epoch draw augmentations of its own.
+
+    MMEngine seeds the worker processes of a data loader with the same numbers whenever they start, which they do at
+    every epoch unless ``persistent_workers`` is set: all epochs then repeat the augmentations of the first. Here the
+    seed also depends on what the main process has drawn for these workers, which torch gives them.
+
+    Returns:
+        bool: Whether anything had to be mended.
+    """
+    from mmengine.runner import _flexible_runner, runner
+
+    for module in (runner, _flexible_runner):
+        module.default_worker_init_fn = _worker_init_fn
+    return True
+
+
+def _worker_init_fn(worker_id: int, num_workers: int, rank: int, seed: int, **kwargs) -> None:
+    import torch
+    from mmengine.dataset import worker_init_fn
+
+    # What torch has seeded this worker with, less its number: equal for all workers of an epoch, and on all ranks.
+    drawn = torch.initial_seed() - worker_id
+    worker_init_fn(worker_id, num_workers, rank, (seed + drawn) % 2**31, **kwargs)
+
+
+def mend_class_weight() -> bool:
+    """Let labels that are to be ignored weigh nothing in a cross-entropy with ``class_weight``.
+
+    Up to MMSegmentation 1.2 it looks up the weight of every label, and 255 has none.
+
+    Returns:
+        bool: Whether anything had to be mended.
+    """
+    if importlib.util.find_spec('mmseg') is None:
+        return False
+    import mmseg
+    import torch
+    from mmseg.models.losses import cross_entropy_loss as module
+
+    if parse(mmseg.__version__) > parse('1.2.2'):
+        return False
+    original = module.cross_entropy
+
+    @functools.wraps(original)
+    def cross_entropy(
+        pred,
+        label,
+        weight=None,
+        class_weight=None,
+        reduction='mean',
+        avg_factor=None,
+        ignore_index=-100,
+        avg_non_ignore=False,
+    ):
+        if class_weight is not None and avg_factor is None and reduction == 'mean':
+            counted = (label >= 0) & (label < len(class_weight))
+            weights = class_weight[torch.where(counted, label, 0)]
+            if avg_non_ignore:
+                counted &= label != ignore_index
+            avg_factor = (weights * counted).sum()
+        return original(pred, label, weight, class_weight, reduction, avg_factor, ignore_index, avg_non_ignore)
+
+    module.cross_entropy = cross_entropy
+    return True
+
+
 def check_setuptools() -> None:
     """Raise where setuptools no longer has the ``pkg_resources`` that MMEngine imports.
 
@@ -175,6 +243,8 @@ def mend() -> List[str]:
         "torch.load(weights_only=True) reads MMEngine's checkpoints": mend_checkpoint_loading,
         'a killed process leaves no half-written checkpoint': mend_checkpoint_writing,
         'RepPoints trains on a GPU (mmdet <= 3.3)': mend_point_assigner,
+        'epochs draw augmentations of their own without persistent workers': mend_worker_seeds,
+        'labels to be ignored weigh nothing where classes have weights (mmseg <= 1.2)': mend_class_weight,
     }
     try:
         check_setuptools()

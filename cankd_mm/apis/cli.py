@@ -1,14 +1,17 @@
 """What the command line tools share: their common arguments, and errors in one sentence."""
 
 import argparse
+import logging
 import os
 import re
 import sys
+import traceback
 from contextlib import contextmanager
 from typing import Iterator, Optional
 from urllib.error import URLError
 
 from mmengine.config import DictAction
+from mmengine.logging import MMLogger
 
 from cankd_mm.errors import SetupError
 
@@ -64,7 +67,16 @@ def one_sentence_errors() -> Iterator[None]:
         sentence = explain(e)
         if sentence is None:
             raise
+        _log_traceback()
         sys.exit(f'error: {sentence}')
+
+
+def _log_traceback() -> None:
+    """Keep in the run's log file where an error came from, which the sentence leaves out."""
+    for handler in MMLogger.get_current_instance().handlers if MMLogger.check_instance_created('mmengine') else ():
+        if isinstance(handler, logging.FileHandler):
+            handler.stream.write(f'{traceback.format_exc()}\n')
+            handler.flush()
 
 
 def explain(error: Exception) -> Optional[str]:
@@ -126,6 +138,12 @@ _KNOWN = (
         r'([\w.]+) is not in the ([\w:]+)(?: registry)?',
         'The config names the type {0!r}, which is not registered as {1!r}: correct it, or import the package that '
         'registers it with custom_imports.',
+    ),
+    (
+        KeyError,
+        r"^'mask'$",
+        'An object of the annotations has no mask, and the pipeline loads masks (with_mask): add its segmentation, '
+        'or take the object out.',
     ),
     (
         TypeError,

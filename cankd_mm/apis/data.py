@@ -291,43 +291,42 @@ def _check_metric(metric: object, split: str) -> None:
 
 
 def _check_labels(dataset: object, split: str, model: object) -> None:
-    """Look through objects and label maps, as far as the time goes."""
+    """Look through objects or label maps, as far as the time goes."""
     steps = getattr(getattr(dataset, 'pipeline', None), 'transforms', [])
     load = next((step for step in steps if 'LoadAnnotations' in type(step).__name__), None)
     if load is None or not hasattr(dataset, 'get_data_info'):
         return
-    count, start, objects, labelled, seen = len(dataset), monotonic(), 0, 0, 0
     heads = heads_of(model) if isinstance(model, nn.Module) else {}
+    start, useful = monotonic(), False
     # In random order, so that what is left out where the time is short is spread over the data set.
-    for index in np.random.RandomState(0).permutation(count).tolist():
+    for index in np.random.RandomState(0).permutation(len(dataset)).tolist():
         if monotonic() - start > _SECONDS:
-            break
-        info, seen = dataset.get_data_info(index), seen + 1
+            return
+        info = dataset.get_data_info(index)
         if 'instances' in info:
-            usable = [instance for instance in info['instances'] if not instance.get('ignore_flag')]
-            objects += len(usable)
-            if getattr(load, 'with_mask', False) and any('mask' not in instance for instance in usable):
-                raise SetupError(
-                    f'The {split} annotations {_name(dataset)!r} have an object without a mask in '
-                    f'{info.get("img_path")!r}, and the pipeline loads masks: add its segmentation, or take the object '
-                    'out.'
-                )
-        elif info.get('seg_map_path') and hasattr(load, 'reduce_zero_label'):
+            useful |= _has_objects(info, load, f'The {split} annotations {_name(dataset)!r}')
+        elif info.get('seg_map_path'):
             labels = load(dict(info))['gt_seg_map']
             _check_label_map(labels, _image_size(info['img_path']), info['seg_map_path'], split, heads)
-            labelled += any((labels != getattr(head, 'ignore_index', 255)).any() for head in heads.values() or [None])
-            objects += 1
-    whole = seen == count
-    if split == 'train' and whole and not objects:
+            useful |= any((labels != getattr(head, 'ignore_index', 255)).any() for head in heads.values()) or not heads
+        else:
+            return
+    if split == 'train' and not useful:
         raise SetupError(
-            f'The train annotations {_name(dataset)!r} hold no object to learn from: there is none, or all are marked '
-            'iscrowd, difficult or ignored.'
+            f'The train annotations {_name(dataset)!r} hold nothing to learn from: there is no object or label, or all '
+            'are marked iscrowd, difficult or to be ignored.'
         )
-    if split == 'train' and whole and heads and objects and not labelled and 'seg_map_path' in info:
+
+
+def _has_objects(info: dict, load: object, annotations: str) -> bool:
+    """Whether an image has an object to learn from; each needs a mask where the pipeline loads masks."""
+    usable = [instance for instance in info['instances'] if not instance.get('ignore_flag')]
+    if getattr(load, 'with_mask', False) and any('mask' not in instance for instance in usable):
         raise SetupError(
-            f'The label maps of the train data set {_name(dataset)!r} hold nothing but what the heads ignore: correct '
-            'them, or reduce_zero_label.'
+            f'{annotations} have an object without a mask in {info.get("img_path")!r}, and the pipeline loads masks: '
+            'add its segmentation, or take the object out.'
         )
+    return bool(usable)
 
 
 def _image_size(path: str) -> Optional[Tuple[int, int]]:

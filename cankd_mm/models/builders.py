@@ -9,12 +9,11 @@ from pickle import UnpicklingError
 from typing import Optional, Union
 
 from mmengine.config import Config
-from mmengine.hub import get_config
 from mmengine.logging import print_log
 from mmengine.model import BaseModel
 from mmengine.model.weight_init import PretrainedInit
 from mmengine.runner.checkpoint import CheckpointLoader
-from mmengine.utils import import_modules_from_strings
+from mmengine.utils import get_installed_path, import_modules_from_strings
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
@@ -43,11 +42,17 @@ def load_model_cfg(path: str) -> dict:
             'name, or install it.'
         )
     try:
-        cfg = get_config(path) if '::' in path else Config.fromfile(path)
+        cfg = Config.fromfile(_config_file(path))
     except FileNotFoundError as e:
         raise SetupError(
             f'There is no model config {path!r}: give a file, or package::path as in '
             "'mmdet::retinanet/retinanet_r101_fpn_2x_coco.py'."
+        ) from e
+    except ImportError as e:
+        reason = reason_of(e.__cause__ or e)
+        raise SetupError(
+            f'The model config {path!r} imports what is not installed ({reason}): install the package that its '
+            'custom_imports name.'
         ) from e
     if 'model' not in cfg:
         raise SetupError(f'The config {path!r} has no model: give the config that the model was trained with.')
@@ -57,6 +62,16 @@ def load_model_cfg(path: str) -> dict:
     if 'default_scope' in cfg:
         model.setdefault('_scope_', cfg.default_scope)
     return model
+
+
+def _config_file(path: str) -> str:
+    """The file of a config of an installed package, which may be in a folder of any name, or the path itself."""
+    package, _, name = path.rpartition('::')
+    if not package:
+        return path
+    root = get_installed_path(package)
+    folders = osp.join(root, '.mim', 'configs'), osp.join(osp.dirname(root), 'configs')  # installed, and in a clone
+    return next((file for file in (osp.join(folder, name) for folder in folders) if osp.isfile(file)), path)
 
 
 def build_model(

@@ -7,16 +7,23 @@ from mmengine.runner import Runner
 
 from cankd_mm.errors import SetupError
 
+_PATIENCE = 16  # halvings from torch's first scale, 65536, to 1
+
 
 @HOOKS.register_module()
 class FiniteLossHook(Hook):
     """Stop a training whose loss is no longer a finite number, and say which loss and on which images.
 
-    It looks at every iteration, before a checkpoint is written: the last checkpoint is still good.
-    :func:`cankd_mm.apis.train` adds it to every distillation.
+    It looks at every iteration, before a checkpoint is written: the last checkpoint is still good. MMDetection's
+    ``CheckInvalidLossHook`` says only that something is wrong, in every fiftieth. Under a gradient scaler, which leaves
+    out a step that overflows and halves its scale, as many iterations in a row may overflow as it takes to reach 1.
+    :class:`DistillRunner` adds the hook.
     """
 
     priority = 'HIGH'
+
+    def __init__(self) -> None:
+        self._overflows = 0
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Optional[dict] = None, outputs: Optional[dict] = None
@@ -34,10 +41,15 @@ class FiniteLossHook(Hook):
         """
         outputs = outputs or {}
         if 'loss' in outputs and _is_finite(outputs['loss']):  # the sum of all
+            self._overflows = 0
             return
         values = {name: value for name, value in outputs.items() if 'loss' in name and name != 'loss'}
         bad = [name for name, value in values.items() if not _is_finite(value)]
         if not bad:
+            return
+        scaler = getattr(runner.optim_wrapper, 'loss_scaler', None)
+        self._overflows += 1
+        if scaler is not None and scaler.is_enabled() and self._overflows <= _PATIENCE:
             return
         samples = (data_batch or {}).get('data_samples') or []
         images = [path for path in (getattr(sample, 'img_path', None) for sample in samples) if path]

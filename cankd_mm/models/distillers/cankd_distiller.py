@@ -45,6 +45,8 @@ class CanKDDistiller(ConfigurableDistiller):
         teacher_source (str, optional): The teacher's module, where it differs from ``source``. Defaults to None.
         teacher_levels (int | Sequence[int], optional): The teacher's levels, where they differ from ``levels``, in
             the same order. Defaults to None.
+        image_size (Sequence[int], optional): Height and width of the image that both models are shown to find shapes,
+            for models that take no small one. Defaults to None, found by itself.
         **long_form: The arguments of :class:`mmrazor.models.ConfigurableDistiller`.
 
     Raises:
@@ -69,6 +71,7 @@ class CanKDDistiller(ConfigurableDistiller):
         connector: Optional[dict] = None,
         teacher_source: Optional[str] = None,
         teacher_levels: Levels = None,
+        image_size: Optional[Sequence[int]] = None,
         **long_form,
     ) -> None:
         self._short_form = source is not None
@@ -79,6 +82,7 @@ class CanKDDistiller(ConfigurableDistiller):
                 connector=connector,
                 teacher_source=teacher_source,
                 teacher_levels=teacher_levels,
+                image_size=image_size,
             )
             for name, value in given.items():
                 if value is not None:
@@ -98,6 +102,7 @@ class CanKDDistiller(ConfigurableDistiller):
         self.teacher_source = teacher_source or source
         self.levels = levels
         self.teacher_levels = levels if teacher_levels is None else teacher_levels
+        self.image_size = image_size
         self.loss = loss
         self.connector = connector
 
@@ -108,7 +113,7 @@ class CanKDDistiller(ConfigurableDistiller):
             model (BaseModel): The student.
         """
         if self._short_form:
-            self._student_shapes = probe_shapes(model, self.source, 'student')
+            self._student_shapes = probe_shapes(model, self.source, 'student', self.image_size, training=True)
             recorders = {self.source: dict(type='ModuleOutputs', source=self.source)}
             self.student_recorders = RecorderManager({**recorders, **self._given['student_recorders']})
         super().prepare_from_student(model)
@@ -120,7 +125,7 @@ class CanKDDistiller(ConfigurableDistiller):
             model (nn.Module): The teacher. The student has to be prepared first.
         """
         if self._short_form:
-            shapes = probe_shapes(model, self.teacher_source, 'teacher')
+            shapes = probe_shapes(model, self.teacher_source, 'teacher', self.image_size)
             recorders = {self.teacher_source: dict(type='ModuleOutputs', source=self.teacher_source)}
             self.teacher_recorders = RecorderManager({**recorders, **self._given['teacher_recorders']})
             self._build_expanded(self._student_shapes, shapes)
@@ -200,7 +205,7 @@ def _select(whose: str, source: str, levels: Levels, shapes: Union[Shape, List[S
         if indices is not None and list(indices) != [0]:
             raise SetupError(
                 f"The {whose}'s {source!r} gives a single feature map and levels={levels!r} asks for others: leave "
-                'levels out.'
+                'levels out, or give the level of the other model alone and [0] for this one.'
             )
         return [_Level(whose, source, None, shapes)]
     indices = list(range(len(shapes)) if indices is None else indices)

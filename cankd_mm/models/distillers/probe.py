@@ -1,29 +1,37 @@
 """What a model's modules give, found by one tiny forward pass."""
 
-from contextlib import suppress
-from typing import List, Tuple, Union
+from contextlib import contextmanager, suppress
+from typing import Iterator, List, Optional, Sequence, Tuple, Union
 
 import torch
 from torch import Tensor, nn
 
-from cankd_mm.errors import SetupError
+from cankd_mm.errors import SetupError, reason_of
 from cankd_mm.models.utils import find_module
 
 # Height and width of the probing image, in pixels. They differ, so that shapes in messages are unambiguous, and
-# are multiples of 32, to which detectors pad.
-PROBE_SIZE = (128, 192)
+# are multiples of 32, to which detectors pad. Models that take no image as small are shown larger ones.
+PROBE_SIZES = ((128, 192), (256, 384), (512, 512))
+
+Shape = Tuple[int, ...]
 
 
-def probe_shapes(model: nn.Module, source: str, whose: str) -> Union[Tuple[int, ...], List[Tuple[int, ...]]]:
-    """Find the shape of what a module gives, by a forward pass of one 128x192 image.
+def probe_shapes(
+    model: nn.Module, source: str, whose: str, image_size: Optional[Sequence[int]] = None, training: bool = False
+) -> Union[Shape, List[Shape]]:
+    """Find the shape of what a module gives, by a forward pass of one image.
 
-    The pass runs ``model.extract_feat``, or where that does not run the module the heads as well, in eval mode and
-    without gradients; the model is left as it was.
+    The image has the channels that the data preprocessor normalizes, and 128x192 pixels, or what the model's config
+    names, or more, the first that the model takes. The pass runs ``model.extract_feat``, or where that does not run the
+    module the heads as well, without gradients; the model is left as it was.
 
     Args:
         model (nn.Module): A detector or segmentor of MMDetection or MMSegmentation.
         source (str): The module's name, as in ``model.named_modules()``.
         whose (str): ``'student'`` or ``'teacher'``, for messages.
+        image_size (Sequence[int], optional): Height and width of the image. Defaults to None, found as above.
+        training (bool): Whether the model is looked at in training mode, in which some give other features. Defaults to
+            False.
 
     Returns:
         tuple[int] | list[tuple[int]]: The shape ``(1, C, H, W)`` of the feature, or one shape per level.
@@ -39,19 +47,12 @@ def probe_shapes(model: nn.Module, source: str, whose: str) -> Union[Tuple[int, 
         )
     outputs = []
     handle = module.register_forward_hook(lambda module, args, output: outputs.append(output))
-    was_training = {m: m.training for m in model.modules()}
-    weight = next(p for p in model.parameters() if p.dim() == 4)
     try:
-        model.eval()
-        with torch.no_grad():
-            image = weight.new_zeros(1, weight.shape[1], *PROBE_SIZE)
-            model.extract_feat(image)
-            if not outputs:
-                _run_heads(model, image)
+        # Batch norm in training mode wants more than one value, which a map of one pixel of one image is.
+        images = _run(model, outputs, image_size, images=2, training=True) if training else None
+        images = images or _run(model, outputs, image_size, images=1, training=False, whose=whose)
     finally:
         handle.remove()
-        for m, training in was_training.items():
-            m.training = training
     if not outputs:
         raise SetupError(
             f"The {whose}'s {source!r} is not run by extract_feat (backbone and neck), nor by a head that needs no "
@@ -69,11 +70,87 @@ def probe_shapes(model: nn.Module, source: str, whose: str) -> Union[Tuple[int, 
             f"The {whose}'s {source!r} gives {type(output).__name__} that is no feature map (N, C, H, W) "
             'nor a sequence of them: distill from another module.'
         )
-    shapes = [tuple(f.shape) for f in features]
+    if any(len(f) != images for f in features):
+        raise SetupError(
+            f"The {whose}'s {source!r} gives {len(features[0])} feature maps for {images} images while it trains: "
+            'distill from a module before that, which gives one for each.'
+        )
+    shapes = [(1, *f.shape[1:]) for f in features]
     return shapes[0] if isinstance(output, Tensor) else shapes
 
 
-def _run_heads(model: nn.Module, image: Tensor) -> None:
-    """Run the heads, too, where these need no annotations."""
-    with suppress(TypeError, AttributeError):
-        model(image, mode='tensor')
+def _run(
+    model: nn.Module,
+    outputs: list,
+    image_size: Optional[Sequence[int]],
+    images: int,
+    training: bool,
+    whose: Optional[str] = None,
+) -> Optional[int]:
+    """Show a model images of the first size that it takes.
+
+    Returns how many; None where it takes none, which is an error of what is named.
+    """
+    weight = next(model.parameters())
+    sizes = [tuple(image_size)] if image_size else [PROBE_SIZES[0], *_configured_sizes(model), *PROBE_SIZES[1:]]
+    reason = ''
+    for size in sizes:
+        outputs.clear()
+        with _untouched(model, training), torch.no_grad():
+            batch = weight.new_zeros(images, _channels(model), *size)
+            try:
+                model.extract_feat(batch)
+                if not outputs:
+                    with suppress(TypeError, AttributeError):
+                        model(batch, mode='tensor')
+                return images
+            except Exception as e:  # whatever a model makes of an image that it is not for
+                reason = reason or f'{type(e).__name__}: {reason_of(e)}'
+    if whose is not None:
+        raise SetupError(
+            f'The {whose} {type(model).__name__} takes no image of {" or ".join(f"{h}x{w}" for h, w in sizes)} pixels '
+            f'({reason}): name a size that it takes as image_size=(height, width) of the distiller.'
+        )
+    return None
+
+
+def _channels(model: nn.Module) -> int:
+    """How many channels the images of a model have."""
+    mean = getattr(model, 'data_preprocessor', None)
+    mean = getattr(mean, 'mean', None)
+    if mean is not None:
+        return len(mean.flatten())
+    convolution = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
+    # A stem that takes the image apart has a multiple of three.
+    return 3 if convolution is None or convolution.in_channels % 3 == 0 else convolution.in_channels
+
+
+def _configured_sizes(model: nn.Module) -> Iterator[Tuple[int, int]]:
+    """Image sizes that a model's config names: of its preprocessor, its backbone or its anchors."""
+    preprocessor = getattr(model, 'data_preprocessor', None)
+    divisor = getattr(preprocessor, 'pad_size_divisor', 1)
+    holders = (preprocessor, *(getattr(preprocessor, 'batch_augments', None) or ()), *model.modules())
+    for holder in holders:
+        for name in ('size', 'img_size', 'input_size'):
+            size = getattr(holder, name, None)
+            size = (size, size) if isinstance(size, int) else size
+            if isinstance(size, (list, tuple)) and len(size) == 2 and all(isinstance(side, int) for side in size):
+                yield tuple(size)
+    if divisor > 1:
+        yield 2 * divisor, 3 * divisor
+
+
+@contextmanager
+def _untouched(model: nn.Module, training: bool) -> Iterator[None]:
+    """Set a model's mode, and leave mode, buffers and random numbers as they were."""
+    modes = {module: module.training for module in model.modules()}
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    try:
+        with torch.random.fork_rng():
+            yield model.train(training)
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+        with torch.no_grad():
+            for buffer, before in buffers:
+                buffer.copy_(before)

@@ -10,6 +10,8 @@ from packaging.version import parse
 from torch import Tensor
 from torch.nn import functional as F
 
+HALF = (torch.float16, torch.bfloat16)
+
 # Without it, torch 2.0 divides by the square root of the width.
 _HAS_SCALE = parse(torch.__version__) >= parse('2.1')
 
@@ -23,7 +25,7 @@ def at_least_float32(*tensors: Tensor) -> tuple:
     Returns:
         tuple[Tensor]: The tensors.
     """
-    return tuple(t.float() if t.dtype in (torch.float16, torch.bfloat16) else t for t in tensors)
+    return tuple(t.float() if t.dtype in HALF else t for t in tensors)
 
 
 def dot_product_attention(theta: Tensor, phi: Tensor, g: Tensor) -> Tensor:
@@ -96,7 +98,30 @@ def concatenation_attention(a: Tensor, b: Tensor, g: Tensor) -> Tensor:
         b, order = b.sort(1, descending=True)
         g = g.gather(2, order[:, None].expand(n, d, m))
         # Both sums side by side, after a column of zeros for the empty prefix.
-        sums = F.pad(torch.cat([g, b[:, None] * g], 1).cumsum(2), (1, 0))
+        sums = F.pad(_prefix_sums(torch.cat([g, b[:, None] * g], 1)), (1, 0))
         length = torch.searchsorted(-b.detach(), a.detach().contiguous())
         seen = sums.gather(2, length[:, None].expand(n, 2 * d, a.shape[1]))
         return torch.addcmul(seen[:, d:], a[:, None], seen[:, :d]) / m
+
+
+def _prefix_sums(values: Tensor) -> Tensor:
+    """The sums of the first 1, 2, ... of ``(N, D, M)`` along M."""
+    if not (values.is_cuda and torch.are_deterministic_algorithms_enabled()):
+        return values.cumsum(2)
+    return scan(values)
+
+
+def scan(values: Tensor) -> Tensor:
+    """Prefix sums by doubling, where :func:`torch.cumsum` has no deterministic form, as on CUDA.
+
+    Args:
+        values (Tensor): ``(N, D, M)``.
+
+    Returns:
+        Tensor: The sums of the first 1, 2, ... M along the last dimension, ``(N, D, M)``.
+    """
+    shift = 1
+    while shift < values.shape[2]:
+        values = values + F.pad(values[..., :-shift], (shift, 0))
+        shift *= 2
+    return values

@@ -4,6 +4,7 @@ from torch.nn import functional as F
 
 from cankd_mm.errors import SetupError
 from cankd_mm.models.layers.affinity import (
+    HALF,
     at_least_float32,
     concatenation_attention,
     dot_product_attention,
@@ -75,6 +76,8 @@ class CanBlock(nn.Module):
         Returns:
             Tensor: ``z``, ``(N, C, H, W)``.
         """
+        if self.g.weight.dtype in HALF:  # a block that is itself in half precision, not one under autocast
+            x, t = x.to(self.g.weight.dtype), t.to(self.g.weight.dtype)
         z = self._normalize(getattr(self, f'_{self.mode}')(x, t))
         return z + x if self.residual else z
 
@@ -87,9 +90,12 @@ class CanBlock(nn.Module):
             return self._project(dot_product_attention(self.theta(x).flatten(2), phi, g), x)
         with torch.autocast(x.device.type, enabled=False):
             phi, g, features = at_least_float32(phi, g, x.flatten(2))
-            to_output = self.conv_out.weight.flatten(1) @ (g @ phi.transpose(1, 2) / m)
-            matrix = to_output @ self.theta.weight.flatten(1)
-            bias = to_output @ self.theta.bias[:, None] + self.conv_out.bias[:, None]
+            w_theta, b_theta, w_out, b_out = at_least_float32(
+                self.theta.weight, self.theta.bias, self.conv_out.weight, self.conv_out.bias
+            )
+            to_output = w_out.flatten(1) @ (g @ phi.transpose(1, 2) / m)
+            matrix = to_output @ w_theta.flatten(1)
+            bias = to_output @ b_theta[:, None] + b_out[:, None]
             return torch.baddbmm(bias, matrix, features).unflatten(2, x.shape[2:])
 
     def _embedded_gaussian(self, x: Tensor, t: Tensor) -> Tensor:
@@ -119,9 +125,10 @@ class CanBlock(nn.Module):
         """``W y`` in the height and width of x."""
         # The product of three features leaves the range of half precision long before these do.
         with torch.autocast(y.device.type, enabled=False):
-            return self.conv_out(y.unflatten(2, x.shape[2:]))
+            return F.conv2d(y.unflatten(2, x.shape[2:]), *at_least_float32(self.conv_out.weight, self.conv_out.bias))
 
     def _normalize(self, y: Tensor) -> Tensor:
+        y = y.to(self.bn.weight.dtype) if self.bn.weight.dtype in HALF else y
         if self.training and y.numel() == y.shape[1]:
             # One pixel of one image has no variance to normalize by: take the running statistics.
             bn = self.bn
