@@ -276,7 +276,7 @@ def _check_metric(metric: object, split: str) -> None:
         if without:
             raise SetupError(
                 f'{where} have no {field!r} in {len(without)} of {len(annotations["annotations"])} objects, such as id '
-                f'{without[0].get("id")}, which COCO\'s evaluation needs: write {field}='
+                f"{without[0].get('id')}, which COCO's evaluation needs: write {field}="
                 f'{"0" if field == "iscrowd" else "width * height"} there.'
             )
     classes = (metric.dataset_meta or {}).get('classes')

@@ -41,9 +41,12 @@ class DistillOptimWrapperConstructor:
             return self.constructor(model)
         with inner.student_alone():
             optim_wrapper = self.constructor(model)
-        parameters = [p for p in inner.distiller.parameters() if p.requires_grad]
+        parameters = {name: p for name, p in inner.distiller.named_parameters('distiller') if p.requires_grad}
         if parameters:
-            optim_wrapper.optimizer.add_param_group(dict(params=parameters))
+            group, optimizer = dict(params=list(parameters.values())), optim_wrapper.optimizer
+            if 'param_names' in optimizer.param_groups[0]:  # torch wants them in all groups or in none
+                group['param_names'] = list(parameters)
+            optimizer.add_param_group(group)
         return optim_wrapper
 
 

@@ -74,9 +74,7 @@ def _config_file(path: str) -> str:
     return next((file for file in (osp.join(folder, name) for folder in folders) if osp.isfile(file)), path)
 
 
-def build_model(
-    model: Union[BaseModel, dict, str], whose: str, data_preprocessor: Optional[dict] = None
-) -> BaseModel:
+def build_model(model: Union[BaseModel, dict, str], whose: str, data_preprocessor: Optional[dict] = None) -> BaseModel:
     """Build a student or a teacher, and leave its config as it is.
 
     Args:

@@ -71,7 +71,8 @@ def run_jobs(jobs: List[Job], slots: int, stream: TextIO = sys.stdout) -> None:
 
     Args:
         jobs (list[Job]): The trainings, those that others need first.
-        slots (int): How many run side by side. The processor's cores are shared out among them.
+        slots (int): How many run side by side. The processor's cores are shared out among them, unless
+            ``OMP_NUM_THREADS`` says how many threads each has.
         stream (TextIO): Takes the progress. Defaults to the standard output.
 
     Raises:
@@ -147,7 +148,9 @@ def _note_memory(job: Job, process: subprocess.Popen) -> None:
 
 def _start(job: Job, threads: int, gpu: Optional[int]) -> subprocess.Popen:
     job.work_dir.mkdir(parents=True, exist_ok=True)
-    environment = dict(os.environ, OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads))
+    environment = dict(os.environ)
+    for name in ('OMP_NUM_THREADS', 'MKL_NUM_THREADS'):
+        environment.setdefault(name, environment.get('OMP_NUM_THREADS', str(threads)))
     if gpu is not None:
         visible = os.environ.get('CUDA_VISIBLE_DEVICES')
         environment['CUDA_VISIBLE_DEVICES'] = visible.split(',')[gpu] if visible else str(gpu)

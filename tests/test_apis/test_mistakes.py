@@ -137,9 +137,12 @@ DETECTION = {
         lambda m: dict(resume=m.old('epoch_1.pth', b'PK\x03\x04')),
         'epoch_1.pth.*truncated',
     ),
-    'weights alone to resume': (lambda m: dict(resume=m.old('a.pth', dict(state_dict={}))), 'no state of an optimizer'),
+    'weights alone to resume': (
+        lambda m: dict(resume=m.old('a.pth', dict(state_dict={'a': torch.ones(1)}))),
+        'no state of an optimizer',
+    ),
     'training of another config to resume': (
-        lambda m: dict(resume=m.old('epoch_1.pth', dict(state_dict={}, optimizer={}, meta={}))),
+        lambda m: dict(resume=m.old('epoch_1.pth', dict(state_dict={'a': torch.ones(1)}, optimizer={}, meta={}))),
         'is of another training',
     ),
     'nothing to load': (lambda m: {'load_from': 'none.pth'}, "checkpoint 'none.pth' does not exist"),
@@ -158,7 +161,10 @@ DETECTION = {
 }
 SEGMENTATION = {
     'suffix of no image': (lambda m: {'train_dataloader.dataset.img_suffix': '.jpg'}, '0000.jpg.* does not exist'),
-    'label of no class': (lambda m: m.data(too_large_label, task='segmentation'), '0000_gtFine.* holds the label 77'),
+    'label of no class': (
+        lambda m: m.data(too_large_label, task='segmentation'),
+        '_gtFine.* holds the label 77, and decode_head predicts 11',
+    ),
     'teacher of the other library': (lambda m: {'model.teacher': str(m.pairs['detection'])}, 'teacher'),
 }
 MISTAKES = [('detection', *item) for item in DETECTION.items()] + [('segmentation', *i) for i in SEGMENTATION.items()]

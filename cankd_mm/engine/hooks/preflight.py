@@ -191,7 +191,7 @@ def _classes(runner: Runner, model: FeatureDistill) -> Iterator[Finding]:
     """Whether data, student and teacher agree in their number of classes."""
     names = (getattr(runner.train_dataloader.dataset, 'metainfo', None) or {}).get('classes')
     data = None if names is None else len(names)
-    student, teacher = count_classes(model.student), count_classes(model.teacher)
+    student, teacher = count_classes(model), count_classes(model.teacher)
     yield Finding(f'classes: data {data}, student {student}, teacher {teacher}')
     if data is not None and student > data and not hasattr(model, 'language_model'):
         yield Finding(f'the student predicts {student} classes, the data has {data}: was num_classes forgotten?', True)
@@ -244,6 +244,7 @@ def _one_step(runner: Runner, model: FeatureDistill, batch: dict) -> Iterator[Fi
             'find_unused_parameters=True',
             True,
         )
+
 
 @contextmanager
 def _measuring(name: str, loss: nn.Module, measured: Dict[str, _Measured]) -> Iterator[None]:

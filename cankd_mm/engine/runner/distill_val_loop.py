@@ -1,3 +1,4 @@
+from numbers import Real
 from typing import Dict, Iterator, List, Optional, Union
 
 import torch
@@ -62,7 +63,7 @@ class DistillValLoop(ValLoop):
         turn = self.teacher == 'always' or self.teacher == 'once' and not hub.runtime_info.get(_EVALUATED)
         if turn and isinstance(model, FeatureDistill) and not _other_classes(model):
             for key, value in self.evaluate_teacher().items():
-                if isinstance(value, (int, float)):
+                if isinstance(value, Real):
                     hub.update_scalar(f'val/teacher/{key}', value)
             hub.update_info(_EVALUATED, True)
         return super().run()
@@ -84,7 +85,7 @@ class DistillValLoop(ValLoop):
         if _other_classes(model):
             raise SetupError(
                 f'A teacher of {count_classes(model.teacher)} classes cannot be rated on data for a student of '
-                f'{count_classes(model.student)}: leave --teacher-eval out.'
+                f'{count_classes(model)}: leave --teacher-eval out.'
             )
         size = len(dataset) if images is None else min(images, len(dataset))
         for batch in self.dataloader if images is None else self._first(size):

@@ -134,11 +134,6 @@ class FeatureDistill(BaseModel):
             _check_parts(find_module(self, part, 'student'), find_module(teacher, source, 'teacher'), part, source)
 
     @property
-    def student(self) -> 'FeatureDistill':
-        """The student, which is the model itself."""
-        return self
-
-    @property
     def teacher(self) -> BaseModel:
         """The teacher."""
         return self._teacher.model

@@ -72,7 +72,7 @@ def test_teacher_runs_neither_head_nor_training_mode(pairs):
     before = copy.deepcopy(model.teacher.state_dict())
     assert model.train() is model
     assert not any(module.training for module in model.teacher.modules())
-    assert model.student.training and model.distiller.training
+    assert model.training and model.distiller.training
     losses_of(model, batch('detection'))
     assert not calls
     torch.testing.assert_close(model.teacher.state_dict(), before, rtol=0, atol=0)
@@ -101,7 +101,7 @@ def test_teacher_in_reduced_precision(pairs):
     seen = []
     for model in (full, reduced):
         model.teacher.neck.register_forward_hook(lambda module, args, output: seen.append(output[0].dtype))
-        model.student.neck.register_forward_hook(lambda module, args, output: seen.append(output[0].dtype))
+        model.neck.register_forward_hook(lambda module, args, output: seen.append(output[0].dtype))
     data = batch('detection')
     losses = [losses_of(model.train(), data) for model in (full, reduced)]
     assert seen == [torch.float32, torch.float32, torch.bfloat16, torch.float32]
@@ -126,7 +126,7 @@ def test_compiled_teacher(pairs, monkeypatch):
 def test_student_predicts(pairs):
     model = build(pairs['detection']).eval()
     data = batch('detection')
-    expected = model.student.test_step(copy.deepcopy(data))
+    expected = model.test_step(copy.deepcopy(data))
     found = model.test_step(copy.deepcopy(data))
     torch.testing.assert_close(found[0].pred_instances.scores, expected[0].pred_instances.scores)
 
@@ -148,12 +148,12 @@ def test_parts_of_the_student_start_from_the_teacher(pairs, parts):
     model.init_weights()
     for part in ('neck', 'bbox_head'):
         torch.testing.assert_close(
-            model.student.get_submodule(part).state_dict(),
+            model.get_submodule(part).state_dict(),
             model.teacher.get_submodule(part).state_dict(),
             rtol=0,
             atol=0,
         )
-    ours, theirs = model.student.backbone.conv1.weight, model.teacher.backbone.conv1.weight
+    ours, theirs = model.backbone.conv1.weight, model.teacher.backbone.conv1.weight
     assert not torch.equal(ours, theirs)
 
 
@@ -234,12 +234,12 @@ def test_logits_of_a_segmentor(pairs):
     model = build(pairs['segmentation'], distiller=distiller)
     model.teacher.decode_head.loss_by_feat = None
     model.train()
-    model.student.decode_head.dropout = nn.Identity()
+    model.decode_head.dropout = nn.Identity()
     data = model.data_preprocessor(batch('segmentation', size=(128, 128)), training=True)
     losses = model(**data, mode='loss')
     with torch.no_grad():
         theirs = model.teacher(data['inputs'], mode='tensor')
-    ours = model.student(data['inputs'], mode='tensor')
+    ours = model(data['inputs'], mode='tensor')
     expected = 3 * 4 * nn.functional.kl_div((ours / 2).log_softmax(1), (theirs / 2).softmax(1), reduction='batchmean')
     torch.testing.assert_close(losses['distill.loss_decode_head_conv_seg_0'], expected)
 

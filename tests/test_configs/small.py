@@ -1,0 +1,91 @@
+"""The configs of the paper at full architecture, on four small images and with nothing left to fetch."""
+
+import json
+
+import cv2
+import numpy as np
+from mmengine.config import Config
+
+SIDE = 128
+
+
+def make_data(folder):
+    """Images and annotations in the layouts of COCO, Objects365 and Cityscapes."""
+    from mmdet.datasets import CocoDataset, Objects365V2Dataset
+
+    rng = np.random.RandomState(0)
+    images = [dict(id=i, file_name=f'{i}.jpg', height=SIDE, width=SIDE) for i in range(2)]
+    (folder / 'images').mkdir(parents=True)
+    for image in images:
+        cv2.imwrite(str(folder / 'images' / image['file_name']), rng.randint(0, 255, (SIDE, SIDE, 3), np.uint8))
+    box = dict(bbox=[20, 30, 60, 50], area=3000, iscrowd=0, segmentation=[[20, 30, 80, 30, 80, 80, 20, 80]])
+    for dataset in (CocoDataset, Objects365V2Dataset):
+        coco = dict(
+            images=images,
+            annotations=[dict(id=i + 1, image_id=i, category_id=3, **box) for i in range(2)],
+            categories=[dict(id=i, name=name) for i, name in enumerate(dataset.METAINFO['classes'])],
+        )
+        (folder / f'{dataset.__name__}.json').write_text(json.dumps(coco))
+    for kind in ('leftImg8bit', 'gtFine'):
+        (folder / kind / 'town').mkdir(parents=True)
+    for i in range(2):
+        image, labels = rng.randint(0, 255, (SIDE, SIDE, 3), np.uint8), rng.randint(0, 19, (SIDE, SIDE), np.uint8)
+        cv2.imwrite(str(folder / 'leftImg8bit' / 'town' / f'{i}_leftImg8bit.png'), image)
+        cv2.imwrite(str(folder / 'gtFine' / 'town' / f'{i}_gtFine_labelTrainIds.png'), labels)
+
+
+def shrink(path, data, bert=None, side=SIDE) -> Config:
+    """A config whose data sets are the small ones, which trains for two iterations and reads no weights."""
+    cfg = Config.fromfile(str(path))
+    cfg.model = offline(cfg.model.to_dict(), bert)
+    for split in ('train', 'val', 'test'):
+        loader = cfg[f'{split}_dataloader']
+        loader.update(num_workers=0, persistent_workers=False, batch_size=2 if split == 'train' else 1)
+        dataset = loader.dataset
+        dataset.pipeline = _small_images(dataset.pipeline, side)
+        dataset.data_root = f'{data}/'
+        if cfg.default_scope == 'mmseg':
+            dataset.data_prefix = dict(img_path='leftImg8bit', seg_map_path='gtFine')
+        else:
+            dataset.ann_file, dataset.data_prefix = f'{dataset.type}.json', dict(img='images/')
+    for split in ('val', 'test'):
+        evaluator = cfg[f'{split}_evaluator']
+        if 'ann_file' in evaluator:
+            evaluator.ann_file = f'{data}/{cfg.test_dataloader.dataset.type}.json'
+    if cfg.default_scope == 'mmseg':
+        cfg.model.architecture.data_preprocessor.size = (side, side)
+        cfg.train_cfg.update(max_iters=2, val_interval=9)
+        cfg.default_hooks.checkpoint.interval = 2
+    else:
+        cfg.train_cfg.update(max_epochs=2, val_interval=9)
+        cfg.default_hooks.checkpoint.update(interval=2)
+    cfg.default_hooks.logger.interval = 1
+    # Visualizers of one name are one, and write where the first of a process does.
+    cfg.visualizer.name = path.stem
+    return cfg
+
+
+def offline(model, bert=None):
+    """A model's config with nothing left to fetch."""
+    if isinstance(model, dict):
+        model = {key: offline(value, bert) for key, value in model.items() if key != 'pretrained'}
+        if (model.get('init_cfg') or {}).get('type') == 'Pretrained':
+            model['init_cfg'] = None
+        if 'language_model' in model:
+            model['language_model']['name'] = bert
+    elif isinstance(model, (list, tuple)):
+        model = type(model)(offline(value, bert) for value in model)
+    return model
+
+
+def _small_images(steps, side):
+    """A pipeline whose images are of one small size."""
+    if isinstance(steps, dict):
+        step = {key: _small_images(value, side) for key, value in steps.items()}
+        for key in ('scale', 'crop_size', 'img_scale'):
+            if isinstance(step.get(key), (tuple, list)):
+                step[key] = (side, side)
+        if 'scales' in step:
+            step['scales'] = [(side, side)]
+        return step
+    return [_small_images(step, side) for step in steps] if isinstance(steps, (list, tuple)) else steps

@@ -1,0 +1,97 @@
+"""Every pair goes the whole way: trained, resumed, exported, and evaluated by the plain library's own tool."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from cankd_mm.apis import export_student, train
+from cankd_mm.models.algorithms import feature_distill
+from tests.test_configs.small import make_data, shrink
+from tests.test_configs.test_recipes import PAIRS
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('data')
+    make_data(folder)
+    return folder
+
+
+@pytest.fixture(scope='module')
+def plain(tmp_path_factory):
+    """A process that knows MMDetection and MMSegmentation, but not this package."""
+    with open(tmp_path_factory.mktemp('plain') / 'log.txt', 'w') as log:
+        worker = subprocess.Popen(
+            [sys.executable, '-W', 'ignore', str(Path(__file__).with_name('plain_worker.py'))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            cwd=Path(log.name).parent,  # where this package's own folder is not on the path
+        )
+        yield worker
+        worker.stdin.close()
+        worker.wait()
+
+
+@pytest.fixture(scope='module')
+def tiny_bert(tmp_path_factory):
+    """A text encoder of one layer that spells every word, in place of the one that Grounding DINO fetches."""
+    transformers = pytest.importorskip('transformers')
+    folder = tmp_path_factory.mktemp('bert')
+    letters = [chr(code) for code in range(ord('a'), ord('z') + 1)]
+    words = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', '.', '?', *letters, *(f'##{letter}' for letter in letters)]
+    (folder / 'vocab.txt').write_text('\n'.join(words))
+    transformers.BertTokenizerFast(vocab_file=str(folder / 'vocab.txt')).save_pretrained(folder)
+    config = transformers.BertConfig(
+        vocab_size=len(words), num_hidden_layers=1, num_attention_heads=2, intermediate_size=64
+    )
+    transformers.BertModel(config, add_pooling_layer=False).save_pretrained(folder)
+    return str(folder)
+
+
+def random_weights(model, init_cfg, whose):
+    """Stand in for the file of the teacher, the same every time."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(0, 0.02, generator=generator)
+
+
+@pytest.mark.parametrize('path', PAIRS, ids=lambda path: path.stem)
+def test_trained_resumed_exported_and_evaluated_elsewhere(path, data, plain, tmp_path, monkeypatch, request):
+    bert = request.getfixturevalue('tiny_bert') if 'grounding' in path.stem else None
+    # DINO selects its 900 queries among the pixels of all levels.
+    cfg = shrink(path, data, bert, side=256 if 'dino-r' in path.stem else 128)
+    cfg.model['teacher_ckpt'] = cfg.model.get('teacher_ckpt') or 'trained_by_the_user.pth'
+    monkeypatch.setattr(feature_distill, 'load_pretrained', random_weights)
+    config = tmp_path / path.name
+    cfg.dump(str(config))
+
+    work_dir, by_epoch = tmp_path / 'run', 'max_epochs' in cfg.train_cfg
+    length, name = ('max_epochs', 'epoch') if by_epoch else ('max_iters', 'iter')
+    train(str(config), work_dir=str(work_dir))
+    runner = train(str(config), work_dir=str(work_dir), resume='auto', cfg_options={f'train_cfg.{length}': 3})
+    assert runner.iter == 3
+    logs = [log.read_text() for log in sorted(work_dir.glob('*/*.log'))]
+    assert all('parameters get no gradient' not in log for log in logs) and f'resumed {name}: 2' in logs[1]
+    steps = [json.loads(line) for file in work_dir.glob('*/vis_data/scalars.json') for line in file.open()]
+    steps = [step for step in steps if 'loss' in step]
+    assert len(steps) == 3
+    levels = cfg.model.distiller.get('levels') or 1
+    for step in steps:
+        losses = {key: value for key, value in step.items() if key.startswith('distill.loss')}
+        assert len(losses) == levels and all(value > 0 for value in losses.values())
+    runner = None
+
+    student = export_student(str(config), str(work_dir / f'{name}_3.pth'), str(tmp_path / 'student'))
+    plain.stdin.write(f'{cfg.default_scope} {" ".join(student)} {tmp_path / "test"}\n')
+    plain.stdin.flush()
+    answer = plain.stdout.readline().strip()
+    assert answer == 'ok', answer.encode().decode('unicode_escape')[-3000:]
+    shutil.rmtree(tmp_path)  # up to two gigabytes
