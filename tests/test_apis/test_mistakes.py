@@ -4,6 +4,7 @@ import json
 import shutil
 
 import cv2
+import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
@@ -20,18 +21,51 @@ class Mistake:
     def __init__(self, pairs, folder):
         self.pairs, self.folder = pairs, folder
 
-    def data(self, spoil=None, annotations=None, task='detection'):
-        """A copy of the data set with something wrong in it."""
+    def data(self, spoil=None, annotations=None, task='detection', split='train', rename=False):
+        """A copy of the data set with something wrong in it; with another name, in the test set alone."""
         root = Config.fromfile(str(self.pairs[task])).train_dataloader.dataset.data_root
         copy = self.folder / 'data'
         shutil.copytree(root, copy)
         if spoil is not None:
             spoil(copy)
+        path = copy / 'annotations' / dict(train='train_small.json', val='val.json', test='val.json')[split]
         if annotations is not None:
-            path = copy / 'annotations' / 'train_small.json'
             found = annotations(json.loads(path.read_text()))
             path.write_text(found if isinstance(found, str) else json.dumps(found))
-        return {'train_dataloader.dataset.data_root': f'{copy}/'}
+        options = {f'{split}_dataloader.dataset.data_root': f'{copy}/'}
+        if split != 'train' and task == 'detection':
+            options[f'{split}_evaluator.ann_file'] = str(path)
+        return options
+
+    def voc(self):
+        """The training images with XML files that call two classes otherwise, repeated and joined."""
+        root = self.folder / 'voc' / 'VOC2007'
+        for folder in ('Annotations', 'JPEGImages'):
+            (root / folder).mkdir(parents=True)
+        for name in ('a', 'b'):
+            cv2.imwrite(str(root / 'JPEGImages' / f'{name}.jpg'), np.zeros((128, 128, 3), np.uint8))
+            (root / 'Annotations' / f'{name}.xml').write_text(
+                '<annotation><size><width>128</width><height>128</height></size><object><name>zero</name><difficult>0'
+                '</difficult><bndbox><xmin>9</xmin><ymin>9</ymin><xmax>90</xmax><ymax>90</ymax></bndbox></object>'
+                '</annotation>'
+            )
+        (root / 'train.txt').write_text('a\nb\n')
+        part = dict(
+            type='VOCDataset',
+            data_root=f'{root.parent}/',
+            ann_file='VOC2007/train.txt',
+            data_prefix=dict(sub_data_root='VOC2007/'),
+            metainfo=dict(classes=tuple('0123456789')),
+            pipeline=Config.fromfile(str(self.pairs['detection'])).train_pipeline,
+        )
+        joined = dict(type='ConcatDataset', datasets=[part, part], ignore_keys=['dataset_type'])
+        return {'train_dataloader.dataset': dict(_delete_=True, type='RepeatDataset', times=2, dataset=joined)}
+
+    def wrapped(self, **changes):
+        """The validation set inside others, with something changed."""
+        inner = {**Config.fromfile(str(self.pairs['detection'])).val_dataloader.dataset.to_dict(), **changes}
+        repeated = dict(type='RepeatDataset', times=1, dataset=dict(type='ConcatDataset', datasets=[inner]))
+        return {'val_dataloader.dataset': dict(_delete_=True, **repeated)}
 
     def checkpoint(self, content):
         path = self.folder / 'teacher.pth'
@@ -67,13 +101,55 @@ def first_image(change):
     return spoil
 
 
-def too_large_label(root):
-    for path in root.glob('gtFine/train/scenes/*.png'):
-        label = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
-        label[:4] = 77
-        cv2.imwrite(str(path), label)
+def label_maps(change, last=False):
+    """Change every label map of the training, or that of the last image alone."""
+
+    def spoil(root):
+        paths = sorted(root.glob('gtFine/train/scenes/*.png'))
+        for path in paths[7:8] if last else paths:  # the small training set is of eight
+            cv2.imwrite(str(path), change(cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)))
+
+    return spoil
 
 
+def border(label):
+    def change(labels):
+        labels[:4] = label
+        return labels
+
+    return change
+
+
+def each(**changes):
+    return lambda coco: {**coco, 'annotations': [{**a, **changes} for a in coco['annotations']]}
+
+
+def without(field):
+    return lambda coco: {
+        **coco,
+        'annotations': [{k: v for k, v in a.items() if k != field} for a in coco['annotations']],
+    }
+
+
+def reverse(coco):
+    return {**coco, 'categories': coco['categories'][::-1]}
+
+
+def nine(coco):
+    return {
+        **coco,
+        'categories': coco['categories'][:9],
+        'annotations': [a for a in coco['annotations'] if a['category_id'] < 9],
+    }
+
+
+LOAD_MASKS = dict(type='LoadAnnotations', with_bbox=True, with_mask=True)
+HEAD = 'model.architecture.decode_head'
+FCN = dict(
+    type='FCNHead', in_channels=64, in_index=0, channels=8, num_convs=1, concat_input=False, num_classes=2,
+    loss_decode=dict(type='CrossEntropyLoss'),
+)  # fmt: skip
+SPLITS = ('train', 'val', 'test')
 SCALE = dict(auto_scale_lr=True)
 
 # name: (what is done, the sentence). What is done gives options of the config, or arguments of `train`.
@@ -99,7 +175,7 @@ DETECTION = {
     'image that does not decode': (lambda m: m.data(first_image(lambda p: p.write_bytes(b'x'))), '0000.png.*decoded'),
     'more classes than the head': (
         lambda m: {'model.architecture.bbox_head.num_classes': 4},
-        '10 classes .* predicts 4',
+        "10 classes and the model's bbox_head predicts 4: set num_classes of bbox_head to 10",
     ),
     'no such teacher config': (lambda m: {'model.teacher': 'nowhere.py'}, "no model config 'nowhere.py'"),
     'no such package': (lambda m: {'model.teacher': 'mmdett::a.py'}, "package 'mmdett', which is not installed"),
@@ -154,17 +230,97 @@ DETECTION = {
         lambda m: {'val_cfg': dict(type='DistillValLoop', teacher='sometimes')},
         "teacher is 'sometimes'",
     ),
+    'classes in another order': (
+        lambda m: m.data(annotations=reverse),
+        "train annotations .*train_small.json' list their categories in the order '9', '8'",
+    ),
+    'classes of the validation in another order': (
+        lambda m: m.data(annotations=reverse, split='val'),
+        "val annotations .*val.json' list their categories in the order '9', '8'",
+    ),
+    'classes of the test in another order': (
+        lambda m: m.data(annotations=reverse, split='test'),
+        "test annotations .*val.json' list their categories in the order '9', '8'",
+    ),
+    'validation without a class': (
+        lambda m: m.data(annotations=nine, split='val'),
+        "val annotations .* have no category '9': write metainfo.classes",
+    ),
+    'other class names inside other data sets': (
+        lambda m: m.wrapped(metainfo=dict(classes=('zero', *'123456789'))),
+        "val annotations .* have no category 'zero'",
+    ),
+    'other class names in XML files': (lambda m: m.voc(), "name no object '0', .* but 'zero', which metainfo.classes"),
+    'class name without a comma': (
+        lambda m: {'train_dataloader.dataset.metainfo': dict(_delete_=True, classes='digit')},
+        r"metainfo.classes of the train data set is the string 'digit': write \('digit',\)",
+    ),
+    'validation without iscrowd': (
+        lambda m: m.data(annotations=without('iscrowd'), split='val'),
+        "val_evaluator compares with have no 'iscrowd' in .* write iscrowd=0",
+    ),
+    'validation without area': (lambda m: m.data(annotations=without('area'), split='val'), 'val data set .*area'),
+    'everything a crowd': (lambda m: m.data(annotations=each(iscrowd=1)), 'hold nothing to learn from'),
+    'masks that are not there': (
+        lambda m: {'train_dataloader.dataset.pipeline.1': LOAD_MASKS},
+        r'have an object without a mask in .*\.png',
+    ),
+    'evaluation of other annotations': (
+        lambda m: {'val_evaluator.ann_file': m.data(annotations=nine, split='val')['val_evaluator.ann_file']},
+        'val_evaluator compares with have the categories .* set val_evaluator.ann_file to the file of the data set',
+    ),
+    'workers that stay and are not': (
+        lambda m: {'val_dataloader.persistent_workers': True},
+        'val_dataloader sets persistent_workers=True and num_workers=0',
+    ),
+    'batches to fetch by no worker': (
+        lambda m: {'train_dataloader.prefetch_factor': 4},
+        'train_dataloader sets prefetch_factor=4 and num_workers=0',
+    ),
     'no base batch': (
         lambda m: {**m.config(f"_base_ = '{m.pairs['detection']}'\nauto_scale_lr = dict(_delete_=True)\n"), **SCALE},
         '--auto-scale-lr needs',
     ),
 }
 SEGMENTATION = {
-    'suffix of no image': (lambda m: {'train_dataloader.dataset.img_suffix': '.jpg'}, '0000.jpg.* does not exist'),
-    'label of no class': (
-        lambda m: m.data(too_large_label, task='segmentation'),
-        '_gtFine.* holds the label 77, and decode_head predicts 11',
+    'label of no class': (lambda m: m.data(label_maps(border(77)), task='segmentation'), 'holds the label 77'),
+    'label of no class in the last image': (
+        lambda m: m.data(label_maps(border(77), last=True), task='segmentation'),
+        r'train label map .*0007_gtFine.* holds the label 77, and decode_head predicts 11 classes, 0 to 10',
     ),
+    'label maps of half the size': (
+        lambda m: m.data(label_maps(lambda labels: labels[::2, ::2], last=True), task='segmentation'),
+        '0007_gtFine.* is of 64x64 pixels, and its image of 128x128',
+    ),
+    'label maps of three channels': (
+        lambda m: m.data(label_maps(lambda labels: np.repeat(labels[..., None], 3, 2)), task='segmentation'),
+        r'_gtFine.* has the shape \(128, 128, 3\): write one number for each pixel',
+    ),
+    'nothing but what is ignored': (
+        lambda m: m.data(label_maps(lambda labels: np.full_like(labels, 255)), task='segmentation'),
+        'hold nothing to learn from',
+    ),
+    '255 where another number is ignored': (
+        lambda m: {**m.data(label_maps(border(255)), task='segmentation'), f'{HEAD}.ignore_index': 254},
+        'holds the label 255, and decode_head predicts 11 classes, 0 to 10, and ignores 254',
+    ),
+    '255 of the padding where another number is ignored': (
+        lambda m: {f'{HEAD}.ignore_index': 254, 'model.architecture.data_preprocessor.size': (160, 160)},
+        r'data_preprocessor.seg_pad_val=255 fills .* and decode_head ignores 254 \(its ignore_index\)',
+    ),
+    'auxiliary head of fewer classes': (
+        lambda m: {'model.architecture.auxiliary_head': FCN},
+        "has 11 classes and the model's auxiliary_head predicts 2: set num_classes of auxiliary_head to 11",
+    ),
+    'one class under a softmax': (
+        lambda m: {
+            **{f'{split}_dataloader.dataset.metainfo': dict(_delete_=True, classes=('a',)) for split in SPLITS},
+            f'{HEAD}.num_classes': 1,
+            f'{HEAD}.loss_decode.class_weight': None,
+        },
+        'predicts a single class with a softmax',
+    ),
+    'suffix of no image': (lambda m: {'train_dataloader.dataset.img_suffix': '.jpg'}, '0000.jpg.* does not exist'),
     'teacher of the other library': (lambda m: {'model.teacher': str(m.pairs['detection'])}, 'teacher'),
 }
 MISTAKES = [('detection', *item) for item in DETECTION.items()] + [('segmentation', *i) for i in SEGMENTATION.items()]
@@ -186,6 +342,60 @@ def test_mistake_ends_with_one_sentence(pairs, tmp_path, task, name, mistake):
         raise AssertionError(sentence)
     assert {path: path.read_bytes() for path in before} == before
     assert not list((tmp_path / 'work').glob('*.pth'))
+
+
+# What is wrong with data, heads or loaders, and is said of a plain config as well.
+PLAIN = [
+    (task, name, mistake)
+    for task, name, mistake in MISTAKES
+    if any(word in name for word in ('class', 'label map', '255', 'crowd', 'ignored', 'masks', 'validation', 'worker'))
+]
+
+
+@pytest.mark.parametrize('task, name, mistake', PLAIN, ids=[name.replace(' ', '-') for _, name, _ in PLAIN])
+def test_mistake_in_a_plain_config(pairs, tmp_path, task, name, mistake):
+    do, words = mistake
+    options = {key.replace('.architecture', ''): value for key, value in do(Mistake(pairs, tmp_path)).items()}
+    student = pairs[task].with_name(f'{task}_student.py')
+    with pytest.raises(SystemExit, match=words), one_sentence_errors():
+        train(str(student), work_dir=str(tmp_path / 'work'), cfg_options=options)
+
+
+def test_where_it_came_from_stands_in_the_log(pairs, tmp_path):
+    with pytest.raises(SystemExit), one_sentence_errors():
+        train(str(pairs['detection']), work_dir=str(tmp_path), cfg_options={'load_from': 'none.pth'})
+    log = next(tmp_path.glob('*/*.log')).read_text()
+    assert 'Traceback' in log and "'none.pth' does not exist" in log.splitlines()[-2]
+
+
+def test_ignored_labels_weigh_nothing_where_classes_have_weights(pairs, tmp_path):
+    """The README promises 255 for 'ignore', and the demo's loss has class weights."""
+    options = Mistake(pairs, tmp_path).data(label_maps(border(255)), task='segmentation')
+    options['train_cfg.max_epochs'] = 1
+    runner = train(str(pairs['segmentation']), work_dir=str(tmp_path / 'work'), cfg_options=options)
+    assert runner.iter == 2
+
+
+def test_binary_segmentation_by_a_sigmoid_passes(pairs, tmp_path):
+    options = Mistake(pairs, tmp_path).data(
+        label_maps(lambda labels: (labels > 0).astype(np.uint8)), task='segmentation'
+    )
+    metainfo = dict(_delete_=True, classes=('background', 'digit'), palette=[[0] * 3, [255] * 3])
+    options.update({f'{split}_dataloader.dataset.metainfo': metainfo for split in SPLITS})
+    options.update(
+        {f'{split}_dataloader.dataset.data_root': options['train_dataloader.dataset.data_root'] for split in SPLITS}
+    )
+    options.update(
+        {
+            f'{split}_dataloader.dataset.data_prefix': dict(img_path='leftImg8bit/train', seg_map_path='gtFine/train')
+            for split in SPLITS
+        }
+    )
+    loss = dict(_delete_=True, type='CrossEntropyLoss', use_sigmoid=True)
+    options.update(
+        {HEAD: dict(num_classes=2, out_channels=1, threshold=0.5, loss_decode=loss), 'train_cfg.max_epochs': 1}
+    )
+    assert train(str(pairs['segmentation']), work_dir=str(tmp_path / 'work'), cfg_options=options).iter == 2
 
 
 def test_there_are_many():
