@@ -190,7 +190,7 @@ def mend_class_weight() -> bool:
     import torch
     from mmseg.models.losses import cross_entropy_loss as module
 
-    if parse(mmseg.__version__) > parse('1.2.2'):
+    if parse(mmseg.__version__) > parse('1.2.2') or hasattr(module.cross_entropy, '__wrapped__'):
         return False
     original = module.cross_entropy
 

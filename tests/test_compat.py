@@ -1,10 +1,13 @@
+import random
 import subprocess
 import sys
 from pickle import UnpicklingError
 
+import numpy as np
 import pytest
 import torch
 from mmengine.logging.history_buffer import HistoryBuffer
+from mmengine.runner import Runner
 
 from cankd_mm import compat
 from tests.conftest import needs_torch
@@ -71,3 +74,52 @@ def test_a_stack_that_does_not_import_names_the_doctor():
     done = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True)
     assert done.returncode == 1
     assert 'python -m cankd_mm.doctor' in done.stderr.splitlines()[-1]
+
+
+class _Numbers(torch.utils.data.Dataset):
+    """Draws numbers as augmentations do."""
+
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, index):
+        return dict(inputs=torch.tensor([random.random(), np.random.rand(), float(torch.rand(()))]))
+
+
+@pytest.mark.parametrize('workers, persistent', [(1, False), (2, False), (2, True)])
+def test_epochs_draw_augmentations_of_their_own(workers, persistent):
+    loader = dict(
+        dataset=_Numbers(),
+        sampler=dict(type='DefaultSampler', shuffle=False),
+        batch_size=1,
+        num_workers=workers,
+        persistent_workers=persistent,
+    )
+    epochs = []
+    for _ in range(2):  # the same again with the same seed
+        torch.manual_seed(4)
+        built = Runner.build_dataloader(loader, seed=0)
+        epochs.append([[tuple(batch['inputs'][0].tolist()) for batch in built] for _ in range(3)])
+    assert epochs[0] == epochs[1]
+    drawn = [numbers for epoch in epochs[0] for numbers in epoch]
+    assert len(set(drawn)) == len(drawn) == 18
+
+
+@pytest.mark.parametrize('avg_non_ignore', [False, True])
+def test_class_weights_with_ignored_labels(avg_non_ignore):
+    from mmseg.models import CrossEntropyLoss
+
+    weights = [0.5, 1.0, 2.0]
+    loss = CrossEntropyLoss(class_weight=weights, avg_non_ignore=avg_non_ignore)
+    scores, labels = torch.randn(2, 3, 4, 4), torch.randint(0, 3, (2, 4, 4))
+    weight = torch.tensor(weights)
+    plain = torch.nn.functional.cross_entropy(scores, labels, weight)
+    torch.testing.assert_close(loss(scores, labels), plain)
+    labels[0] = 255
+    some = torch.nn.functional.cross_entropy(scores, labels, weight, ignore_index=255)
+    torch.testing.assert_close(loss(scores, labels, ignore_index=255), some)
+    # A label that has a weight is counted as MMSegmentation counts it.
+    labels[0] = 2
+    expected = torch.nn.functional.cross_entropy(scores, labels, weight, ignore_index=2, reduction='sum')
+    count = weight[labels].sum() if not avg_non_ignore else (weight[labels] * (labels != 2)).sum()
+    torch.testing.assert_close(loss(scores, labels, ignore_index=2), expected / count)

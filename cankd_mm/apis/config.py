@@ -5,7 +5,7 @@ import os.path as osp
 from typing import Iterator, Optional, Tuple
 
 from mmengine.config import Config
-from mmengine.registry import HOOKS
+from mmengine.registry import HOOKS, LOOPS, Registry
 
 from cankd_mm.errors import SetupError, reason_of
 from cankd_mm.models.builders import load_model_cfg
@@ -60,6 +60,18 @@ def is_distillation(cfg: Config) -> bool:
     return 'architecture' in cfg.model and 'teacher' in cfg.model
 
 
+def is_feature_distill(cfg: Config) -> bool:
+    """Tell whether a config's algorithm is :class:`FeatureDistill`, and not one of MMRazor's.
+
+    Args:
+        cfg (Config): The config.
+
+    Returns:
+        bool: Whether it is.
+    """
+    return str(cfg.model.get('type')).split('.')[-1] == 'FeatureDistill'
+
+
 def student_config(cfg: Config, exported: bool = True) -> Config:
     """Take the student out of a distillation config.
 
@@ -77,9 +89,13 @@ def student_config(cfg: Config, exported: bool = True) -> Config:
         if isinstance(student, str) or 'cfg_path' in student:
             student = load_model_cfg(student if isinstance(student, str) else student.cfg_path)
         plain['model'] = copy.deepcopy(dict(student))
-        # Where student and algorithm name one, the student's counts; a config's own is given to any model by MMEngine.
-        if 'data_preprocessor' in cfg.model:
-            plain['model'].setdefault('data_preprocessor', cfg.model.data_preprocessor)
+        # A config's own is given by MMEngine to any model that has none. The student's goes first here, and last in
+        # MMRazor's algorithms.
+        given = cfg.model.get('data_preprocessor')
+        if given is not None:
+            plain['model'].setdefault('data_preprocessor', given)
+        if not is_feature_distill(cfg) and (given or cfg.get('data_preprocessor')):
+            plain['model']['data_preprocessor'] = given or cfg.data_preprocessor
         plain.pop('distiller', None)
     if exported:
         _leave_out_ours(plain)
@@ -91,17 +107,17 @@ _OUR_HOOKS = ('finite_loss', 'best_student')
 
 
 def _leave_out_ours(plain: dict) -> None:
-    """Leave out of a config what this package registers, and its import."""
+    """Leave out of a config what this package or MMRazor registers, and its import."""
     if plain.get('runner_type') == 'DistillRunner':
         del plain['runner_type']
-    if (plain.get('val_cfg') or {}).get('type') == 'DistillValLoop':
+    if plain.get('val_cfg') and _is_ours(plain['val_cfg'], LOOPS):
         plain['val_cfg'] = {key: value for key, value in plain['val_cfg'].items() if key not in ('type', 'teacher')}
     for key in ('custom_hooks', 'default_hooks'):
         hooks = plain.get(key)
         if isinstance(hooks, dict):
-            plain[key] = {name: hook for name, hook in hooks.items() if not _is_ours(hook) and name not in _OUR_HOOKS}
+            plain[key] = {k: hook for k, hook in hooks.items() if not _is_ours(hook, HOOKS) and k not in _OUR_HOOKS}
         elif hooks:
-            plain[key] = [hook for hook in hooks if not _is_ours(hook)]
+            plain[key] = [hook for hook in hooks if not _is_ours(hook, HOOKS)]
     custom_imports = plain.pop('custom_imports', None)
     if custom_imports:
         imports = custom_imports['imports']
@@ -111,14 +127,15 @@ def _leave_out_ours(plain: dict) -> None:
 
 
 def _is_package(module: str) -> bool:
-    return module.split('.')[0] == 'cankd_mm'
+    return module.split('.')[0] in ('cankd_mm', 'mmrazor')
 
 
-def _is_ours(hook: Optional[dict]) -> bool:
-    """Whether a hook is registered by this package."""
-    kind = (hook or {}).get('type')
-    kind = HOOKS.get(kind) if isinstance(kind, str) else kind
-    return kind is not None and _is_package(kind.__module__)
+def _is_ours(cfg: Optional[dict], registry: Registry) -> bool:
+    """Whether what a config names is registered by this package or by MMRazor."""
+    kind = (cfg or {}).get('type')
+    if isinstance(kind, str):
+        kind = kind if _is_package(kind) else registry.get(kind)
+    return kind is not None and _is_package(kind if isinstance(kind, str) else kind.__module__)
 
 
 def teacher_config(cfg: Config) -> Config:

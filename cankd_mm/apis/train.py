@@ -6,11 +6,12 @@ import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
 from mmengine.logging import print_log
-from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import RUNNERS
+from mmengine.model import MMDistributedDataParallel, revert_sync_batchnorm
+from mmengine.registry import MODEL_WRAPPERS, RUNNERS
 from mmengine.runner import Runner
+from torch import nn
 
-from cankd_mm.apis.config import check_data, load_config
+from cankd_mm.apis.config import check_data, is_feature_distill, load_config
 from cankd_mm.apis.data import check_datasets, check_loaders, explain_batch
 from cankd_mm.apis.resume import check_loadable, check_resumable, find_resumable
 from cankd_mm.engine.hooks.preflight import PreflightHook
@@ -70,15 +71,13 @@ def train(
             )
         cfg.auto_scale_lr.enable = True
     checkpoint = _resume(cfg, resume)
-    if (check or teacher_eval) and cfg.model.get('type', '').split('.')[-1] != 'FeatureDistill':
+    if (check or teacher_eval) and not is_feature_distill(cfg):
         raise SetupError(
             f'--check and --teacher-eval look at a distillation by FeatureDistill, and {config!r} is none: leave them '
             'out.'
         )
     init_cpu_dist(cfg)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
-    if cfg.launcher != 'none' and get_device() == 'cpu':
-        revert_sync_batchnorm(runner.model)  # its kernels are for accelerators alone
     if checkpoint is not None:
         check_resumable(runner, checkpoint, cfg.load_from)
         del checkpoint
@@ -129,9 +128,24 @@ def init_cpu_dist(cfg: Config) -> None:
         return
     torch.distributed.init_process_group('gloo')
     wrapper = dict(
-        type='MMDistributedDataParallel',
+        type='ProcessorDataParallel',
         broadcast_buffers=False,
         find_unused_parameters=cfg.get('find_unused_parameters', False),
     )
-    # MMEngine would ask for the device of the local rank.
-    cfg.model_wrapper_cfg = {**wrapper, **(cfg.get('model_wrapper_cfg') or {}), 'device_ids': None}
+    cfg.model_wrapper_cfg = {**wrapper, **(cfg.get('model_wrapper_cfg') or {})}
+
+
+@MODEL_WRAPPERS.register_module()
+class ProcessorDataParallel(MMDistributedDataParallel):
+    """Several processes that train one model on processors.
+
+    MMEngine would ask for the device of the local rank, and torch synchronizes batch norm on accelerators alone: every
+    process takes the statistics of its own share.
+
+    Args:
+        module (nn.Module): The model.
+        **kwargs: Of MMDistributedDataParallel.
+    """
+
+    def __init__(self, module: nn.Module, **kwargs) -> None:
+        super().__init__(revert_sync_batchnorm(module), **{**kwargs, 'device_ids': None})

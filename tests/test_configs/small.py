@@ -6,6 +6,8 @@ import cv2
 import numpy as np
 from mmengine.config import Config
 
+from cankd_mm.models.builders import load_model_cfg
+
 SIDE = 128
 
 
@@ -37,6 +39,8 @@ def make_data(folder):
 def shrink(path, data, bert=None, side=SIDE) -> Config:
     """A config whose data sets are the small ones, which trains for two iterations and reads no weights."""
     cfg = Config.fromfile(str(path))
+    if bert is not None:  # the teacher reads text, too
+        cfg.model.teacher = load_model_cfg(cfg.model.teacher)
     cfg.model = offline(cfg.model.to_dict(), bert)
     for split in ('train', 'val', 'test'):
         loader = cfg[f'{split}_dataloader']

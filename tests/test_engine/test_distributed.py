@@ -1,5 +1,6 @@
 """Several processes give what one gives with the whole batch, and end together."""
 
+import json
 import os
 import stat
 import subprocess
@@ -50,6 +51,24 @@ def test_batch_norm_takes_the_statistics_of_its_own_process(pairs, tmp_path):
     one, two = (step(n, pairs['segmentation'], tmp_path / f'{n}.pth', '--train-bn') for n in (1, 2))
     name = 'distill.loss_neck_0'
     assert not torch.allclose(one['losses'][name], two['losses'][name], rtol=1e-4)
+
+
+def test_synchronized_batch_norm_and_an_end_of_the_distillation(pairs, tmp_path):
+    """On processors, where torch synchronizes no batch norm; blocks are without a gradient once it has stopped."""
+    config = pairs['segmentation'].with_name('stopping_pair.py')
+    config.write_text(
+        f"_base_ = '{pairs['segmentation'].name}'\n"
+        "norm_cfg = dict(type='SyncBN', requires_grad=True)\n"
+        'model = dict(architecture=dict(backbone=dict(norm_cfg=norm_cfg), decode_head=dict(norm_cfg=norm_cfg)))\n'
+        "custom_hooks = [dict(type='mmrazor.StopDistillHook', stop_epoch=1)]\n"
+        'train_cfg = dict(max_epochs=3, val_interval=9)\n'
+        'default_hooks = dict(logger=dict(interval=1))\n'
+    )
+    done = torchrun(2, 'tools/train.py', config, '--launcher', 'pytorch', '--work-dir', tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    scalars = next(tmp_path.glob('*/vis_data/scalars.json')).read_text().splitlines()
+    steps = [json.loads(line) for line in scalars if '"loss"' in line]
+    assert 'distill.loss_neck_0' in steps[0] and steps[-1]['distill.loss'] == 0 and len(steps) == 3
 
 
 def test_error_on_one_rank_ends_all(pairs, tmp_path):

@@ -6,12 +6,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
-from mmengine.registry import HOOKS, RUNNERS
+from mmengine.registry import HOOKS, METRICS, RUNNERS
 from mmengine.runner import save_checkpoint
 
 from cankd_mm.apis import train
-from cankd_mm.engine import DistillValLoop, FiniteLossHook
+from cankd_mm.engine import CanBlockMonitorHook, DistillValLoop, FiniteLossHook
 from cankd_mm.errors import SetupError
 from cankd_mm.models.builders import build_model
 from cankd_mm.runs import read_scalars
@@ -225,6 +226,42 @@ def test_runner_keeps_what_the_config_says(pairs, tmp_path):
     assert hooks['CheckpointHook'].max_keep_ckpts == 2 and runner.val_loop.teacher == 'never'
 
 
+def test_gradient_scaler_may_overflow_until_its_scale_is_one():
+    scaler = SimpleNamespace(is_enabled=lambda: True)
+    runner = SimpleNamespace(iter=0, work_dir='', optim_wrapper=SimpleNamespace(loss_scaler=scaler))
+    bad, good = dict(loss=torch.tensor(float('inf'))), dict(loss=torch.ones(()))
+    hook = FiniteLossHook()
+    for outputs in (*[bad] * 16, good, *[bad] * 16):  # from 65536 to 1, twice
+        hook.after_train_iter(runner, 0, outputs={**outputs, 'student.loss_cls': outputs['loss']})
+    with pytest.raises(SetupError, match='student.loss_cls is inf'):
+        hook.after_train_iter(runner, 0, outputs={**bad, 'student.loss_cls': bad['loss']})
+
+
+def test_monitor_measures_what_a_block_adds():
+    model = build_model_with_blocks()
+    block = model.distiller.distill_losses['loss_a'].can
+    torch.nn.init.constant_(block.bn.weight, 0.5)
+    scalars = {}
+    hub = SimpleNamespace(update_scalar=lambda name, value: scalars.update({name: float(value)}))
+    runner, hook = SimpleNamespace(model=model, iter=0, message_hub=hub), CanBlockMonitorHook(interval=1)
+    x, t = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8)
+    hook.before_train_iter(runner, 0)
+    z = block(x, t)
+    hook.after_train_iter(runner, 0)
+    assert scalars['train/can/a_ratio'] == pytest.approx(float((z - x).norm() / x.norm()), rel=1e-5)
+    assert scalars['train/can/a_weight'] == 0.5
+
+
+def build_model_with_blocks():
+    from cankd_mm.models import CanKDLoss
+
+    losses = torch.nn.ModuleDict(dict(loss_a=CanKDLoss(4)))
+    model = torch.nn.Module()
+    model.distiller = torch.nn.Module()
+    model.distiller.distill_losses = losses
+    return model
+
+
 def test_can_block_monitor(pairs, tmp_path):
     options = {
         'custom_hooks': [dict(type='CanBlockMonitorHook', interval=1)],
@@ -239,3 +276,83 @@ def test_can_block_monitor(pairs, tmp_path):
     block = runner.model.distiller.distill_losses['loss_neck_2'].can
     assert second['can/neck_2_weight'] == pytest.approx(float(block.bn.weight.detach().abs().mean()), rel=1e-5)
     assert not block._forward_hooks
+
+
+MOSAIC = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', with_bbox=True),
+    dict(type='CachedMosaic', img_scale=(128, 128), max_cached_images=4, random_pop=False),
+    dict(type='Resize', scale=(128, 128)),
+    dict(type='RandomFlip', prob=0.5),
+    dict(type='PackDetInputs'),
+]
+
+
+def test_preflight_leaves_no_trace_in_caches_and_random_numbers(pairs, tmp_path):
+    """Cached mosaics without workers, and a loss that counts."""
+    pair = pairs['detection'].with_name('mosaic_pair.py')
+    pair.write_text(
+        f"_base_ = '{pairs['detection'].name}'\ntrain_dataloader = dict(dataset=dict(pipeline={MOSAIC!r}))\n"
+        'randomness = dict(seed=5)\ntrain_cfg = dict(max_epochs=1, val_interval=9)\n'
+    )
+    checked = train(str(pair), work_dir=str(tmp_path / 'checked')).model.state_dict()
+    runner = runner_of(pair, tmp_path / 'plain')
+    runner.train()
+    plain = runner.model.state_dict()
+    assert [name for name, value in plain.items() if not torch.equal(value, checked[name])] == []
+
+
+def test_check_ends_as_a_training_does(pairs, tmp_path):
+    runner = train(str(pairs['detection']), work_dir=str(tmp_path), check=True)
+    assert runner.train_loop.stop_training and runner.iter == 0 and not list(tmp_path.glob('*.pth'))
+
+
+def test_level_of_one_pixel_is_named(pairs, tmp_path):
+    options = {'train_dataloader.dataset.pipeline.2.scale': (32, 32), 'model.distiller.levels': [2]}
+    train(str(pairs['detection']), work_dir=str(tmp_path), check=True, cfg_options=options)
+    assert 'loss_neck_2 is zero, as a map of one pixel has nothing to normalize' in log_of(tmp_path)
+
+
+def test_student_that_reads_weights_its_own_way(pairs, tmp_path):
+    from mmdet.models import ResNet
+    from mmdet.registry import MODELS
+
+    @MODELS.register_module(force=True)
+    class RenamingResNet(ResNet):
+        """As Swin and PVT, it takes weights of other names, from an init_cfg that may have no type."""
+
+        def init_weights(self):
+            weights = torch.load(self.init_cfg['checkpoint'])
+            self.load_state_dict({key.replace('old_', ''): value for key, value in weights.items()})
+
+    model = Config.fromfile(str(pairs['detection'])).model
+    backbone = build_model(model.architecture, 'student').backbone.state_dict()
+    torch.save({f'old_{key}': value for key, value in backbone.items()}, tmp_path / 'old.pth')
+    init_cfg = dict(_delete_=True, checkpoint=str(tmp_path / 'old.pth'))
+    options = {'model.architecture.backbone.init_cfg': init_cfg, 'model.architecture.backbone.type': 'RenamingResNet'}
+    train(str(pairs['detection']), work_dir=str(tmp_path / 'run'), check=True, cfg_options=options)
+    log = log_of(tmp_path / 'run')
+    assert f"student's backbone: reads {tmp_path}/old.pth its own way" in log
+    assert 'starts from random weights' not in log and 'another architecture' not in log
+
+
+def test_best_student_of_any_metric(pairs, tmp_path):
+    """Here the recall of proposals, which MMEngine has no rule for."""
+    options = {
+        'val_evaluator': dict(_delete_=True, type='AnyMetric'),
+        'train_cfg.val_interval': 1,
+        'val_cfg': dict(type='DistillValLoop', teacher='never'),
+    }
+
+    @METRICS.register_module(force=True)
+    class AnyMetric(BaseMetric):
+        default_prefix = 'any'
+
+        def process(self, data_batch, data_samples):
+            self.results += [1] * len(data_samples)
+
+        def compute_metrics(self, results):
+            return dict(goodness=float(len(results)))
+
+    train(str(pairs['detection']), work_dir=str(tmp_path), cfg_options=options)
+    assert (tmp_path / 'student_best.pth').exists() and list(tmp_path.glob('best_any_goodness_*.pth'))

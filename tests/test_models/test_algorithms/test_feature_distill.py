@@ -296,3 +296,36 @@ def test_losses_are_those_of_mmrazors_own_algorithm(pairs):
     assert set(found) == {*expected, 'distill_to_task'}
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value)
+
+
+def test_deliveries_of_a_head(pairs):
+    """The student's head gives what the teacher's has given, so that its task losses are the teacher's."""
+    cfg = Config.fromfile(str(pairs['detection'])).model
+    path = 'mmdet.models.dense_heads.RetinaHead.forward_single'
+    cfg.distiller.distill_deliveries = dict(head=dict(type='MethodOutputs', max_keep_data=3, method_path=path))
+    plain, model = build(pairs['detection']), build(pairs['detection'], distiller=cfg.distiller)
+    data = batch('detection')
+    torch.manual_seed(0)
+    model.load_state_dict(plain.state_dict())
+    theirs = model.teacher.eval()(**model.data_preprocessor(copy.deepcopy(data), True), mode='loss')
+    losses, alone = (losses_of(each.train(), data) for each in (model, plain))
+    for name, value in theirs.items():
+        torch.testing.assert_close(losses[f'student.{name}'], value)
+        assert not torch.allclose(alone[f'student.{name}'][0], value[0])
+    assert sum(name.startswith('distill.loss') for name in losses) == 3
+
+
+def test_rules_for_initial_weights_are_for_the_student_alone(pairs):
+    cfg = Config.fromfile(str(pairs['detection'])).model
+    cfg.architecture.init_cfg = dict(type='Constant', layer=['BatchNorm2d', 'Conv2d'], val=3.0)
+    model = build(pairs['detection'], architecture=cfg.architecture)
+    before = {name: value.clone() for name, value in model.distiller.state_dict().items()}
+    model.init_weights()
+    assert all(torch.equal(value, before[name]) for name, value in model.distiller.state_dict().items())
+    assert not model.distiller.distill_losses['loss_neck_0'].can.bn.weight.any()
+
+
+def test_task_loss_of_zero_is_logged_as_a_number(pairs):
+    model = build(pairs['detection'])
+    model.bbox_head.loss = lambda *args, **kwargs: dict(loss_cls=sum(p.sum() for p in model.parameters()) * 0)
+    assert losses_of(model.train(), batch('detection'))['distill_to_task'] == 0

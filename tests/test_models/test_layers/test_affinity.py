@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cankd_mm.models.layers import concatenation_attention, dot_product_attention, softmax_attention
+from cankd_mm.models.layers.affinity import scan
 from tests.conftest import needs_torch
 from tests.naive import naive_attention, naive_concatenation_attention, naive_softmax_attention
 
@@ -59,7 +60,17 @@ def test_concatenation_with_ties(n, d, p, m):
 
 def test_concatenation_keeps_its_digits_where_scores_are_large_and_their_sum_is_not():
     a, b, g = draw('concatenation', 1, 4, 50, 60, torch.float)
-    compare('concatenation', [(a + 1000).detach().requires_grad_(), (b - 1000).detach().requires_grad_(), g], 1e-4)
+    compare('concatenation', [(a + 1e5).detach().requires_grad_(), (b - 1e5).detach().requires_grad_(), g], 1e-4)
+
+
+def test_prefix_sums_without_cumsum():
+    """Which has no deterministic form on GPUs."""
+    for m in (1, 2, 3, 100):
+        values = torch.randn(2, 3, m, dtype=torch.double, requires_grad=True)
+        torch.testing.assert_close(scan(values), values.cumsum(2))
+        weights = torch.randn(2, 3, m, dtype=torch.double)
+        grads = [torch.autograd.grad((f(values) * weights).sum(), values)[0] for f in (scan, lambda v: v.cumsum(2))]
+        torch.testing.assert_close(*grads)
 
 
 def test_softmax_takes_values_narrower_than_keys():

@@ -240,3 +240,31 @@ def test_resizing_does_not_mend_channels():
 def test_features_of_different_shape():
     with pytest.raises(SetupError, match=r'\(1, 4, 8, 8\).*\(1, 4, 4, 4\)'):
         CanKDLoss(4)(torch.randn(1, 4, 8, 8), torch.randn(1, 4, 4, 4))
+
+
+@pytest.mark.parametrize('mode', [*MODES, None])
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize('side', [4, 24])  # both orders of the contraction
+def test_module_in_half_precision(mode, dtype, side):
+    """As FSDP, DeepSpeed or ``.bfloat16()`` leave it, beside a teacher in full precision."""
+    torch.manual_seed(0)
+    full = CanKDLoss(8, mode=mode)
+    if mode is not None:
+        torch.nn.init.normal_(full.can.bn.weight)
+    half = copy.deepcopy(full).to(dtype)
+    x, t = torch.randn(2, 8, side, side), torch.randn(2, 8, side, side)
+    x16 = x.to(dtype).requires_grad_()
+    loss = half(x16, t)
+    torch.testing.assert_close(loss.float(), full(x, t), rtol=0.05, atol=0.05)
+    loss.backward()
+    assert x16.grad.dtype is dtype and x16.grad.isfinite().all()
+    assert all(p.grad.isfinite().all() for p in half.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize('shape', [(0, 8, 4, 4), (2, 8, 0, 4), (2, 8, 4, 0)])
+def test_empty_features_are_a_loss_of_zero(shape):
+    loss = CanKDLoss(8)
+    x = torch.zeros(shape, requires_grad=True)
+    value = loss(x, torch.zeros(shape))
+    value.backward()
+    assert value == 0 and all(p.grad is not None for p in loss.parameters())

@@ -50,14 +50,22 @@ def test_no_normalized_map_is_kept_for_the_backward_pass():
 
 
 @pytest.mark.parametrize('memory_format', [torch.contiguous_format, torch.channels_last])
-def test_accurate_where_the_mean_is_a_thousand_times_the_spread(memory_format):
-    z = (torch.randn(2, 4, 32, 32) + 1000).contiguous(memory_format=memory_format)
-    t = torch.randn(2, 4, 32, 32) + 1000
+@pytest.mark.parametrize('norm', ['instance', 'layer'])
+def test_accurate_where_the_mean_is_ten_thousand_times_the_spread(memory_format, norm):
+    z = (torch.randn(2, 4, 32, 32) + 1e4).contiguous(memory_format=memory_format)
+    t = torch.randn(2, 4, 32, 32) + 1e4
     z64, z32 = z.double().requires_grad_(), z.requires_grad_()
-    exact, ours = normalized_mse(z64, t.double()), normalized_mse(z32, t)
-    torch.testing.assert_close(ours.double(), exact, rtol=1e-4, atol=0)
+    exact, ours = normalized_mse(z64, t.double(), norm), normalized_mse(z32, t, norm)
+    torch.testing.assert_close(ours.double(), exact, rtol=1e-6, atol=0)
     exact_grad, grad = torch.autograd.grad(exact, z64)[0], torch.autograd.grad(ours, z32)[0].double()
-    torch.testing.assert_close(grad, exact_grad, rtol=0, atol=1e-3 * float(exact_grad.abs().max()))
+    torch.testing.assert_close(grad, exact_grad, rtol=0, atol=2e-6 * float(exact_grad.abs().max()))
+
+
+def test_layer_norm_keeps_its_digits_over_millions_of_elements():
+    z, t = torch.randn(2, 1, 128, 100, 168).unbind(0)
+    torch.testing.assert_close(
+        normalized_mse(z, t, 'layer').double(), normalized_mse(z.double(), t.double(), 'layer'), rtol=1e-6, atol=0
+    )
 
 
 def test_one_pixel_is_zero_with_zero_gradient():

@@ -1,0 +1,100 @@
+"""Algorithms, runners and configs that are not this package's own, through its tools."""
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.runner import Runner
+
+from cankd_mm.apis import export_student, train
+from cankd_mm.apis import test as evaluate
+from tests.conftest import ROOT
+
+SINGLE_TEACHER = """
+_base_ = '{student}'
+model = dict(
+    _delete_=True,
+    _scope_='mmrazor',
+    type='SingleTeacherDistill',
+    data_preprocessor=dict(
+        type='mmdet.DetDataPreprocessor', mean=[100.0] * 3, std=[50.0] * 3, bgr_to_rgb=True, pad_size_divisor=32),
+    architecture=_base_.model,
+    teacher=_base_.model,
+    distiller=dict(
+        type='ConfigurableDistiller',
+        student_recorders=dict(fpn=dict(type='ModuleOutputs', source='neck')),
+        teacher_recorders=dict(fpn=dict(type='ModuleOutputs', source='neck')),
+        distill_losses=dict(loss_fpn=dict(type='PKDLoss', loss_weight=6)),
+        loss_forward_mappings=dict(
+            loss_fpn=dict(
+                preds_S=dict(from_student=True, recorder='fpn', data_idx=1),
+                preds_T=dict(from_student=False, recorder='fpn', data_idx=1)))))
+find_unused_parameters = True
+val_cfg = dict(type='mmrazor.SingleTeacherDistillValLoop')
+custom_hooks = [dict(type='mmrazor.StopDistillHook', stop_epoch=1)]
+"""
+
+
+def test_algorithm_of_mmrazor_goes_the_whole_way(pairs, tmp_path):
+    pair = tmp_path / 'single.py'
+    pair.write_text(SINGLE_TEACHER.format(student=pairs['detection'].with_name('detection_student.py')))
+    options = {'train_cfg.max_epochs': 1, 'train_cfg.val_interval': 1, 'visualizer.name': str(tmp_path)}
+    train(str(pair), work_dir=str(tmp_path), cfg_options=options)
+    runner = train(str(pair), work_dir=str(tmp_path), resume='auto', cfg_options={**options, 'train_cfg.max_epochs': 2})
+    assert runner.iter == 4
+    config, checkpoint = export_student(str(pair), str(tmp_path / 'epoch_2.pth'))
+    exported = Config.fromfile(config)
+    assert 'mmrazor.' not in exported.pretty_text and exported.custom_hooks == []
+    # MMRazor has the algorithm's preprocessor go first: what is exported is what was trained.
+    assert exported.model.data_preprocessor.mean == [100.0] * 3
+    assert 'coco/bbox_mAP' in evaluate(config, checkpoint, work_dir=str(tmp_path / 'test'))
+    weights = torch.load(checkpoint)['state_dict']
+    assert all(torch.equal(value, weights[key]) for key, value in runner.model.architecture.state_dict().items())
+
+
+def test_flexible_runner_resumes_and_loads(pairs, tmp_path):
+    options = {'runner_type': 'FlexibleRunner', 'train_cfg.max_epochs': 1, 'train_cfg.val_interval': 9}
+    train(str(pairs['detection']), work_dir=str(tmp_path), cfg_options=options)
+    longer = {**options, 'train_cfg.max_epochs': 2}
+    runner = train(str(pairs['detection']), work_dir=str(tmp_path), cfg_options=longer, resume='auto')
+    assert runner.iter == 4 and (tmp_path / 'epoch_2.pth').exists()
+    started = {**options, 'load_from': str(tmp_path / 'epoch_2.pth'), 'optim_wrapper.optimizer.lr': 0.0}
+    runner = train(str(pairs['detection']), work_dir=str(tmp_path / 'other'), cfg_options=started)
+    saved = torch.load(tmp_path / 'epoch_2.pth')['state_dict']
+    for name, parameter in runner.model.named_parameters():
+        torch.testing.assert_close(parameter.detach(), saved[name], rtol=0, atol=0, msg=name)
+
+
+def test_plain_students_weights_are_a_start_of_the_pair(pairs, tmp_path):
+    """The student is the model: what a plain training wrote fits as it is."""
+    options = {'train_cfg.max_epochs': 1, 'train_cfg.val_interval': 9}
+    student = pairs['detection'].with_name('detection_student.py')
+    train(str(student), work_dir=str(tmp_path / 'plain'), cfg_options=options)
+    start = str(tmp_path / 'plain' / 'epoch_1.pth')
+    options.update({'load_from': start, 'optim_wrapper.optimizer.lr': 0.0})
+    runner = train(str(pairs['detection']), work_dir=str(tmp_path / 'pair'), cfg_options=options)
+    saved = torch.load(start)['state_dict']
+    for name, parameter in runner.model.named_parameters():
+        assert name.startswith('distiller.') or torch.equal(parameter.detach(), saved[name])
+
+
+def test_checkpoint_of_a_pair_is_one_of_the_plain_student(pairs, tmp_path):
+    options = {'train_cfg.max_epochs': 1, 'train_cfg.val_interval': 9}
+    trained = train(str(pairs['detection']), work_dir=str(tmp_path), cfg_options=options).model
+    cfg = Config.fromfile(str(pairs['detection'].with_name('detection_student.py')))
+    cfg.update(work_dir=str(tmp_path / 'plain'), load_from=str(tmp_path / 'epoch_1.pth'))
+    runner = Runner.from_cfg(cfg)
+    runner.load_or_resume()
+    for name, value in runner.model.state_dict().items():
+        assert torch.equal(value, trained.state_dict()[name]), name
+
+
+@pytest.mark.parametrize('student', ['mmseg::mask2former/mask2former_r50_8xb2-160k_ade20k-512x512.py'])
+def test_student_whose_config_imports_something_is_a_base_beside_ours(tmp_path, student):
+    pair = tmp_path / 'pair.py'
+    pair.write_text(
+        f"_base_ = ['{student}', '{ROOT}/configs/_base_/cankd_fpn.py']\n"
+        "model = dict(_delete_=True, _scope_='mmrazor', type='FeatureDistill', architecture=_base_.model,\n"
+        f"             teacher='{student}', distiller=_base_.distiller)\n"
+    )
+    cfg = Config.fromfile(str(pair))
+    assert cfg.custom_imports.imports and cfg.runner_type == 'DistillRunner' and cfg.distiller.source == 'neck'

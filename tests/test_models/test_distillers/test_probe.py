@@ -1,0 +1,114 @@
+"""Shapes are found of models that take other images than most, and give other features while they train."""
+
+import pytest
+import torch
+from torch import nn
+
+from cankd_mm.errors import SetupError
+from cankd_mm.models.distillers.probe import probe_shapes
+
+
+class Net(nn.Module):
+    """A detector's skeleton around any stem."""
+
+    def __init__(self, stem, **attributes):
+        super().__init__()
+        self.backbone = stem
+        for name, value in attributes.items():
+            setattr(self, name, value)
+
+    def extract_feat(self, inputs):
+        return self.backbone(inputs)
+
+
+class Focus(nn.Module):
+    """As YOLOX, its stem puts four pixels into one."""
+
+    def __init__(self, channels=3):
+        super().__init__()
+        self.conv = nn.Conv2d(4 * channels, 8, 1)
+
+    def forward(self, x):
+        return self.conv(torch.cat([x[..., i::2, j::2] for i in (0, 1) for j in (0, 1)], 1))
+
+
+class Fixed(nn.Module):
+    """As BEiT and MAE, it has a token for each place of one image size."""
+
+    def __init__(self, side):
+        super().__init__()
+        self.img_size = side
+        self.conv = nn.Conv2d(3, 8, 16, 16)
+        self.tokens = nn.Parameter(torch.zeros(1, 8, side // 16, side // 16))
+
+    def forward(self, x):
+        return self.conv(x) + self.tokens
+
+
+class Branches(nn.Module):
+    """As DDRNet and PIDNet, it gives one map more while it trains; or, as TridentNet, more images."""
+
+    def __init__(self, of_images=False):
+        super().__init__()
+        self.of_images = of_images
+        self.conv, self.bn = nn.Conv2d(3, 8, 4, 4), nn.BatchNorm2d(8)
+        self.global_bn = nn.BatchNorm2d(8)
+
+    def forward(self, x):
+        x = self.bn(self.conv(x))
+        x = x + self.global_bn(x.mean((2, 3), keepdim=True))
+        if not self.training:
+            return x
+        return torch.cat([x, x, x]) if self.of_images else (x, x)
+
+
+class Preprocessor(nn.Module):
+    def __init__(self, channels=3, **attributes):
+        super().__init__()
+        self.register_buffer('mean', torch.zeros(channels, 1, 1))
+        for name, value in attributes.items():
+            setattr(self, name, value)
+
+
+@pytest.mark.parametrize(
+    'net, shape',
+    [
+        (Net(Focus()), (1, 8, 64, 96)),
+        (Net(nn.Conv2d(1, 8, 1), data_preprocessor=Preprocessor(1)), (1, 8, 128, 192)),
+        (Net(nn.Conv2d(1, 8, 1)), (1, 8, 128, 192)),
+        (Net(nn.Conv2d(5, 8, 1), data_preprocessor=Preprocessor(5)), (1, 8, 128, 192)),
+        (Net(Fixed(160)), (1, 8, 10, 10)),
+        (Net(nn.Conv2d(3, 8, 200)), (1, 8, 57, 185)),  # too large a kernel for the small image
+        (Net(nn.Conv2d(3, 8, 300, 4), data_preprocessor=Preprocessor(size=(320, 304))), (1, 8, 6, 2)),
+    ],
+)
+@pytest.mark.parametrize('training', [False, True])
+def test_images_are_what_the_model_takes(net, shape, training):
+    assert probe_shapes(net, 'backbone', 'student', training=training) == shape
+
+
+def test_size_that_is_given_is_taken():
+    assert probe_shapes(Net(nn.Conv2d(3, 8, 1)), 'backbone', 'student', (48, 64)) == (1, 8, 48, 64)
+
+
+def test_student_is_looked_at_while_it_trains_and_left_as_it_was():
+    net = Net(Branches()).eval()
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    generator = torch.get_rng_state()
+    assert probe_shapes(net, 'backbone', 'student', training=True) == [(1, 8, 32, 48)] * 2
+    assert probe_shapes(net, 'backbone', 'teacher') == (1, 8, 32, 48)
+    torch.testing.assert_close(net.state_dict(), before, rtol=0, atol=0)
+    assert not net.training and torch.equal(torch.get_rng_state(), generator)
+
+
+@pytest.mark.parametrize(
+    'net, words',
+    [
+        (Net(Branches(of_images=True)), "student's 'backbone' gives 6 feature maps for 2 images while it trains"),
+        (Net(nn.Conv2d(3, 8, 9999)), r'takes no image of 128x192 or .* name a size that it takes as image_size='),
+    ],
+)
+def test_mistakes_are_one_clear_sentence(net, words):
+    with pytest.raises(SetupError, match=words) as error:
+        probe_shapes(net, 'backbone', 'student', training=True)
+    assert '\n' not in str(error.value)
