@@ -17,7 +17,7 @@ demo-quick: $(STAMPS)/package
 	$(BIN)/python -W ignore tools/demo.py --quick
 
 test: $(STAMPS)/package
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 lint: $(STAMPS)/package
 	$(BIN)/ruff check .

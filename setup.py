@@ -11,7 +11,7 @@ SEGMENTATION = ['mmsegmentation>=1.2.2,<1.3', 'ftfy', 'regex']
 # What MMDetection's Grounding DINO imports; transformers 5 no longer has the tokenizer's method that it calls.
 GROUNDING = ['transformers>=4.30,<5', 'fairscale']
 DEMO = [*DETECTION, *SEGMENTATION, 'scikit-learn']
-TESTS = [*DEMO, *GROUNDING, 'pytest', 'hypothesis']
+TESTS = [*DEMO, *GROUNDING, 'pytest', 'pytest-xdist', 'hypothesis']
 
 setup(
     name='cankd-mm',

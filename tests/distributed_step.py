@@ -52,6 +52,7 @@ def main(config, out, train_bn):
         losses = {name: value.detach() / get_world_size() for name, value in logged.items()}
         gradients = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
         torch.save(dict(losses=losses, gradients=gradients), out)
+    torch.distributed.destroy_process_group()
 
 
 if __name__ == '__main__':

@@ -1,3 +1,4 @@
+import atexit
 import os
 from pathlib import Path
 from typing import Optional
@@ -127,6 +128,7 @@ def init_cpu_dist(cfg: Config) -> None:
     if cfg.launcher != 'pytorch' or get_device() != 'cpu' or torch.distributed.is_initialized():
         return
     torch.distributed.init_process_group('gloo')
+    atexit.register(torch.distributed.destroy_process_group)  # its threads may end a process that is still ending
     wrapper = dict(
         type='ProcessorDataParallel',
         broadcast_buffers=False,

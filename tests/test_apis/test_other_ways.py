@@ -1,5 +1,10 @@
 """Algorithms, runners and configs that are not this package's own, through its tools."""
 
+import shutil
+from importlib.util import find_spec
+from pathlib import Path
+
+import cv2
 import pytest
 import torch
 from mmengine.config import Config
@@ -7,6 +12,9 @@ from mmengine.runner import Runner
 
 from cankd_mm.apis import export_student, train
 from cankd_mm.apis import test as evaluate
+from cankd_mm.errors import SetupError
+from cankd_mm.models.builders import load_model_cfg
+from cankd_mm.runs import read_scalars
 from tests.conftest import ROOT
 
 SINGLE_TEACHER = """
@@ -98,3 +106,51 @@ def test_student_whose_config_imports_something_is_a_base_beside_ours(tmp_path, 
     )
     cfg = Config.fromfile(str(pair))
     assert cfg.custom_imports.imports and cfg.runner_type == 'DistillRunner' and cfg.distiller.source == 'neck'
+
+
+def test_grey_student_of_a_teacher_for_colour(pairs, tmp_path):
+    """Trained, validated beside its teacher, which is evaluated by itself as well."""
+    pair = pairs['detection'].with_name('grey_pair.py')
+    pair.write_text(
+        f"_base_ = '{pairs['detection'].name}'\n"
+        "load = dict(type='LoadImageFromFile', color_type='grayscale')\n"
+        'train_dataloader = dict(dataset=dict(pipeline=[load, *_base_.train_pipeline[1:]]))\n'
+        'val_dataloader = dict(dataset=dict(pipeline=[load, *_base_.test_pipeline[1:]]))\n'
+        'test_dataloader = val_dataloader\n'
+        'preprocessor = dict(mean=[127.0], std=[60.0], bgr_to_rgb=False)\n'
+        'model = dict(architecture=dict(data_preprocessor=preprocessor, backbone=dict(in_channels=1)))\n'
+        'train_cfg = dict(max_epochs=1, val_interval=1)\n'
+    )
+    train(str(pair), work_dir=str(tmp_path), cfg_options={'visualizer.name': str(tmp_path)})
+    validated = next(entry for entry in read_scalars(tmp_path) if 'teacher/coco/bbox_mAP' in entry)
+    alone = evaluate(str(pair), teacher=True, work_dir=str(tmp_path / 'test'))
+    assert alone['coco/bbox_mAP_50'] == pytest.approx(validated['teacher/coco/bbox_mAP_50'], abs=1e-6)
+
+
+@pytest.mark.parametrize('name', ['pair', 'student'])
+def test_label_that_was_not_looked_at_is_found_when_it_ends_the_training(pairs, tmp_path, monkeypatch, name):
+    """A data set may have more label maps than there is time for."""
+    monkeypatch.setattr('cankd_mm.apis.data._SECONDS', -1.0)
+    root = Path(Config.fromfile(str(pairs['segmentation'])).train_dataloader.dataset.data_root)
+    shutil.copytree(root, tmp_path / 'data')
+    path = tmp_path / 'data' / 'gtFine' / 'train' / 'scenes' / '0006_gtFine_labelTrainIds.png'
+    labels = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+    labels[:4] = 77
+    cv2.imwrite(str(path), labels)
+    config = pairs['segmentation'] if name == 'pair' else pairs['segmentation'].with_name('segmentation_student.py')
+    options = {'train_dataloader.dataset.data_root': f'{tmp_path}/data/', 'train_dataloader.batch_size': 2}
+    with pytest.raises(SetupError, match='0006_gtFine_labelTrainIds.png.* holds the label 77'):
+        train(str(config), work_dir=str(tmp_path / 'run'), cfg_options=options)
+
+
+@pytest.mark.parametrize(
+    'path', ['mmdet::gn+ws/faster-rcnn_r50_fpn_gn-ws-all_1x_coco.py', 'mmdet::legacy_1.x/ssd300_coco_v1.py']
+)
+def test_zoo_configs_in_folders_of_any_name(path):
+    assert load_model_cfg(path)['type']
+
+
+@pytest.mark.skipif(find_spec('mmpretrain') is not None, reason='mmpretrain is installed')
+def test_teacher_that_wants_another_package():
+    with pytest.raises(SetupError, match='imports what is not installed .*mmpretrain.models'):
+        load_model_cfg('mmdet::convnext/mask-rcnn_convnext-t-p4-w7_fpn_amp-ms-crop-3x_coco.py')

@@ -105,7 +105,7 @@ def test_nothing_else_of_the_stock_config_changes(path):
     cfg, stock = read(path), stock_config(path)
     student = differences(without_scope(cfg.model.architecture), without_scope(stock.model))
     changed = differences(*(without_scope({**c.to_dict(), 'model': None}) for c in (cfg, stock)))
-    allowed = {'distiller', 'custom_imports', 'auto_scale_lr', 'auto_scale_lr.base_batch_size'}
+    allowed = {'distiller', 'runner_type', 'auto_scale_lr', 'auto_scale_lr.base_batch_size'}
     if cfg.optim_wrapper.optimizer.type == 'SGD' and cfg.default_scope == 'mmdet':
         allowed |= {'optim_wrapper.optimizer.lr', 'optim_wrapper.clip_grad'}
     if 'fcos-r50' in path.stem:  # its stock warm-up is constant, the paper's is linear

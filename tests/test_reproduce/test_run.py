@@ -4,12 +4,15 @@ import json
 import shutil
 
 import pytest
+from mmengine.runner import save_checkpoint
 
 from cankd_mm.errors import SetupError
-from cankd_mm.reproduce import gather, reproduce, rows
+from cankd_mm.models.builders import build_model
+from cankd_mm.reproduce import find_row, gather, load_rows, reproduce, rows
 from cankd_mm.reproduce.results import results_table
 from cankd_mm.reproduce.rows import Model, Row
 from tests.conftest import ROOT
+from tests.test_configs.small import make_data, shrink
 
 METRICS = dict(detection='box AP', segmentation='mIoU')
 
@@ -100,3 +103,24 @@ def test_a_training_that_fails_is_named(pairs, tmp_path):
     options = {'model.distiller.source': 'nekc'}
     with pytest.raises(SetupError, match=f'training of {row.name} failed with status 1.*the same command resumes'):
         reproduce(row, ROOT / 'tools', 0, work_dir=str(tmp_path / 'run'), cfg_options=options)
+
+
+@pytest.mark.parametrize('key', ['2', '8', '11'])
+def test_row_of_the_paper_on_small_images(key, tmp_path):
+    """One row of each kind at full architecture: a dense head, a transformer, a segmentor."""
+    make_data(tmp_path / 'data')
+    row = find_row(load_rows(ROOT / 'configs'), key)
+    cfg = shrink(row.config, tmp_path / 'data', side=256 if key == '8' else 128)
+    cfg.train_cfg.update(max_epochs=1) if 'max_epochs' in cfg.train_cfg else cfg.train_cfg.update(max_iters=2)
+    config = tmp_path / row.config.name
+    cfg.dump(str(config))
+    teacher = build_model(cfg.model.teacher, 'teacher')
+    save_checkpoint(dict(state_dict=teacher.state_dict()), str(tmp_path / 'teacher.pth'))
+    row = row._replace(config=config, batch_size=2, gpus=1)
+    work_dir = tmp_path / 'run'
+    result = reproduce(row, ROOT / 'tools', 0, str(tmp_path / 'teacher.pth'), str(work_dir), seed=1)
+    metric = rows.METRICS[row.metric][0]
+    assert result['paper'] == row.paper and result['lr'] > 0
+    assert metric in result['metrics'] or not result['metrics']  # nothing detected at all, nothing reported
+    assert json.loads((work_dir / 'reproduction.json').read_text()) == result
+    shutil.rmtree(tmp_path)

@@ -4,7 +4,8 @@ from mmdet.models import DetDataPreprocessor
 from mmdet.structures import DetDataSample
 from mmseg.models import SegDataPreProcessor
 
-from cankd_mm.models.algorithms.teacher_input import TeacherInput
+from cankd_mm.errors import SetupError
+from cankd_mm.models.algorithms.teacher_input import TeacherInput, spread_grey
 
 PYTORCH = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True)
 CAFFE = dict(mean=[103.53, 116.28, 123.675], std=[1.0, 1.0, 1.0], bgr_to_rgb=False)
@@ -63,3 +64,30 @@ def test_student_batch_is_not_changed():
     before = given['inputs'].clone()
     TeacherInput(det(PYTORCH), det(CAFFE))(given['inputs'], given['data_samples'])
     assert torch.equal(before, given['inputs'])
+
+
+def test_grey_images_are_spread_over_the_channels_of_a_teacher_for_colour(pairs_of_grey):
+    """In training and in validation alike."""
+    student, teacher, grey = pairs_of_grey
+    expected = teacher(dict(inputs=[image.expand(3, -1, -1) for image in grey['inputs']]))['inputs']
+    given = student(batch_copy(grey))
+    torch.testing.assert_close(
+        TeacherInput(student, teacher)(given['inputs'], given['data_samples']), expected, rtol=1e-5, atol=1e-4
+    )
+    spread_grey(teacher)
+    torch.testing.assert_close(teacher(dict(inputs=grey['inputs']), False)['inputs'], expected)
+    stacked = dict(inputs=torch.stack([grey['inputs'][0]] * 2))
+    assert teacher(stacked, False)['inputs'].shape[1] == 3
+
+
+@pytest.fixture
+def pairs_of_grey():
+    data = batch()
+    grey = dict(inputs=[image[:1] for image in data['inputs']], data_samples=data['data_samples'])
+    return det(dict(mean=[127.0], std=[60.0], bgr_to_rgb=False)), det(PYTORCH), grey
+
+
+def test_teacher_for_fewer_channels_is_refused():
+    with pytest.raises(SetupError, match='teacher is for images of 1 channels and the student for 3'):
+        TeacherInput(det(PYTORCH), det(dict(mean=[127.0], std=[60.0], bgr_to_rgb=False)))
+    TeacherInput(det(PYTORCH), det(PLAIN))  # which is for any
