@@ -58,10 +58,10 @@ def shrink(path, data, bert=None, side=SIDE) -> Config:
             evaluator.ann_file = f'{data}/{cfg.test_dataloader.dataset.type}.json'
     if cfg.default_scope == 'mmseg':
         cfg.model.architecture.data_preprocessor.size = (side, side)
-        cfg.train_cfg.update(max_iters=2, val_interval=9)
+        cfg.train_cfg.update(max_iters=2, val_begin=9)
         cfg.default_hooks.checkpoint.interval = 2
     else:
-        cfg.train_cfg.update(max_epochs=2, val_interval=9)
+        cfg.train_cfg.update(max_epochs=2, val_begin=9)
         cfg.default_hooks.checkpoint.update(interval=2)
     cfg.default_hooks.logger.interval = 1
     # Visualizers of one name are one, and write where the first of a process does.
