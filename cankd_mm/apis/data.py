@@ -5,7 +5,7 @@ import re
 from contextlib import contextmanager
 from json import JSONDecoder
 from time import monotonic
-from typing import Dict, Iterator, List, Optional, Tuple
+from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 from xml.etree import ElementTree
 
 import numpy as np
@@ -60,7 +60,7 @@ def check_datasets(runner: Runner) -> None:
     with _reading(cfg.train_dataloader, 'train'):
         dataset = runner.train_loop.dataloader.dataset
     _check_dataset(dataset, 'train', model)
-    if runner._val_loop is not None:
+    if cfg.get('val_dataloader'):
         with _reading(cfg.val_dataloader, 'val'):
             loop = runner.val_loop
         _check_dataset(loop.dataloader.dataset, 'val', model, loop.evaluator)
@@ -130,12 +130,13 @@ def _check_dataset(dataset: object, split: str, model: object, evaluator: Option
             _check_heads(len(classes), split, model)
         if classes is not None and _is_coco(leaf):
             with get_local_path(leaf.ann_file, backend_args=leaf.backend_args) as path:
-                _check_categories(_read_categories(path), classes, split, name)
+                names = [category['name'] for category in _read_categories(path)]
+            _check_categories(names, classes, split, name)
         elif hasattr(leaf, 'ann_subdir'):  # XML
             _check_xml(leaf, classes, split, name)
         _check_labels(leaf, split, model)
     for metric in evaluator.metrics if evaluator is not None else ():
-        if getattr(metric, '_coco_api', None) is not None:
+        if type(metric).__name__ == 'CocoMetric' and metric._coco_api is not None:
             _check_metric(metric, split)
 
 
@@ -227,22 +228,27 @@ def _read_categories(path: str) -> List[dict]:
     return []
 
 
-def _check_categories(categories: List[dict], classes: Tuple[str, ...], split: str, name: str) -> None:
+def _check_categories(names: List[str], classes: Tuple[str, ...], split: str, name: str) -> None:
     """Check names and order of the categories, by which MMDetection numbers labels."""
-    names = [category['name'] for category in categories]
+    if not names:  # not found where they should be
+        return
     lacking = [known for known in classes if known not in names]
     if lacking:
         raise SetupError(
-            f'The {split} annotations {name!r} have no category {", ".join(map(repr, lacking))}: write '
-            f'metainfo.classes as the file does ({", ".join(map(repr, names))}).'
+            f'The {split} annotations {name!r} have no category {_some(lacking)}: write metainfo.classes as the file '
+            f'does ({_some(names)}).'
         )
     order = [known for known in names if known in classes]
     if order != list(classes):
         raise SetupError(
-            f'The {split} annotations {name!r} list their categories in the order {", ".join(map(repr, order))}, by '
-            f'which MMDetection numbers the labels, and metainfo.classes is {", ".join(map(repr, classes))}: give both '
-            'the same order, in all data sets.'
+            f'The {split} annotations {name!r} list their categories in the order {_some(order)}, by which MMDetection '
+            f'numbers the labels, and metainfo.classes is {_some(classes)}: give both the same order, in all data sets.'
         )
+
+
+def _some(names: Sequence[str]) -> str:
+    """List names, of many the first."""
+    return ', '.join(map(repr, names[:12])) + (', ...' if len(names) > 12 else '')
 
 
 def _check_xml(dataset: object, classes: Optional[Tuple[str, ...]], split: str, name: str) -> None:
@@ -259,10 +265,11 @@ def _check_xml(dataset: object, classes: Optional[Tuple[str, ...]], split: str, 
     if not (lacking and unknown):
         return
     sentence = (
-        f'The {split} annotations {name!r} name no object {", ".join(map(repr, lacking))}, but '
-        f'{", ".join(map(repr, unknown))}, which metainfo.classes does not: write the names as the XML files do.'
+        f'The {split} annotations {name!r} name no object {_some(lacking)}, but {_some(unknown)}, which '
+        'metainfo.classes does not: write the names as the XML files do.'
     )
-    if len(indices) == count:
+    # A class may be rare, and a few images to evaluate without it.
+    if len(indices) == count and (split == 'train' or not found & set(classes)):
         raise SetupError(sentence)
     print_log(f'{sentence} {len(indices)} of {count} files were read.', logger='current', level=30)
 
@@ -285,18 +292,20 @@ def _check_metric(metric: object, split: str) -> None:
         order = [known for known in names if known in classes]
         if order != list(classes):
             raise SetupError(
-                f'{where} have the categories {", ".join(map(repr, names))}, and metainfo.classes is '
-                f'{", ".join(map(repr, classes))}: set {split}_evaluator.ann_file to the file of the data set.'
+                f'{where} have the categories {_some(names)}, and metainfo.classes is {_some(classes)}: set '
+                f'{split}_evaluator.ann_file to the file of the data set.'
             )
 
 
 def _check_labels(dataset: object, split: str, model: object) -> None:
     """Look through objects or label maps, as far as the time goes."""
     steps = getattr(getattr(dataset, 'pipeline', None), 'transforms', [])
-    load = next((step for step in steps if 'LoadAnnotations' in type(step).__name__), None)
+    load = next((step for step in steps if type(step).__name__ == 'LoadAnnotations'), None)
     if load is None or not hasattr(dataset, 'get_data_info'):
         return
     heads = heads_of(model) if isinstance(model, nn.Module) else {}
+    # What resizes images and label maps gives both one size; what evaluates takes the label maps as they are.
+    resized = split == 'train' and any('Resize' in type(step).__name__ for step in steps)
     start, useful = monotonic(), False
     # In random order, so that what is left out where the time is short is spread over the data set.
     for index in np.random.RandomState(0).permutation(len(dataset)).tolist():
@@ -305,9 +314,12 @@ def _check_labels(dataset: object, split: str, model: object) -> None:
         info = dataset.get_data_info(index)
         if 'instances' in info:
             useful |= _has_objects(info, load, f'The {split} annotations {_name(dataset)!r}')
+            if useful and not load.with_mask:
+                return
         elif info.get('seg_map_path'):
             labels = load(dict(info))['gt_seg_map']
-            _check_label_map(labels, _image_size(info['img_path']), info['seg_map_path'], split, heads)
+            size = None if resized else _image_size(info['img_path'])
+            _check_label_map(labels, size, info['seg_map_path'], split, heads)
             useful |= any((labels != getattr(head, 'ignore_index', 255)).any() for head in heads.values()) or not heads
         else:
             return
@@ -321,7 +333,7 @@ def _check_labels(dataset: object, split: str, model: object) -> None:
 def _has_objects(info: dict, load: object, annotations: str) -> bool:
     """Whether an image has an object to learn from; each needs a mask where the pipeline loads masks."""
     usable = [instance for instance in info['instances'] if not instance.get('ignore_flag')]
-    if getattr(load, 'with_mask', False) and any('mask' not in instance for instance in usable):
+    if load.with_mask and any('mask' not in instance for instance in usable):
         raise SetupError(
             f'{annotations} have an object without a mask in {info.get("img_path")!r}, and the pipeline loads masks: '
             'add its segmentation, or take the object out.'
@@ -335,7 +347,8 @@ def _image_size(path: str) -> Optional[Tuple[int, int]]:
 
     try:
         with Image.open(path) as image:
-            return image.size[::-1]
+            turned = image.getexif().get(0x0112, 1) > 4  # as OpenCV turns it when it decodes
+            return image.size if turned else image.size[::-1]
     except OSError:  # in a store, of another format, or not there, which is said elsewhere
         return None
 

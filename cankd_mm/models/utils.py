@@ -1,10 +1,25 @@
+import random
+from contextlib import contextmanager
 from difflib import get_close_matches
-from typing import Dict
+from typing import Dict, Iterator
 
+import numpy as np
+import torch
 from mmengine.model import is_model_wrapper
 from torch import nn
 
 from cankd_mm.errors import SetupError
+
+
+@contextmanager
+def untouched_generators() -> Iterator[None]:
+    """Leave the generators of random numbers of Python, numpy and torch as they were."""
+    states = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_initialized() else []):
+        yield
+    random.setstate(states[0])
+    np.random.set_state(states[1])
+
 
 _HEADS = ('bbox_head', 'mask_head', 'decode_head', 'auxiliary_head')
 

@@ -8,7 +8,7 @@ from typing import List, Optional
 _STUDENT = 'student/'
 
 # What the evaluators of MMDetection and MMSegmentation call a metric, and what makes per cent of it.
-METRICS = {'box AP': ('coco/bbox_mAP', 100), 'mIoU': ('mIoU', 1)}
+METRICS = {'box AP': ('coco/bbox_mAP', 100), 'mIoU': ('mIoU', 1), 'VOC mAP': ('pascal_voc/mAP', 100)}
 
 
 def read_scalars(work_dir: Path) -> List[dict]:
@@ -27,7 +27,7 @@ def read_scalars(work_dir: Path) -> List[dict]:
                 entry = json.loads(line)
             except ValueError:  # the line that is being written
                 continue
-            # A distillation reports its student's metrics under a prefix.
+            # Before 0.2 a distillation reported its student's metrics under a prefix.
             entries.append({key[len(_STUDENT) :] if key.startswith(_STUDENT) else key: entry[key] for key in entry})
     return entries
 

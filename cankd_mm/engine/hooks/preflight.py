@@ -1,9 +1,7 @@
 import copy
-import random
 from contextlib import ExitStack, contextmanager
 from typing import Dict, Iterator, List, NamedTuple, Optional
 
-import numpy as np
 import torch
 from mmengine.hooks import Hook
 from mmengine.model import BaseModule
@@ -15,7 +13,7 @@ from torch.utils.data import Dataset
 from cankd_mm.engine.runner.distill_val_loop import DistillValLoop, count_classes
 from cankd_mm.errors import SetupError
 from cankd_mm.models import FeatureDistill
-from cankd_mm.models.utils import unwrap
+from cankd_mm.models.utils import untouched_generators, unwrap
 
 _TINY = 1e-12
 
@@ -75,7 +73,7 @@ class PreflightHook(Hook):
         model = unwrap(runner.model)
         if not isinstance(model, FeatureDistill):
             return
-        with _untouched_generators():
+        with untouched_generators():
             findings = [line for part in (_weights, _inputs, _classes) for line in part(runner, model)]
             self.batch = _first_batch(runner)
             findings += _one_step(runner, model, self.batch)
@@ -92,16 +90,6 @@ class PreflightHook(Hook):
                 runner.logger.warning(f'preflight: {finding.text}')
         if self.only:
             runner.train_loop.stop_training = True
-
-
-@contextmanager
-def _untouched_generators() -> Iterator[None]:
-    """Leave the generators of random numbers as they were."""
-    states = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng():
-        yield
-    random.setstate(states[0])
-    np.random.set_state(states[1])
 
 
 @contextmanager

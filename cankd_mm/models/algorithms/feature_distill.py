@@ -184,7 +184,8 @@ class FeatureDistill(BaseModel):
         if self.distillation_stopped:
             losses = add_prefix(super().loss(inputs, data_samples), 'student')
             # Distributed training wants a gradient for every parameter that it has started with.
-            losses['distill.loss'] = 0 * sum(p.sum() for p in distiller.parameters() if p.requires_grad)
+            idle = (p.sum() for p in distiller.parameters() if p.requires_grad)
+            losses['distill.loss'] = 0 * sum(idle, inputs.new_zeros(()))
             return losses
         distiller.set_deliveries_override(False)
         with distiller.teacher_recorders, distiller.deliveries:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from cankd_mm.errors import SetupError, reason_of
-from cankd_mm.models.utils import find_module
+from cankd_mm.models.utils import find_module, untouched_generators
 
 # Height and width of the probing image, in pixels. They differ, so that shapes in messages are unambiguous, and
 # are multiples of 32, to which detectors pad. Models that take no image as small are shown larger ones.
@@ -146,7 +146,7 @@ def _untouched(model: nn.Module, training: bool) -> Iterator[None]:
     modes = {module: module.training for module in model.modules()}
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     try:
-        with torch.random.fork_rng():
+        with untouched_generators():
             yield model.train(training)
     finally:
         for module, mode in modes.items():

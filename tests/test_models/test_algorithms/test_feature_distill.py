@@ -261,8 +261,12 @@ def test_registry_prefix_serves_in_place_of_the_scope(pairs):
     assert list(model.distiller.distill_losses) == ['loss_neck_0', 'loss_neck_1', 'loss_neck_2']
 
 
-def test_stopped_distillation_trains_the_student_alone(pairs):
-    model = build(pairs['detection'])
+@pytest.mark.parametrize('loss', ['CanKDLoss', 'PKDLoss'])  # the latter has no parameters
+def test_stopped_distillation_trains_the_student_alone(pairs, loss):
+    cfg = Config.fromfile(str(pairs['detection'])).model
+    cfg.distiller.loss = dict(type=loss)
+    teacher = dict(teacher=cfg.architecture, teacher_ckpt=None) if loss == 'PKDLoss' else {}
+    model = build(pairs['detection'], distiller=cfg.distiller, **teacher)
     model.distillation_stopped = True
     model.train()
     losses = losses_of(model, batch('detection'))
