@@ -4,6 +4,7 @@ Every process takes its share of one batch; the first one saves losses and stude
 the whole batch.
 """
 
+import os
 import sys
 
 import torch
@@ -52,7 +53,8 @@ def main(config, out, train_bn):
         losses = {name: value.detach() / get_world_size() for name, value in logged.items()}
         gradients = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
         torch.save(dict(losses=losses, gradients=gradients), out)
-    torch.distributed.destroy_process_group()
+    torch.distributed.barrier()
+    os._exit(0)  # torch's own end of the group and of the wrapped model wait for each other at times
 
 
 if __name__ == '__main__':

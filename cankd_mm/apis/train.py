@@ -1,4 +1,3 @@
-import atexit
 import os
 from pathlib import Path
 from typing import Optional
@@ -128,7 +127,6 @@ def init_cpu_dist(cfg: Config) -> None:
     if cfg.launcher != 'pytorch' or get_device() != 'cpu' or torch.distributed.is_initialized():
         return
     torch.distributed.init_process_group('gloo')
-    atexit.register(torch.distributed.destroy_process_group)  # its threads may end a process that is still ending
     wrapper = dict(
         type='ProcessorDataParallel',
         broadcast_buffers=False,

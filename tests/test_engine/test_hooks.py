@@ -193,7 +193,8 @@ def test_mode_of_the_head_is_switched(model):
 def test_recorders_find_modules_by_the_names_of_the_student(model):
     from mmrazor.models.task_modules import RecorderManager
 
-    recorders = RecorderManager(dict(feature=dict(type='ModuleOutputs', source='neck')))
+    with DefaultScope.overwrite_default_scope('mmrazor'):
+        recorders = RecorderManager(dict(feature=dict(type='ModuleOutputs', source='neck')))
     recorders.initialize(model)
     with recorders:
         model.extract_feat(torch.zeros(1, 3, 64, 64))
