@@ -281,7 +281,7 @@ def test_can_block_monitor(pairs, tmp_path):
 MOSAIC = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True),
-    dict(type='CachedMosaic', img_scale=(128, 128), max_cached_images=4, random_pop=False),
+    dict(type='CachedMosaic', img_scale=(128, 128), max_cached_images=5, random_pop=False),
     dict(type='Resize', scale=(128, 128)),
     dict(type='RandomFlip', prob=0.5),
     dict(type='PackDetInputs'),
