@@ -1,3 +1,4 @@
+import gc
 import os
 import warnings
 from pathlib import Path
@@ -13,6 +14,7 @@ warnings.filterwarnings('ignore')
 import cankd_mm  # noqa: E402, F401
 
 torch.set_num_threads(1)
+gc.freeze()  # what is imported is not looked through again after every test
 
 ROOT = Path(__file__).parents[1]
 
@@ -25,6 +27,8 @@ def needs_torch(version: str, why: str):
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+    yield
+    gc.collect()  # a runner and its parts refer to each other, and to gigabytes
 
 
 @pytest.fixture(autouse=True, scope='session')

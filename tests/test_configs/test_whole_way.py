@@ -1,5 +1,6 @@
 """Every pair goes the whole way: trained, resumed, exported, and evaluated by the plain library's own tool."""
 
+import gc
 import json
 import re
 import shutil
@@ -77,6 +78,7 @@ def test_trained_resumed_exported_and_evaluated_elsewhere(path, data, plain, tmp
     work_dir, by_epoch = tmp_path / 'run', 'max_epochs' in cfg.train_cfg
     length, name = ('max_epochs', 'epoch') if by_epoch else ('max_iters', 'iter')
     train(str(config), work_dir=str(work_dir))
+    gc.collect()
     runner = train(str(config), work_dir=str(work_dir), resume='auto', cfg_options={f'train_cfg.{length}': 3})
     assert runner.iter == 3
     logs = [log.read_text() for log in sorted(work_dir.glob('*/*.log'))]
@@ -90,6 +92,7 @@ def test_trained_resumed_exported_and_evaluated_elsewhere(path, data, plain, tmp
         losses = {key: value for key, value in step.items() if key.startswith('distill.loss')}
         assert len(losses) == levels and all(value > 0 for value in losses.values())
     runner = None
+    gc.collect()
 
     student = export_student(str(config), str(work_dir / f'{name}_3.pth'), str(tmp_path / 'student'))
     plain.stdin.write(f'{cfg.default_scope} {" ".join(student)} {tmp_path / "test"}\n')

@@ -114,8 +114,9 @@ def test_row_of_the_paper_on_small_images(key, tmp_path):
     cfg.train_cfg.update(max_epochs=1) if 'max_epochs' in cfg.train_cfg else cfg.train_cfg.update(max_iters=2)
     config = tmp_path / row.config.name
     cfg.dump(str(config))
-    teacher = build_model(cfg.model.teacher, 'teacher')
-    save_checkpoint(dict(state_dict=teacher.state_dict()), str(tmp_path / 'teacher.pth'))
+    weights = build_model(cfg.model.teacher, 'teacher').state_dict()
+    save_checkpoint(dict(state_dict=weights), str(tmp_path / 'teacher.pth'))
+    del weights
     row = row._replace(config=config, batch_size=2, gpus=1)
     work_dir = tmp_path / 'run'
     result = reproduce(row, ROOT / 'tools', 0, str(tmp_path / 'teacher.pth'), str(work_dir), seed=1)
