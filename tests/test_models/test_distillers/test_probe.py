@@ -62,6 +62,17 @@ class Branches(nn.Module):
         return torch.cat([x, x, x]) if self.of_images else (x, x)
 
 
+class Picky(nn.Module):
+    """It takes no image at all."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 1)
+
+    def forward(self, x):
+        raise RuntimeError('mat1 and mat2 shapes cannot be multiplied')
+
+
 class Preprocessor(nn.Module):
     def __init__(self, channels=3, **attributes):
         super().__init__()
@@ -105,7 +116,7 @@ def test_student_is_looked_at_while_it_trains_and_left_as_it_was():
     'net, words',
     [
         (Net(Branches(of_images=True)), "student's 'backbone' gives 6 feature maps for 2 images while it trains"),
-        (Net(nn.Conv2d(3, 8, 9999)), r'takes no image of 128x192 or .* name a size that it takes as image_size='),
+        (Net(Picky()), r'takes no image of 128x192 or .* name a size that it takes as image_size='),
     ],
 )
 def test_mistakes_are_one_clear_sentence(net, words):
