@@ -16,6 +16,8 @@ from typing import List, NoReturn, Union
 
 from packaging.version import parse
 
+from cankd_mm.ops import provide
+
 _QUANTIZATION_TABLES = 'mmrazor.structures.quantization.backend_config'
 
 
@@ -239,6 +241,7 @@ def mend() -> List[str]:
         ImportError: Where the stack does not import. The message names the doctor.
     """
     remedies = {
+        "mmcv's operators in plain torch, as it has none compiled": provide,
         'MMRazor imports without its quantization tables (torch >= 2.1)': mend_quantization_import,
         "torch.load(weights_only=True) reads MMEngine's checkpoints": mend_checkpoint_loading,
         'a killed process leaves no half-written checkpoint': mend_checkpoint_writing,

@@ -75,11 +75,15 @@ def check_package(
 
 
 def check_mmcv_ops() -> Finding:
-    """Tell whether mmcv has its compiled operators, which MMDetection needs.
+    """Tell whether mmcv has compiled operators, or what MMDetection needs of them comes from this package.
 
     Returns:
         Finding: What was found.
     """
+    from cankd_mm.ops import provide
+
+    if provide():
+        return Finding('mmcv.ops: none compiled, those of cankd_mm.ops in plain torch take their place')
     try:
         importlib.import_module('mmcv.ops')
     except Exception as e:  # whatever a wheel built for another torch raises

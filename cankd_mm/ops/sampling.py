@@ -1,0 +1,52 @@
+"""What the operators share: bilinear samples of a map, and gradients of what is written in plain torch."""
+
+from typing import Callable, Sequence, Tuple
+
+import torch
+from torch import Tensor
+
+
+def bilinear(maps: Tensor, y: Tensor, x: Tensor, border: bool) -> Tensor:
+    """Sample maps at fractional places.
+
+    Args:
+        maps (Tensor): ``(B, C, H, W)``.
+        y (Tensor): Rows, in pixels, ``(B, S)``.
+        x (Tensor): Columns, in pixels, ``(B, S)``.
+        border (bool): What lies outside. True, as for RoIs: the border's pixels up to one pixel outside, and zero
+            beyond. False, as for deformable convolutions: zero, to which the border's pixels fade.
+
+    Returns:
+        Tensor: The samples, ``(B, C, S)``.
+    """
+    batch, channels, height, width = maps.shape
+    if border:
+        inside = (y >= -1) & (y <= height) & (x >= -1) & (x <= width)
+        y, x = y.clamp(0, max(height - 1, 0)), x.clamp(0, max(width - 1, 0))
+    else:
+        inside = (y > -1) & (y < height) & (x > -1) & (x < width)
+    top, left = y.floor(), x.floor()
+    flat, samples = maps.flatten(2), 0
+    for row, row_weight in ((top, 1 - (y - top)), (top + 1, y - top)):
+        for column, column_weight in ((left, 1 - (x - left)), (left + 1, x - left)):
+            there = inside & (row >= 0) & (row < height) & (column >= 0) & (column < width)
+            index = row.clamp(0, height - 1).long() * width + column.clamp(0, width - 1).long()
+            value = flat.gather(2, index[:, None].expand(batch, channels, -1))
+            samples = samples + value * (row_weight * column_weight * there)[:, None]
+    return samples
+
+
+def gradients(function: Callable[..., Tensor], tensors: Sequence[Tensor], grad_output: Tensor) -> Tuple[Tensor, ...]:
+    """Differentiate a function that is written in plain torch.
+
+    Args:
+        function (Callable): Of the tensors.
+        tensors (Sequence[Tensor]): Where it is differentiated.
+        grad_output (Tensor): The gradient of its value.
+
+    Returns:
+        tuple[Tensor]: The gradient of each of the tensors.
+    """
+    with torch.enable_grad():
+        inputs = [tensor.detach().requires_grad_() for tensor in tensors]
+        return torch.autograd.grad(function(*inputs), inputs, grad_output)
