@@ -15,10 +15,12 @@ from cankd_mm.errors import SetupError
 def untouched_generators() -> Iterator[None]:
     """Leave the generators of random numbers of Python, numpy and torch as they were."""
     states = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_initialized() else []):
-        yield
-    random.setstate(states[0])
-    np.random.set_state(states[1])
+    try:
+        with torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_initialized() else []):
+            yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
 
 
 _HEADS = ('bbox_head', 'mask_head', 'decode_head', 'auxiliary_head')

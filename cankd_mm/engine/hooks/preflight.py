@@ -245,13 +245,13 @@ def _measuring(name: str, loss: nn.Module, measured: Dict[str, _Measured]) -> It
             held[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    saving = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
+    saving = ExitStack()  # left in the end, too, where the loss raises
 
     def before(module: nn.Module, args: tuple, kwargs: dict) -> None:
-        saving.__enter__()
+        saving.enter_context(torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor))
 
     def after(module: nn.Module, args: tuple, kwargs: dict, value: Tensor) -> None:
-        saving.__exit__(None, None, None)
+        saving.close()
         shapes = [tuple(feature.shape) for feature in (*args, *kwargs.values()) if isinstance(feature, Tensor)]
         measured[name] = _Measured(shapes, float(value.detach().mean()), sum(held.values()))
 
@@ -262,6 +262,7 @@ def _measuring(name: str, loss: nn.Module, measured: Dict[str, _Measured]) -> It
     try:
         yield
     finally:
+        saving.close()
         for handle in handles:
             handle.remove()
 
