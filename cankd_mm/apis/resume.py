@@ -9,7 +9,7 @@ from torch import nn
 
 from cankd_mm.errors import SetupError
 from cankd_mm.models import FeatureDistill
-from cankd_mm.models.builders import load_checkpoint, read_checkpoint
+from cankd_mm.models.builders import read_checkpoint, unpack_checkpoint
 from cankd_mm.models.utils import unwrap
 from cankd_mm.runs import last_checkpoint
 
@@ -82,7 +82,8 @@ def check_loadable(model: nn.Module, path: str) -> None:
         SetupError: If it cannot be read, or not one parameter fits.
     """
     model = unwrap(model)
-    saved, weights = read_checkpoint(path, 'run'), load_checkpoint(path, 'run')['state_dict']
+    saved = read_checkpoint(path, 'run')
+    weights = unpack_checkpoint(saved, path, 'run')['state_dict']
     if not isinstance(model, nn.Module):
         return
     own = dict(model.named_parameters())

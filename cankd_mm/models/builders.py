@@ -148,7 +148,7 @@ def load_checkpoint(path: str, whose: str) -> dict:
     Raises:
         SetupError: If the file is not there or is not a checkpoint.
     """
-    return _unpack(read_checkpoint(path, whose), path, whose)
+    return unpack_checkpoint(read_checkpoint(path, whose), path, whose)
 
 
 def read_checkpoint(path: str, whose: str) -> object:
@@ -186,8 +186,20 @@ def read_checkpoint(path: str, whose: str) -> object:
     return checkpoint
 
 
-def _unpack(checkpoint: object, path: str, whose: str) -> dict:
-    """Find the weights in what a file holds, whatever library has written it."""
+def unpack_checkpoint(checkpoint: object, path: str, whose: str) -> dict:
+    """Find the weights in what a file holds, whatever library has written it.
+
+    Args:
+        checkpoint (object): What the file holds.
+        path (str): The file, for messages.
+        whose (str): Whose checkpoint it is, for messages.
+
+    Returns:
+        dict: The checkpoint, with its weights as ``state_dict`` and whatever else it holds.
+
+    Raises:
+        SetupError: If it holds no weights.
+    """
     if not isinstance(checkpoint, dict):
         raise SetupError(
             f"The {whose}'s checkpoint {path!r} holds a {type(checkpoint).__name__}, not weights by name: save the "
