@@ -74,26 +74,33 @@ def check_package(
     return version, Finding(f'{name} {version}{untested}')
 
 
-def check_mmcv_ops() -> Finding:
-    """Tell whether mmcv has compiled operators, or what MMDetection needs of them comes from this package.
+def check_mmcv_ops() -> List[Finding]:
+    """Tell where every operator of mmcv comes from: compiled with it, or from this package.
 
     Returns:
-        Finding: What was found.
+        list[Finding]: What was found.
     """
-    from cankd_mm.ops import provide
+    from cankd_mm.ops import provide, provided
 
-    if provide():
-        return Finding('mmcv.ops: none compiled, those of cankd_mm.ops in plain torch take their place')
+    provide()
+    if provided() is not None:
+        sources = provided().sources()
+        findings = [Finding('mmcv.ops: mmcv has none compiled, cankd_mm.ops provides them')]
+        for source in sorted(set(sources.values())):
+            findings.append(Finding(f'  from {source}: {", ".join(op for op in sources if sources[op] == source)}'))
+        return findings
     try:
         importlib.import_module('mmcv.ops')
     except Exception as e:  # whatever a wheel built for another torch raises
-        return Finding(
-            f'mmcv.ops: does not import ({_first_line(e)}), mmcv was built without operators or for another torch',
-            True,
-            # pip's cache may hold the very wheel that does not work.
-            f'pip uninstall mmcv mmcv-lite; {MMCV_BUILD} --no-cache-dir',
-        )
-    return Finding('mmcv.ops: compiled operators found')
+        return [
+            Finding(
+                f'mmcv.ops: does not import ({_first_line(e)}), mmcv was built without operators or for another torch',
+                True,
+                # pip's cache may hold the very wheel that does not work.
+                f'pip uninstall mmcv mmcv-lite; {MMCV_BUILD} --no-cache-dir',
+            )
+        ]
+    return [Finding('mmcv.ops: all operators compiled with mmcv')]
 
 
 def diagnose() -> List[Finding]:
@@ -117,7 +124,7 @@ def diagnose() -> List[Finding]:
         names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
         findings.append(Finding(f'accelerators: {", ".join(names) or "none, training runs on the processor"}'))
     if versions['mmcv']:
-        findings.append(check_mmcv_ops())
+        findings += check_mmcv_ops()
     for name, owner in UNNAMED:
         if importlib.util.find_spec(owner) is not None and importlib.util.find_spec(name) is None:
             findings.append(

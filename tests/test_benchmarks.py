@@ -1,12 +1,18 @@
 """Both sides of the benchmarks compute the same."""
 
+import copy
+from importlib import import_module
+
 import pytest
 import torch
 
+from benchmarks import operators
 from benchmarks.growth import exponents
 from benchmarks.naive import NaiveCanKDLoss
 from benchmarks.step import PAIRS, build
 from cankd_mm.models import CanKDLoss
+
+roi_align = import_module('mmcv.ops.roi_align')
 
 
 def test_naive_side_is_the_same_loss():
@@ -35,3 +41,16 @@ def test_every_side_of_a_step_distills_the_same_features(pair):
 def test_exponents_of_a_straight_line():
     points = [dict(pixels=p, seconds=dict(total=2e-3 * p), peak_mb=3.0 * p**2) for p in (100, 200, 400)]
     assert exponents(points) == dict(time=1.0, memory=2.0)
+
+
+def test_operators_of_every_place_serve_the_same_detector():
+    model = operators.build(operators.DETECTORS['Faster R-CNN R50']).eval()
+    data, found = operators.batch('mmdet', (64, 96)), {}
+    before = roi_align.ext_module
+    for source, extension in operators.places().items():
+        with operators.operators(extension), torch.no_grad():
+            assert roi_align.ext_module is extension
+            found[source] = model.test_step(copy.deepcopy(data))[0].pred_instances.scores
+    assert roi_align.ext_module is before and 'plain torch' in found
+    for scores in found.values():
+        torch.testing.assert_close(scores, found['plain torch'])

@@ -5,7 +5,7 @@ from typing import Optional
 import torch
 from torch import Tensor
 
-from cankd_mm.ops.sampling import bilinear, gradients
+from cankd_mm.ops.sampling import bilinear, full_precision, gradients
 
 
 def deform_conv(
@@ -41,7 +41,7 @@ def deform_conv(
     n, channels = input.shape[:2]
     kh, kw = weight.shape[2:]
     places, (height, width) = kh * kw, offset.shape[2:]
-    offset = offset.reshape(n * deform_groups, places, 2, height * width)
+    offset = full_precision(offset).reshape(n * deform_groups, places, 2, height * width)
     kernel = torch.arange(places, device=input.device)
     out = torch.arange(height * width, device=input.device)
     rows = (kernel // kw * dilation[0])[:, None] + out // width * stride[0] - padding[0]
@@ -52,26 +52,26 @@ def deform_conv(
     if mask is not None:
         samples = samples * mask.reshape(n * deform_groups, 1, places * height * width)
     samples = samples.reshape(n, groups, channels // groups * places, height * width)
-    output = torch.einsum('ngkp,gok->ngop', samples, weight.reshape(groups, -1, samples.shape[2]))
+    output = torch.einsum('ngkp,gok->ngop', samples, weight.to(samples.dtype).reshape(groups, -1, samples.shape[2]))
     output = output.reshape(n, -1, height, width)
     return output if bias is None else output + bias[:, None, None]
 
 
 def deform_conv_forward(input, weight, offset, output, columns, ones, **kwargs) -> None:
     """Convolve into ``output``, see :func:`deform_conv`."""
-    output.copy_(deform_conv(input, offset, weight, **_v1(kwargs)).view_as(output))
+    output.copy_(deform_conv(input, offset, weight, **v1_options(kwargs)).view_as(output))
 
 
 def deform_conv_backward_input(input, offset, grad_output, grad_input, grad_offset, weight, columns, **kwargs) -> None:
     """Write the gradients of input and offset into ``grad_input`` and ``grad_offset``."""
-    options = _v1(kwargs)
+    options = v1_options(kwargs)
     found = gradients(lambda i, o: deform_conv(i, o, weight, **options), [input, offset], grad_output)
     grad_input.copy_(found[0]), grad_offset.copy_(found[1])
 
 
 def deform_conv_backward_parameters(input, offset, grad_output, grad_weight, columns, ones, scale, **kwargs) -> None:
     """Add the gradient of the weight to ``grad_weight``."""
-    options = _v1(kwargs)
+    options = v1_options(kwargs)
     grad_weight += scale * gradients(lambda w: deform_conv(input, offset, w, **options), [grad_weight], grad_output)[0]
 
 
@@ -79,7 +79,9 @@ def modulated_deform_conv_forward(
     input, weight, bias, ones, offset, mask, output, columns, with_bias, **kwargs
 ) -> None:
     """Convolve into ``output``, with a mask."""
-    output.copy_(deform_conv(input, offset, weight, mask, bias if with_bias else None, **_v2(kwargs)).view_as(output))
+    output.copy_(
+        deform_conv(input, offset, weight, mask, bias if with_bias else None, **v2_options(kwargs)).view_as(output)
+    )
 
 
 def modulated_deform_conv_backward(
@@ -87,7 +89,7 @@ def modulated_deform_conv_backward(
     grad_output, with_bias, **kwargs
 ) -> None:  # fmt: skip
     """Write all gradients."""
-    options = _v2(kwargs)
+    options = v2_options(kwargs)
     found = gradients(lambda i, o, w, m: deform_conv(i, o, w, m, **options), [input, offset, weight, mask], grad_output)
     for taken, gradient in zip((grad_input, grad_offset, grad_weight, grad_mask), found):
         taken.copy_(gradient)
@@ -95,7 +97,8 @@ def modulated_deform_conv_backward(
         grad_bias.copy_(grad_output.sum((0, 2, 3)))
 
 
-def _v1(o: dict) -> dict:
+def v1_options(o: dict) -> dict:
+    """Translate what mmcv's operator of version 1 is called with into arguments of :func:`deform_conv`."""
     return dict(
         stride=(o['dH'], o['dW']),
         padding=(o['padH'], o['padW']),
@@ -105,7 +108,8 @@ def _v1(o: dict) -> dict:
     )
 
 
-def _v2(o: dict) -> dict:
+def v2_options(o: dict) -> dict:
+    """Translate what mmcv's operator of version 2 is called with into arguments of :func:`deform_conv`."""
     return dict(
         stride=(o['stride_h'], o['stride_w']),
         padding=(o['pad_h'], o['pad_w']),

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from cankd_mm.ops.sampling import bilinear, gradients
+from cankd_mm.ops.sampling import bilinear, full_precision, gradients
 
 
 def roi_align_forward(
@@ -84,6 +84,7 @@ def roi_align_backward(
 
 def _places(rois: Tensor, bins: tuple, scale: float, ratio: int, aligned: bool):
     """Where regions are sampled: of those with equally many samples, their indices, rows and columns, and how many."""
+    rois = full_precision(rois)
     start = rois[:, 1:3] * scale - (0.5 if aligned else 0)  # x, y
     size = rois[:, 3:5] * scale - (0.5 if aligned else 0) - start
     if not aligned:
@@ -112,7 +113,8 @@ def _grid(start: Tensor, bin_size: Tensor, bins: int, count: int) -> Tensor:
 
 def _sample(features: Tensor, rois: Tensor, y: Tensor, x: Tensor, count: int) -> Tensor:
     """Samples of regions, image by image, ``(r, C, bins, samples of a bin)``, of which there are ``count``."""
-    parts = features.new_zeros(len(rois), features.shape[1], y.shape[1])
+    dtype = torch.promote_types(features.dtype, y.dtype)
+    parts = features.new_zeros(len(rois), features.shape[1], y.shape[1], dtype=dtype)
     images = rois[:, 0].long()
     for image in images.unique().tolist():
         chosen = (images == image).nonzero()[:, 0]

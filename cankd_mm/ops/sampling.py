@@ -49,4 +49,17 @@ def gradients(function: Callable[..., Tensor], tensors: Sequence[Tensor], grad_o
     """
     with torch.enable_grad():
         inputs = [tensor.detach().requires_grad_() for tensor in tensors]
-        return torch.autograd.grad(function(*inputs), inputs, grad_output)
+        output = function(*inputs)
+        return torch.autograd.grad(output, inputs, grad_output.to(output.dtype))
+
+
+def full_precision(tensor: Tensor) -> Tensor:
+    """Take a tensor in float32 at least: half a pixel is lost in float16 at the thousandth.
+
+    Args:
+        tensor (Tensor): Any floating point numbers.
+
+    Returns:
+        Tensor: The same in float32, or as it is.
+    """
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor

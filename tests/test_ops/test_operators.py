@@ -9,7 +9,16 @@ from mmcv.ops import deform_conv as v1
 from mmcv.ops import modulated_deform_conv as v2
 from torch.nn import functional as F
 
-from cankd_mm import ops
+from cankd_mm import ops as package
+from cankd_mm.ops import torchvision_kernels
+
+
+@pytest.fixture(params=['plain torch', 'torchvision'])
+def ops(request):
+    """The operators of one source, as mmcv finds them."""
+    if request.param == 'torchvision' and not torchvision_kernels.is_available():
+        pytest.skip('no torchvision')
+    return package.Extension(torchvision=request.param == 'torchvision')
 
 
 def boxes(n):
@@ -27,7 +36,7 @@ def iou(a, b, offset):
 @pytest.mark.parametrize('n', [0, 1, 2, 60])
 @pytest.mark.parametrize('offset', [0, 1])
 @pytest.mark.parametrize('threshold', [0.1, 0.6])
-def test_nms(n, offset, threshold, monkeypatch):
+def test_nms(ops, n, offset, threshold, monkeypatch):
     monkeypatch.setattr(import_module('cankd_mm.ops.nms'), '_ROWS', 7)
     found, scores = boxes(n), torch.rand(n, dtype=torch.double)
     kept = []
@@ -39,7 +48,7 @@ def test_nms(n, offset, threshold, monkeypatch):
 
 @pytest.mark.parametrize('method', [0, 1, 2])
 @pytest.mark.parametrize('n', [0, 1, 25])
-def test_softnms(n, method):
+def test_softnms(ops, n, method):
     found, scores = boxes(n), torch.rand(n, dtype=torch.double)
     left, kept = dict(enumerate(scores.tolist())), []
     while left:
@@ -80,7 +89,7 @@ ROIS = torch.tensor(
 @pytest.mark.parametrize('mean', [0, 1])
 @pytest.mark.parametrize('ratio', [0, 2])
 @pytest.mark.parametrize('aligned', [True, False])
-def test_roi_align(mean, ratio, aligned):
+def test_roi_align(ops, mean, ratio, aligned):
     features = torch.randn(2, 2, 9, 12, dtype=torch.double)
     options = dict(
         aligned_height=3, aligned_width=2, spatial_scale=0.25, sampling_ratio=ratio, pool_mode=mean, aligned=aligned
@@ -106,13 +115,14 @@ def test_roi_align(mean, ratio, aligned):
                     ]
                     expected = sum(samples) / len(samples) if mean else max(samples)
                     assert float(output[r, channel, i, j]) == pytest.approx(expected, abs=1e-9)
+    ops.roi_align_forward(features, ROIS[:0], output[:0], y[:0], x[:0], **options)  # no region at all
     # Linear in the features, but for which sample is the largest: the gradient is the adjoint.
     grad, grad_input = torch.randn_like(output), torch.zeros_like(features)
     ops.roi_align_backward(grad, ROIS, y, x, grad_input, **options)
     torch.testing.assert_close((grad_input * features).sum(), (grad * output).sum())
 
 
-def test_roi_pool():
+def test_roi_pool(ops):
     features = torch.randn(2, 3, 9, 12, dtype=torch.double)
     rois = torch.cat([ROIS, torch.tensor([[0, 90.0, 90.0, 99.0, 99.0], [0, 9.0, 9.0, 2.0, 2.0]], dtype=torch.double)])
     output, argmax = torch.ones(6, 3, 2, 2, dtype=torch.double), torch.zeros(6, 3, 2, 2, dtype=torch.int)
@@ -150,10 +160,10 @@ def draw(groups, deform_groups, stride, padding, dilation, size):
 
 
 @pytest.mark.parametrize('shape', SHAPES)
-def test_deformable_convolutions(shape, monkeypatch):
+def test_deformable_convolutions(ops, shape, monkeypatch):
     """By mmcv's own functions: without displacement a convolution, with any the naive sum, and the right gradients."""
-    monkeypatch.setattr(v1, 'ext_module', ops.Extension())
-    monkeypatch.setattr(v2, 'ext_module', ops.Extension())
+    monkeypatch.setattr(v1, 'ext_module', ops)
+    monkeypatch.setattr(v2, 'ext_module', ops)
     groups, deform_groups, stride, padding, dilation, size = shape
     x, offset, mask, weight, bias = draw(*shape)
     plain = F.conv2d(x, weight, bias, stride, padding, dilation, groups)
@@ -187,7 +197,7 @@ def naive(x, offset, mask, weight, bias, rest, place):
 
 
 @pytest.mark.parametrize('weighted', [False, True])
-def test_sigmoid_focal_loss(weighted):
+def test_sigmoid_focal_loss(ops, weighted):
     from mmdet.models.losses.focal_loss import py_sigmoid_focal_loss
 
     logits = (4 * torch.randn(20, 3, dtype=torch.double)).requires_grad_()
@@ -203,7 +213,7 @@ def test_sigmoid_focal_loss(weighted):
     torch.testing.assert_close(grad, torch.autograd.grad(expected.sum(), logits)[0])
 
 
-def test_multi_scale_deformable_attention_is_mmcvs():
+def test_multi_scale_deformable_attention_is_mmcvs(ops):
     from mmcv.ops.multi_scale_deform_attn import multi_scale_deformable_attn_pytorch
 
     shapes = torch.tensor([[4, 5], [2, 3]])
