@@ -4,25 +4,25 @@ Importing this package registers its components. A config does so with
 ``custom_imports = dict(imports=['cankd_mm'], allow_failed_imports=False)``.
 """
 
+import os
 import sys
 
 from cankd_mm.version import __version__
 
 
-def _is_doctor() -> bool:
-    """Whether this process runs ``python -m cankd_mm.doctor``, which has to start where the stack does not import.
+def _is_command() -> bool:
+    """Whether this process is the command ``cankd`` or ``python -m cankd_mm.doctor``.
 
-    Python imports the package before the module, and leaves ``-m`` in ``sys.argv`` until the module is found. From
-    Python 3.10 on it also tells which module: another package that is run so may import this one.
+    Both register when they have something to run: help is there in a moment, and the doctor where the stack does not
+    import. Python imports the package before the module that it runs, and leaves ``-m`` in ``sys.argv`` until that is
+    found. From Python 3.10 on it also tells which module: another package that is run so may import this one.
     """
-    words = getattr(sys, 'orig_argv', ['cankd_mm.doctor'])
-    return sys.argv[:1] == ['-m'] and any('cankd_mm.doctor' in word for word in words)
+    words = getattr(sys, 'orig_argv', ['cankd_mm.'])
+    module = sys.argv[:1] == ['-m'] and any(word.startswith('cankd_mm.') for word in words)
+    return module or os.path.basename((sys.argv or [''])[0]) == 'cankd'
 
 
-if not _is_doctor():
-    from cankd_mm import compat
-
-    compat.mend()
-    from cankd_mm import engine, models  # noqa: F401
+if not _is_command():
+    from cankd_mm import register  # noqa: F401
 
 __all__ = ['__version__']

@@ -16,7 +16,7 @@ from typing import List, NoReturn, Union
 
 from packaging.version import parse
 
-from cankd_mm.ops import provide
+from cankd_mm.package import config_file
 
 _QUANTIZATION_TABLES = 'mmrazor.structures.quantization.backend_config'
 
@@ -231,6 +231,44 @@ def check_setuptools() -> None:
         )
 
 
+def mend_operators() -> bool:
+    """Provide mmcv's operators where it has been installed without compiled ones, see :mod:`cankd_mm.ops`.
+
+    Returns:
+        bool: Whether anything had to be mended.
+    """
+    from cankd_mm.ops import provide
+
+    return provide()
+
+
+def mend_config_paths() -> bool:
+    """Let a config name this package's configs as those of MMEngine's sister packages.
+
+    ``_base_ = 'cankd_mm::_base_/cankd_fpn.py'`` is the file of that name in this package. What comes from a package
+    named so is looked up in a scope of its name; this one registers its components where MMRazor has its own, and its
+    configs name what MMDetection and MMSegmentation register. They are read as files, without a scope.
+
+    Returns:
+        bool: Whether anything had to be mended.
+    """
+    from mmengine.config import Config
+    from mmengine.config.utils import MODULE2PACKAGE
+
+    if 'cankd_mm' in MODULE2PACKAGE:
+        return False
+    MODULE2PACKAGE['cankd_mm'] = 'cankd_mm'  # for mmengine.hub
+    original = Config._get_cfg_path
+
+    def _get_cfg_path(cfg_path: str, filename: str):
+        if cfg_path.startswith('cankd_mm::'):
+            return config_file(cfg_path), None
+        return original(cfg_path, filename)
+
+    Config._get_cfg_path = staticmethod(_get_cfg_path)
+    return True
+
+
 def mend() -> List[str]:
     """Apply every remedy that the installed versions need.
 
@@ -241,7 +279,8 @@ def mend() -> List[str]:
         ImportError: Where the stack does not import. The message names the doctor.
     """
     remedies = {
-        "mmcv's operators in plain torch, as it has none compiled": provide,
+        "mmcv's operators are those of cankd_mm.ops, as it has none compiled": mend_operators,
+        'configs can be based on those of this package by cankd_mm::path': mend_config_paths,
         'MMRazor imports without its quantization tables (torch >= 2.1)': mend_quantization_import,
         "torch.load(weights_only=True) reads MMEngine's checkpoints": mend_checkpoint_loading,
         'a killed process leaves no half-written checkpoint': mend_checkpoint_writing,
@@ -253,6 +292,4 @@ def mend() -> List[str]:
         check_setuptools()
         return [line for line, remedy in remedies.items() if remedy()]
     except (ImportError, AssertionError) as e:
-        raise ImportError(
-            f'The OpenMMLab stack does not import here ({e}). `python -m cankd_mm.doctor` says what to repair.'
-        ) from e
+        raise ImportError(f'The OpenMMLab stack does not import here ({e}). `cankd doctor` says what to repair.') from e

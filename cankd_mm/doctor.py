@@ -1,4 +1,4 @@
-"""Say what is installed, what was mended, and what to repair: ``python -m cankd_mm.doctor``.
+"""Say what is installed, what was mended, and what to repair: ``cankd doctor``.
 
 It imports nothing of the stack before it is needed, and so works where the stack does not import.
 """

@@ -1,3 +1,14 @@
+"""Mistakes that a user can mend, and what the command line says of them."""
+
+import logging
+import re
+import sys
+import traceback
+from contextlib import contextmanager
+from typing import Iterator, Optional
+from urllib.error import URLError
+
+
 def reason_of(error: Exception) -> str:
     """Take the first line of an error's message.
 
@@ -16,3 +27,115 @@ class SetupError(ValueError):
     Its message is one sentence that names what is wrong, where, and what to do. The command
     line tools print that sentence alone, without a traceback, and exit with status 1.
     """
+
+
+@contextmanager
+def one_sentence_errors() -> Iterator[None]:
+    """End the process with one sentence and status 1 where the user's input is at fault."""
+    try:
+        yield
+    except Exception as e:
+        sentence = explain(e)
+        if sentence is None:
+            raise
+        _log_traceback()
+        sys.exit(f'error: {sentence}')
+
+
+def _log_traceback() -> None:
+    """Keep in the run's log file where an error came from, which the sentence leaves out."""
+    from mmengine.logging import MMLogger
+
+    for handler in MMLogger.get_current_instance().handlers if MMLogger.check_instance_created('mmengine') else ():
+        if isinstance(handler, logging.FileHandler):
+            handler.stream.write(f'{traceback.format_exc()}\n')
+            handler.flush()
+
+
+def explain(error: Exception) -> Optional[str]:
+    """Say in one sentence what the user can mend.
+
+    Args:
+        error (Exception): What a tool ended with.
+
+    Returns:
+        str | None: The sentence; None where the error is not known to be the user's.
+    """
+    # A worker process of a data loader hands on its whole traceback, the message last.
+    text = re.sub(r'(?s)^Caught .*\n\w[\w.]*: ', '', str(error).strip())
+    if isinstance(error, SetupError):
+        # Older MMEngine wraps what a constructor raises once per registry it passes.
+        while type(error.__context__) is type(error):
+            error = error.__context__
+            text = str(error)
+        return text
+    if isinstance(error, FileNotFoundError):
+        name = error.filename or (re.findall(r"No such file or directory: '(.*)'", text) or [None])[0]
+        return text if name is None else f'{name!r} does not exist: correct the path, or put it there.'
+    if isinstance(error, URLError):
+        return (
+            f'Weights that the model starts from cannot be fetched ({error.reason}): see the last address above, fetch '
+            'the file where there is a network and set the init_cfg that names it to its path.'
+        )
+    if isinstance(error, ModuleNotFoundError) and error.name == 'torchvision':
+        return (
+            "The backbone starts from torchvision's weights, and torchvision is not installed: pip install "
+            'torchvision, or set its init_cfg to None to start from scratch.'
+        )
+    for kind, pattern, sentence in _KNOWN:
+        found = re.search(pattern, text)
+        if isinstance(error, kind) and found:
+            return sentence.format(*found.groups())
+    return None
+
+
+# Errors of the MM libraries that a mistake in a config or in the data leads to: type, pattern, sentence.
+_KNOWN = (
+    (
+        (RuntimeError, NotImplementedError),
+        r'pip install transformers',
+        'Grounding DINO needs transformers, which is not installed: pip install "transformers<5"',
+    ),
+    (
+        (RuntimeError, NotImplementedError),
+        r'pip install fairscale',
+        'Grounding DINO needs fairscale, which is not installed: pip install fairscale',
+    ),
+    (
+        AssertionError,
+        r'failed to load image: (.*)',
+        'The image {0!r} cannot be decoded: put a whole file there, or take it out of the annotations.',
+    ),
+    (
+        KeyError,
+        r'([\w.]+) is not in the ([\w:]+)(?: registry)?',
+        'The config names the type {0!r}, which is not registered as {1!r}: correct it, or import the package that '
+        'registers it with custom_imports.',
+    ),
+    (
+        KeyError,
+        r"^'mask'$",
+        'An object of the annotations has no mask, and the pipeline loads masks (with_mask): add its segmentation, '
+        'or take the object out.',
+    ),
+    (
+        TypeError,
+        r'^None is not a callable object',
+        'The config names an optimizer that neither torch nor MMEngine has: correct optim_wrapper.optimizer.type.',
+    ),
+    (
+        TypeError,
+        r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'",
+        'The config has an entry {1!r} that {0} does not take: correct the name.',
+    ),
+    (
+        TypeError,
+        r"__init__\(\) got an unexpected keyword argument '(\w+)'",  # Python before 3.10 does not name the class
+        'The config has an entry {0!r} that is not taken where it stands: correct the name.',
+    ),
+    (
+        TypeError,
+        r'(\w+)\.__init__\(\) missing \d+ required (?:keyword-only |positional )*arguments?: (.*)',
+        'The config does not give {0} all that it needs: add {1}.',
+    ),
+)

@@ -73,7 +73,7 @@ def test_a_stack_that_does_not_import_names_the_doctor():
     code = 'import sys; sys.modules["mmrazor"] = None; import cankd_mm'
     done = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True)
     assert done.returncode == 1
-    assert 'python -m cankd_mm.doctor' in done.stderr.splitlines()[-1]
+    assert '`cankd doctor`' in done.stderr.splitlines()[-1]
 
 
 class _Numbers(torch.utils.data.Dataset):

@@ -9,6 +9,7 @@ from mmengine.registry import HOOKS, LOOPS, Registry
 
 from cankd_mm.errors import SetupError, reason_of
 from cankd_mm.models.builders import load_model_cfg
+from cankd_mm.package import config_file
 
 
 def load_config(
@@ -17,7 +18,7 @@ def load_config(
     """Read a config the way the tools of MMDetection and MMSegmentation do.
 
     Args:
-        path (str): The config file.
+        path (str): The config file, or ``package::path``.
         cfg_options (dict, optional): Entries that override the config's. Defaults to None.
         work_dir (str, optional): Folder of logs and checkpoints. Defaults to None: what the config says, or else
             ``./work_dirs/<name of the config>``.
@@ -29,10 +30,11 @@ def load_config(
     Raises:
         SetupError: If the file is not there, cannot be read, or has no model.
     """
-    if not osp.isfile(path):
+    file = config_file(path)
+    if not osp.isfile(file):
         raise SetupError(f'The config {path!r} does not exist: correct the path.')
     try:
-        cfg = Config.fromfile(path)
+        cfg = Config.fromfile(file)
         if cfg_options:
             cfg.merge_from_dict(copy.deepcopy(cfg_options))  # MMEngine empties what it merges
     except (SyntaxError, NameError, AttributeError, KeyError, TypeError, RuntimeError) as e:

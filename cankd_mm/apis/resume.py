@@ -54,7 +54,7 @@ def check_resumable(runner: Runner, checkpoint: dict, path: str) -> None:
     if isinstance(model, FeatureDistill) and any(key.startswith('architecture.') for key in saved):
         raise SetupError(
             f'The checkpoint {path!r} is of cankd-mm before 0.2 or of another algorithm of MMRazor, whose training '
-            'cannot go on here: start anew with load_from set to its student, which tools/export_student.py writes.'
+            'cannot go on here: start anew with load_from set to its student, which cankd export writes.'
         )
     others = [name for name in own if name not in saved or saved[name].shape != own[name].shape]
     if others:

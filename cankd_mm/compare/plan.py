@@ -10,6 +10,7 @@ from mmengine.registry import DATASETS, DefaultScope
 from cankd_mm.apis.config import check_data, is_distillation, load_config, student_config
 from cankd_mm.errors import SetupError
 from cankd_mm.models.builders import check_checkpoint
+from cankd_mm.package import config_file
 from cankd_mm.runs import Job, final_checkpoint
 
 ALONE = 'student alone'
@@ -49,9 +50,10 @@ def method_configs(pair: str, methods: Sequence[str], cfg_options: Optional[dict
 
 
 def _read_method(path: str) -> dict:
-    if not Path(path).is_file():
+    file = config_file(path)
+    if not Path(file).is_file():
         raise SetupError(f'The method {path!r} does not exist: correct the path.')
-    return Config.fromfile(path).to_dict()
+    return Config.fromfile(file).to_dict()
 
 
 def plan(configs: Dict[str, Config], seeds: Sequence[int], root: Path) -> List[Job]:

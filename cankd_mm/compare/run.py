@@ -32,7 +32,7 @@ def compare(
 ) -> dict:
     """Train a student alone and with every method, with several seeds, and write one table.
 
-    Every training is an ordinary ``tools/train.py`` with the config ``<method>.py`` that stands in ``work_dir``. What
+    Every training is an ordinary ``cankd train`` with the config ``<method>.py`` that stands in ``work_dir``. What
     is done is kept, what was interrupted goes on at its last checkpoint. A training whose figures stand in
     ``results.json`` counts as done, whether its folder is still there or not, and stays in the table.
 

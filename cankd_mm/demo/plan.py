@@ -26,9 +26,9 @@ class Task(NamedTuple):
 TASKS = (
     Task(
         'detection',
-        'configs/demo/retinanet-r18w32_digits.py',
-        'configs/demo/retinanet-r18w16_digits300.py',
-        'configs/demo/cankd_retinanet-r18w32_retinanet-r18w16_digits300.py',
+        'cankd_mm::demo/retinanet-r18w32_digits.py',
+        'cankd_mm::demo/retinanet-r18w16_digits300.py',
+        'cankd_mm::demo/cankd_retinanet-r18w32_retinanet-r18w16_digits300.py',
         'coco/bbox_mAP',
         4,
         24,
@@ -37,9 +37,9 @@ TASKS = (
     ),
     Task(
         'segmentation',
-        'configs/demo/fpn-r18w32_digits.py',
-        'configs/demo/fpn-r18w16_digits300.py',
-        'configs/demo/cankd_fpn-r18w32_fpn-r18w16_digits300.py',
+        'cankd_mm::demo/fpn-r18w32_digits.py',
+        'cankd_mm::demo/fpn-r18w16_digits300.py',
+        'cankd_mm::demo/cankd_fpn-r18w32_fpn-r18w16_digits300.py',
         'mIoU',
         5,
         24,

@@ -13,11 +13,12 @@ from mmengine.logging import print_log
 from mmengine.model import BaseModel
 from mmengine.model.weight_init import PretrainedInit
 from mmengine.runner.checkpoint import CheckpointLoader
-from mmengine.utils import get_installed_path, import_modules_from_strings
+from mmengine.utils import import_modules_from_strings
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
 from cankd_mm.errors import SetupError, reason_of
+from cankd_mm.package import config_file
 
 _SCOPES = ('mmdet', 'mmseg')
 
@@ -42,7 +43,7 @@ def load_model_cfg(path: str) -> dict:
             'name, or install it.'
         )
     try:
-        cfg = Config.fromfile(_config_file(path))
+        cfg = Config.fromfile(config_file(path))
     except FileNotFoundError as e:
         raise SetupError(
             f'There is no model config {path!r}: give a file, or package::path as in '
@@ -62,16 +63,6 @@ def load_model_cfg(path: str) -> dict:
     if 'default_scope' in cfg:
         model.setdefault('_scope_', cfg.default_scope)
     return model
-
-
-def _config_file(path: str) -> str:
-    """The file of a config of an installed package, which may be in a folder of any name, or the path itself."""
-    package, _, name = path.rpartition('::')
-    if not package:
-        return path
-    root = get_installed_path(package)
-    folders = osp.join(root, '.mim', 'configs'), osp.join(osp.dirname(root), 'configs')  # installed, and in a clone
-    return next((file for file in (osp.join(folder, name) for folder in folders) if osp.isfile(file)), path)
 
 
 def build_model(model: Union[BaseModel, dict, str], whose: str, data_preprocessor: Optional[dict] = None) -> BaseModel:
@@ -286,7 +277,7 @@ def load_weights(model: nn.Module, state_dict: dict, path: str, whose: str) -> N
     if whose == 'teacher' and any(key.startswith(('architecture.', 'distiller.')) for key in state_dict):
         raise SetupError(
             f"The teacher's checkpoint {path!r} holds a distillation run, not a model: turn it into one with "
-            'tools/export_student.py.'
+            'cankd export.'
         )
     own = model.state_dict()
     misfits = [key for key, value in state_dict.items() if key in own and own[key].shape != value.shape]

@@ -68,7 +68,7 @@ def _missing_teacher(row: Row, cfg: Config) -> Iterator[str]:
 
 
 def _train(row: Row) -> str:
-    return f'`python tools/train.py {shlex.quote(str(row.teacher.config))}`'
+    return f'`cankd train {shlex.quote(str(row.teacher.config))}`'
 
 
 def _missing_student(cfg: Config) -> Iterator[str]:

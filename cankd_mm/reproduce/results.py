@@ -2,22 +2,47 @@
 
 import re
 from pathlib import Path
-from typing import List, Optional, Sequence
+from typing import List, Optional, Sequence, Tuple
 
 from mmengine.config import Config
-from mmengine.fileio import load
+from mmengine.fileio import dump, load
 
-from cankd_mm.reproduce.rows import Row
+from cankd_mm.errors import SetupError
+from cankd_mm.package import folder as package_folder
+from cankd_mm.reproduce.rows import Row, load_rows
 from cankd_mm.reproduce.run import RESULT
 from cankd_mm.runs import METRICS, read_scalars
 
 _TIME = re.compile(r'\d{8}_\d{6}')
 
 
+def write_results(folder: Path) -> Tuple[str, List[Path]]:
+    """Write the table of every run under a folder.
+
+    Args:
+        folder (Path): Searched for work folders at any depth.
+
+    Returns:
+        tuple[str, list[Path]]: The table, and the files ``runs.md`` and ``runs.json`` in ``folder``.
+
+    Raises:
+        SetupError: If there is no training.
+    """
+    entries = gather(folder, load_rows(package_folder('configs')))
+    if not entries:
+        raise SetupError(f'There is no training under {str(folder)!r}: give the folder of your work folders.')
+    table = results_table(entries)
+    # Not results.json: the folder may be that of a comparison or of the demo, which have their own.
+    written = [folder / 'runs.md', folder / 'runs.json']
+    written[0].write_text(table + '\n')
+    dump(entries, str(written[1]), indent=2)
+    return table, written
+
+
 def gather(folder: Path, rows: Sequence[Row]) -> List[dict]:
     """Collect the figures of every run under a folder, beside those of the paper.
 
-    A run of ``tools/reproduce.py`` counts with what the exported student reached in plain MMDetection or
+    A run of ``cankd reproduce`` counts with what the exported student reached in plain MMDetection or
     MMSegmentation, any other with its last validation.
 
     Args:

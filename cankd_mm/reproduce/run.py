@@ -15,6 +15,7 @@ from cankd_mm.apis import export_student
 from cankd_mm.apis.config import load_config
 from cankd_mm.errors import SetupError
 from cankd_mm.machine import describe_machine
+from cankd_mm.package import folder as package_folder
 from cankd_mm.reproduce.requirements import missing
 from cankd_mm.reproduce.rows import Row
 from cankd_mm.runs import is_finished, last_checkpoint, seconds_per_step
@@ -24,7 +25,6 @@ RESULT = 'reproduction.json'
 
 def reproduce(
     row: Row,
-    tools: Path,
     gpus: Optional[int] = None,
     teacher_ckpt: Optional[str] = None,
     work_dir: Optional[str] = None,
@@ -37,7 +37,6 @@ def reproduce(
 
     Args:
         row (Row): The row.
-        tools (Path): The folder of the command line tools.
         gpus (int, optional): How many GPUs to train on, 0 for the processor. The learning rate is scaled to their
             number. Defaults to None, all that torch sees.
         teacher_ckpt (str, optional): The teacher's checkpoint, in place of the config's. Defaults to None.
@@ -61,10 +60,22 @@ def reproduce(
     gpus = _count_gpus() if gpus is None else gpus
 
     if not is_finished(folder, cfg.train_cfg):
-        command = ['train.py', str(row.config), '--work-dir', str(folder), '--auto-scale-lr', '--resume']
+        command = [
+            package_folder('tools') / 'train.py',
+            str(row.config),
+            '--work-dir',
+            str(folder),
+            '--auto-scale-lr',
+            '--resume',
+        ]
         if options:
             command += ['--cfg-options', *(f'{key}={value}' for key, value in options.items())]
-        _run([tools / command[0], *command[1:]], gpus, f'The training of {row.name}', 'the same command resumes it')
+        _run(
+            [package_folder('tools') / command[0], *command[1:]],
+            gpus,
+            f'The training of {row.name}',
+            'the same command resumes it',
+        )
         if not is_finished(folder, cfg.train_cfg):
             raise SetupError(f'The training of {row.name} ended early: the same command resumes it.')
     checkpoint = last_checkpoint(folder)

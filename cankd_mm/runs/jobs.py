@@ -1,4 +1,4 @@
-"""Run trainings side by side, each an ordinary ``tools/train.py``, with progress and an estimate of the time left."""
+"""Run trainings side by side, each an ordinary ``cankd train``, with progress and an estimate of the time left."""
 
 import os
 import re
@@ -12,6 +12,7 @@ import torch
 from mmengine.fileio import dump, load
 
 from cankd_mm.errors import SetupError
+from cankd_mm.package import folder
 from cankd_mm.runs.logs import last_checkpoint, read_scalars, seconds_per_step
 
 _USAGE = 'usage.json'
@@ -50,7 +51,15 @@ class Job(NamedTuple):
             list[str]: The words of the command.
         """
         options = [f'{key}={value}' for key, value in self.options.items()]
-        words = [sys.executable, '-W', 'ignore', 'tools/train.py', self.config, '--work-dir', str(self.work_dir)]
+        words = [
+            sys.executable,
+            '-W',
+            'ignore',
+            str(folder('tools') / 'train.py'),
+            self.config,
+            '--work-dir',
+            str(self.work_dir),
+        ]
         return [*words, '--resume', *(['--cfg-options', *options] if options else [])]
 
     def progress(self) -> Tuple[int, float]:

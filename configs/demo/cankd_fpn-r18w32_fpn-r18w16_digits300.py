@@ -2,6 +2,6 @@
 _base_ = ['./fpn-r18w16_digits300.py', './_base_/cankd_neck.py']
 model = dict(
     _delete_=True, _scope_='mmrazor', type='FeatureDistill', architecture=_base_.model,
-    teacher='configs/demo/fpn-r18w32_digits.py',
+    teacher='cankd_mm::demo/fpn-r18w32_digits.py',
     teacher_ckpt='work_dirs/demo/segmentation/teacher/epoch_5.pth',
     distiller=_base_.distiller)

@@ -11,7 +11,7 @@ from mmengine.config import Config
 from mmengine.runner import save_checkpoint
 
 from cankd_mm.apis import train
-from cankd_mm.apis.cli import one_sentence_errors
+from cankd_mm.errors import one_sentence_errors
 from cankd_mm.models.builders import build_model, load_model_cfg
 
 

@@ -37,7 +37,7 @@ class PreflightHook(Hook):
     """Look at a distillation before its first iteration: weights, inputs, features, losses, classes, gradients.
 
     The first images of the data set go once through both models, forward and backward, and leave no trace. What is
-    wrong stops the training, what is doubtful is a warning in the log. ``tools/train.py`` adds the hook to every
+    wrong stops the training, what is doubtful is a warning in the log. ``cankd train`` adds the hook to every
     training; of one without a :class:`FeatureDistill` it only remembers the batch.
 
     Args:

@@ -1,0 +1,139 @@
+"""The wheel, in an environment of its own, from an empty folder and without the clone."""
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+from mmengine.fileio import load
+
+from cankd_mm import cli, package
+from tests.conftest import ROOT
+
+
+@pytest.fixture(scope='module')
+def environment(tmp_path_factory):
+    """A virtual environment with the wheel, and the MM libraries of this one."""
+    folder = tmp_path_factory.mktemp('wheel')
+    source = folder / 'source'
+    for name in ('cankd_mm', 'configs', 'tools'):
+        shutil.copytree(ROOT / name, source / name, symlinks=True, ignore=shutil.ignore_patterns('__pycache__'))
+    for name in ('setup.py', 'pyproject.toml', 'README.md', 'LICENSE'):
+        shutil.copy(ROOT / name, source)
+    pip = [sys.executable, '-m', 'pip', '--disable-pip-version-check', '--quiet']
+    build = ['wheel', '--no-build-isolation', '--no-deps', '--wheel-dir', folder, source]
+    subprocess.run([*pip, *build], check=True)
+    subprocess.run([sys.executable, '-m', 'venv', '--without-pip', folder / 'env'], check=True)
+    python = folder / 'env' / 'bin' / 'python'
+    (wheel,) = folder.glob('*.whl')
+    subprocess.run([*pip, '--python', python, 'install', '--no-deps', '--no-index', wheel], check=True)
+    (site,) = (folder / 'env').glob('lib/*/site-packages')
+    # A path alone: the links of editable installations there are not followed.
+    (site / 'libraries.pth').write_text(sysconfig.get_paths()['purelib'])
+    shutil.rmtree(source)
+    return folder / 'env' / 'bin'
+
+
+@pytest.fixture(scope='module')
+def run(environment, tmp_path_factory):
+    """Run a command of the environment in a folder that holds no clone."""
+    empty = tmp_path_factory.mktemp('empty')
+    variables = {key: value for key, value in os.environ.items() if key != 'PYTHONPATH'}
+    variables.update(PATH=f'{environment}{os.pathsep}{os.environ["PATH"]}', OMP_NUM_THREADS='1')
+
+    def run(*words, status=0):
+        words = [str(word) for word in words]
+        done = subprocess.run(words, cwd=empty, env=variables, capture_output=True, text=True)
+        assert done.returncode == status, done.stdout[-2000:] + done.stderr[-3000:]
+        return done.stdout
+
+    run.folder = empty
+    return run
+
+
+@pytest.fixture(scope='module')
+def pair(run, digits):
+    """A pair of the user's on top of one that ships, and its trained teacher."""
+    small = (
+        f"data = dict(data_root='{digits}/segmentation/')\n"
+        "train_dataloader = dict(batch_size=4, dataset=dict(ann_file='train_small.txt', **data))\n"
+        'val_dataloader = dict(batch_size=2, dataset=data)\n'
+        'test_dataloader = val_dataloader\n'
+        'train_cfg = dict(max_epochs=1, val_interval=1)\n'
+    )
+    (run.folder / 'teacher.py').write_text(f"_base_ = 'cankd_mm::demo/fpn-r18w32_digits.py'\n{small}")
+    run('cankd', 'train', 'teacher.py')
+    (run.folder / 'pair.py').write_text(
+        f"_base_ = 'cankd_mm::demo/cankd_fpn-r18w32_fpn-r18w16_digits300.py'\n{small}"
+        "model = dict(teacher_ckpt='work_dirs/teacher/epoch_1.pth')\n"
+    )
+    return 'pair.py'
+
+
+def test_the_whole_way(run, pair):
+    assert 'distill' in run('cankd', 'check', pair)
+    run('cankd', 'train', pair)
+    trained = run.folder / 'work_dirs' / 'pair' / 'epoch_1.pth'
+    assert 'mIoU' in run('cankd', 'test', pair, trained) and 'mIoU' in run('cankd', 'test', pair, '--teacher')
+    config, weights = run('cankd', 'export', pair, trained).split()[-2:]
+    code = 'import sys; from mmseg.apis import init_model; init_model(*sys.argv[1:], device="cpu")'
+    run('python', '-c', f'{code}; assert not {{"cankd_mm", "mmrazor"}} & set(sys.modules)', config, weights)
+    assert '| work_dirs/pair | mIoU |' in run('cankd', 'results')
+    methods = ['--methods', 'cankd_mm::methods/pkd.py', '--seeds', 0, '--jobs', 1]
+    table = run('cankd', 'compare', pair, *methods)
+    assert all(f'| {name} |' in table for name in ('student alone', 'pair', 'pkd'))
+    assert len(load(str(run.folder / 'work_dirs' / 'compare' / 'pair' / 'results.json'))['runs']) == 3
+
+
+def test_tools_and_rows(run):
+    where = Path(run('python', '-c', 'import cankd_mm.package as p; print(p.MIM)').strip())
+    assert ROOT not in where.parents
+    assert os.access(where / 'tools' / 'dist_train.sh', os.X_OK)
+    assert (
+        len(run('cankd', 'reproduce').splitlines())
+        == len(load(str(ROOT / 'configs/detection/metafile.yml'))['Models'])
+        + len(load(str(ROOT / 'configs/segmentation/metafile.yml'))['Models'])
+        + 2
+    )
+    assert "lacks 'data/coco/'" in run('cankd', 'reproduce', '2', '--check', status=1)
+    code = 'import cankd_mm; from mmengine.hub import get_config; print(get_config({!r}).auto_scale_lr)'
+    name = 'cankd_mm::detection/cankd_retinanet-r101_retinanet-r50_2x_coco.py'
+    assert 'base_batch_size' in run('python', '-W', 'ignore', '-c', code.format(name))
+    files = [path.relative_to(where / 'configs') for path in (where / 'configs').rglob('*.*') if path.suffix != '.pyc']
+    assert sorted(files) == sorted(
+        path.relative_to(ROOT / 'configs') for path in (ROOT / 'configs').rglob('*.*') if path.suffix != '.pyc'
+    )
+
+
+def test_help_is_there_in_a_moment_and_fits_on_a_screen(run):
+    for command in ('', *(command.__name__ for command in cli.COMMANDS)):
+        lines = run('cankd', *command.split(), '--help').splitlines()
+        assert len(lines) <= 25 and all(len(line) <= 100 for line in lines), command
+    code = (
+        'import sys; sys.argv = ["cankd", "train", "--help"]\n'
+        'from cankd_mm.cli import main\n'
+        'try: main()\n'
+        'finally: assert not {"torch", "mmengine", "numpy"} & set(sys.modules)'
+    )
+    run('python', '-c', f'import sys; sys.argv = ["cankd"]\n{code}')
+    assert 'Everything that cankd_mm needs is here.' in run('cankd', 'doctor')
+
+
+def test_a_config_is_based_on_those_of_the_package(tmp_path):
+    """Without a scope of the package's name, in which MMDetection's data sets would not be found."""
+    from mmengine.config import Config
+
+    path = tmp_path / 'mine.py'
+    path.write_text("_base_ = 'cankd_mm::_base_/cankd_fpn.py'\nx = _base_.distiller\n")
+    assert Config.fromfile(str(path)).x == Config.fromfile(str(ROOT / 'configs/_base_/cankd_fpn.py')).distiller
+    path.write_text("_base_ = 'cankd_mm::_base_/nothing.py'\n")
+    with pytest.raises(FileNotFoundError, match='nothing.py'):
+        Config.fromfile(str(path))
+
+
+def test_folders_are_shown_as_in_a_clone():
+    assert str(package.folder('configs')) == 'configs'
+    assert package.config_file('cankd_mm::methods/pkd.py') == 'configs/methods/pkd.py'
