@@ -1,10 +1,12 @@
 import os
 from pathlib import Path
 from typing import Optional
+from unittest.mock import patch
 
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
+from mmengine.dist import init_dist
 from mmengine.logging import print_log
 from mmengine.model import MMDistributedDataParallel, revert_sync_batchnorm
 from mmengine.registry import MODEL_WRAPPERS, RUNNERS
@@ -124,9 +126,14 @@ def init_cpu_dist(cfg: Config) -> None:
     Args:
         cfg (Config): The config; its model wrapper is set where this applies.
     """
-    if cfg.launcher != 'pytorch' or get_device() != 'cpu' or torch.distributed.is_initialized():
+    if cfg.launcher == 'none' or get_device() != 'cpu' or torch.distributed.is_initialized():
         return
-    torch.distributed.init_process_group('gloo')
+    if cfg.launcher == 'pytorch':
+        torch.distributed.init_process_group('gloo')
+    else:
+        # It reads what Slurm or MPI say, and would choose a GPU.
+        with patch.object(torch.cuda, 'set_device'):
+            init_dist(cfg.launcher, backend='gloo')
     wrapper = dict(
         type='ProcessorDataParallel',
         broadcast_buffers=False,
