@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 STAMPS := $(VENV)/stamps
 
-.PHONY: demo demo-quick test test-fast lint install doctor clean
+.PHONY: demo demo-quick test test-fast gpu lint install doctor clean
 
 demo: $(STAMPS)/package
 	$(BIN)/python -W ignore tools/demo.py
@@ -20,6 +20,10 @@ demo-quick: $(STAMPS)/package
 
 test: $(STAMPS)/package
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+
+# With the environment that is active, PYTHON=... for another: a GPU wants its own build of torch.
+gpu:
+	$(PYTHON) -m benchmarks.gpu
 
 lint: $(STAMPS)/package
 	$(BIN)/ruff check .

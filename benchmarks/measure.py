@@ -8,7 +8,7 @@ import statistics
 import threading
 import time
 from pathlib import Path
-from typing import Callable, Dict, List
+from typing import Callable, Dict, List, Optional
 
 import torch
 
@@ -21,28 +21,40 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
 Side = Callable[[], Dict[str, float]]
 
 
-def parse_arguments(description: str, repeats: int) -> argparse.Namespace:
+def parse_arguments(description: str, repeats: int, variants: Optional[str] = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
     parser.add_argument('--repeats', type=int, default=repeats, help='how often each side is timed')
     parser.add_argument('--quick', action='store_true', help='small maps, once: shows that it runs')
     parser.add_argument('--out', type=Path, help='JSON file for the result')
+    if variants:
+        parser.add_argument('--variants', action='store_true', help=variants)
     return parser.parse_args()
 
 
 class Clock:
-    """Seconds of the phases of one run, with the device waited for."""
+    """Seconds of the phases of one run, by the device's own clock where it is a GPU."""
 
     def __init__(self) -> None:
         self.phases: Dict[str, float] = {}
-        _wait()
-        self._last = time.perf_counter()
+        self._last = _now()
 
     def phase(self, name: str) -> None:
-        _wait()
-        now = time.perf_counter()
-        self.phases[name] = now - self._last
+        now = _now()
+        if torch.cuda.is_available():
+            now.synchronize()
+            self.phases[name] = self._last.elapsed_time(now) / 1000
+        else:
+            self.phases[name] = now - self._last
         self._last = now
+
+
+def _now():
+    if not torch.cuda.is_available():
+        return time.perf_counter()
+    event = torch.cuda.Event(enable_timing=True)
+    event.record()
+    return event
 
 
 def compare(cases: List[Dict[str, Side]], repeats: int, keep_memory: bool = False) -> List[Dict[str, dict]]:
@@ -92,7 +104,7 @@ def peak_megabytes(side: Side) -> float:
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        side()
+        side()  # whose clock waits for the device
         return (torch.cuda.max_memory_allocated() - before) / 2**20
     before, peak, done = _resident(), [0], threading.Event()
 
@@ -127,11 +139,6 @@ def finish(arguments: argparse.Namespace, result: dict, table: str) -> None:
     print(f'{text}\n\n{table}')  # noqa: T201
     if arguments.out:
         arguments.out.write_text(text + '\n')
-
-
-def _wait() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
 
 
 def _resident() -> int:

@@ -1,6 +1,7 @@
 """A whole training step: the student alone, with PKD, with CanKD, and with naive CanKD in MMRazor's stock algorithm."""
 
 import copy
+from contextlib import nullcontext
 
 import torch
 from mmengine.config import ConfigDict
@@ -34,20 +35,33 @@ PAIRS = {
     ),
 }
 NONE, PKD, OURS, STOCK = 'student alone', 'PKD', 'CanKD', 'CanKD, naive, MMRazor stock'
+# What --variants adds: the kind, whether in mixed precision, and options of FeatureDistill.
+VARIANTS = {
+    f'{NONE}, AMP': (NONE, True, {}),
+    f'{PKD}, AMP': (PKD, True, {}),
+    f'{OURS}, AMP': (OURS, True, {}),
+    f'{OURS}, teacher in bfloat16': (OURS, False, dict(teacher_dtype='bfloat16')),
+    f'{OURS}, teacher compiled': (OURS, False, dict(compile_teacher=True)),
+}
 
 
 def main():
-    arguments = parse_arguments(__doc__, repeats=3)
+    arguments = parse_arguments(__doc__, repeats=3, variants='mixed precision, and the options of the teacher, too')
+    kinds = {key: (key, False, {}) for key in (NONE, PKD, OURS, STOCK)}
+    kinds.update(VARIANTS if arguments.variants else {})
     results = []
     for name, pair in PAIRS.items():
         size = (128, 192) if arguments.quick else pair['size']
-        sides = {key: side(build(pair, key), pair, size, arguments.device) for key in (NONE, PKD, OURS, STOCK)}
+        sides = {
+            key: side(build(pair, kind, options), pair, size, arguments.device, amp)
+            for key, (kind, amp, options) in kinds.items()
+        }
         (measured,) = compare([sides], 1 if arguments.quick else arguments.repeats)
         results.append(dict(pair=name, size=size, sides=measured))
     finish(arguments, dict(benchmark='step', batch=BATCH, results=results), table(results))
 
 
-def build(pair, kind):
+def build(pair, kind, options=None):
     """The model of one side, with random weights."""
     student, teacher = (offline(load_model_cfg(pair[key])) for key in ('student', 'teacher'))
     with DefaultScope.overwrite_default_scope(pair['scope']):
@@ -61,7 +75,13 @@ def build(pair, kind):
         loss = dict(type='PKDLoss', loss_weight=6.0) if kind == PKD else dict(type='CanKDLoss', loss_weight=5.0)
         distiller = dict(type='CanKDDistiller', source=pair['source'], levels=pair['levels'], loss=loss)
         return MODELS.build(
-            ConfigDict(type='mmrazor.FeatureDistill', architecture=student, teacher=teacher, distiller=distiller)
+            ConfigDict(
+                type='mmrazor.FeatureDistill',
+                architecture=student,
+                teacher=teacher,
+                distiller=distiller,
+                **(options or {}),
+            )
         )
 
 
@@ -97,15 +117,19 @@ def long_form(pair):
     )
 
 
-def side(model, pair, size, device):
+def side(model, pair, size, device, amp=False):
     model.to(device)
     model.train()  # which the stock algorithm does not return
-    optimizer = build_optim_wrapper(model, ConfigDict(optimizer=pair['optimizer']))
+    on_gpu = amp and device == 'cuda'
+    wrapper = dict(type='AmpOptimWrapper' if on_gpu else 'OptimWrapper', optimizer=pair['optimizer'])
+    optimizer = build_optim_wrapper(model, ConfigDict(wrapper))
     data = batch(pair['scope'], size)
 
     def run():
         clock = Clock()
-        model.train_step(copy.deepcopy(data), optim_wrapper=optimizer)
+        # MMEngine has mixed precision for accelerators alone.
+        with torch.autocast('cpu', torch.bfloat16) if amp and not on_gpu else nullcontext():
+            model.train_step(copy.deepcopy(data), optim_wrapper=optimizer)
         clock.phase('step')
         return clock.phases
 

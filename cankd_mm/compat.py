@@ -12,12 +12,14 @@ import sys
 import types
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import List, NoReturn, Union
+from typing import List, NoReturn, Optional, Union
+from unittest.mock import patch
 
 from packaging.version import parse
 
 from cankd_mm.package import config_file
 
+NEWEST_MMCV_OF_MMRAZOR = '2.1.0'
 _QUANTIZATION_TABLES = 'mmrazor.structures.quantization.backend_config'
 
 
@@ -31,6 +33,23 @@ class _NoBackendConfigs(dict):
             f'MMRazor cannot quantize (backend {key!r}) on torch {torch.__version__}, whose quantization '
             'API has moved on since; use torch 2.0 for quantization. Distillation is not concerned.'
         )
+
+
+def mend_mmcv_check() -> bool:
+    """Let MMRazor import beside the mmcv of OpenMMLab's maintained fork.
+
+    MMRazor 1.0 refuses every mmcv after 2.1.0 when it is imported, and works with 2.3 of ``onedl-mmcv``.
+
+    Returns:
+        bool: Whether anything had to be mended.
+    """
+    import mmcv
+
+    if 'mmrazor' in sys.modules or parse(mmcv.__version__) <= parse(NEWEST_MMCV_OF_MMRAZOR):
+        return False
+    with patch.object(mmcv, '__version__', NEWEST_MMCV_OF_MMRAZOR):
+        importlib.import_module('mmrazor')
+    return True
 
 
 def mend_quantization_import() -> bool:
@@ -73,7 +92,8 @@ def mend_checkpoint_loading() -> bool:
 
     Since torch 2.6 only tensors and a few plain types are read by default. A checkpoint of MMEngine also holds its log
     history, a container of numbers that names four of its own methods. That class, the numpy types in it and the
-    look-up of these four names are allowed. ``weights_only`` stays on, so that a downloaded checkpoint cannot run code.
+    look-up of these four names are allowed. ``weights_only`` stays on, so that a downloaded checkpoint cannot run code,
+    also where MMEngine would turn it off when it meets anything else, as that of the maintained fork does.
 
     Returns:
         bool: Whether anything had to be mended.
@@ -99,7 +119,18 @@ def mend_checkpoint_loading() -> bool:
     # Pickle names a method as getattr(class, name). getattr itself would open every attribute of every object.
     allowed.append((_history_buffer_method, 'builtins.getattr'))
     torch.serialization.add_safe_globals(allowed)
+    from mmengine.runner import checkpoint
+
+    if hasattr(checkpoint, '_safe_torch_load'):
+        checkpoint._safe_torch_load = _load_with_torchs_default
     return True
+
+
+def _load_with_torchs_default(file, map_location=None, weights_only: Optional[bool] = None):
+    import torch
+
+    given = {} if weights_only is None else dict(weights_only=weights_only)
+    return torch.load(file, map_location=map_location, **given)
 
 
 def mend_point_assigner() -> bool:
@@ -281,6 +312,7 @@ def mend() -> List[str]:
     remedies = {
         "mmcv's operators are those of cankd_mm.ops, as it has none compiled": mend_operators,
         'configs can be based on those of this package by cankd_mm::path': mend_config_paths,
+        'MMRazor imports beside mmcv 2.3 of the maintained fork': mend_mmcv_check,
         'MMRazor imports without its quantization tables (torch >= 2.1)': mend_quantization_import,
         "torch.load(weights_only=True) reads MMEngine's checkpoints": mend_checkpoint_loading,
         'a killed process leaves no half-written checkpoint': mend_checkpoint_writing,

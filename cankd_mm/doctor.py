@@ -11,15 +11,16 @@ import sys
 from importlib import metadata
 from typing import List, NamedTuple, Optional, Tuple
 
-# Import name, distribution, oldest and newest version that MMRazor 1.0 and this package take, newest one that was run.
+# Import name, distribution, the ranges of versions that MMRazor 1.0 and this package take, and those that were run. The
+# second ranges of the MM libraries are of their maintained fork, onedl-mmcv and so on under the same import names.
 PACKAGES = (
-    ('torch', 'torch', '2.0', None, '2.13'),
-    ('mmengine', 'mmengine', '0.10.3', '1.0', '0.10.7'),
-    ('mmcv', 'mmcv', '2.1.0', '2.1.0', '2.1.0'),
-    ('mmdet', 'mmdet', '3.3.0', '3.4', '3.3.0'),
-    ('mmseg', 'mmsegmentation', '1.2.2', '1.3', '1.2.2'),
-    ('mmrazor', 'mmrazor', '1.0.0', '1.0.0', '1.0.0'),
-    ('numpy', 'numpy', None, None, '2.4'),
+    ('torch', 'torch', (('2.0', None),), ('2.13', '2.14')),
+    ('mmengine', 'mmengine', (('0.10.3', '1.0'),), ('0.10.7', '0.10.12')),
+    ('mmcv', 'mmcv-lite', (('2.1.0', '2.1.0'), ('2.3', '2.4')), ('2.1.0', '2.3.6')),
+    ('mmdet', 'mmdet', (('3.3.0', '3.4'), ('3.5', '3.6')), ('3.3.0', '3.5.1')),
+    ('mmseg', 'mmsegmentation', (('1.2.2', '1.3'), ('1.4', '1.5')), ('1.2.2', '1.4.2')),
+    ('mmrazor', 'mmrazor', (('1.0.0', '1.0.0'),), ('1.0.0',)),
+    ('numpy', 'numpy', ((None, None),), ('2.4',)),
 )
 # What the wheels of MMRazor and MMSegmentation import without naming it.
 UNNAMED = (('joblib', 'mmrazor'), ('ftfy', 'mmseg'), ('regex', 'mmseg'))
@@ -36,22 +37,21 @@ class Finding(NamedTuple):
 
 
 def check_package(
-    name: str, distribution: str, oldest: Optional[str], newest: Optional[str], run: str
+    name: str, distribution: str, ranges: Tuple[Tuple[Optional[str], Optional[str]], ...], run: Tuple[str, ...]
 ) -> Tuple[Optional[str], Finding]:
     """Import one package and judge its version.
 
     Args:
         name (str): The import name.
         distribution (str): The name that pip knows.
-        oldest (str, optional): The oldest version that works.
-        newest (str, optional): The newest one.
-        run (str): The newest one that this package's tests ran on.
+        ranges (tuple[tuple[str | None, str | None]]): The oldest and the newest version of every range that works.
+        run (tuple[str]): The versions that this package's tests ran on, the one to install first.
 
     Returns:
         tuple[str | None, Finding]: The version, None where it does not import, and what was found.
     """
+    repair = f'pip install {distribution}=={run[0]}'
     if importlib.util.find_spec(name) is None:
-        repair = MMCV_BUILD if name == 'mmcv' else f'pip install {distribution}=={run}'
         optional = name in OPTIONAL
         return None, Finding(
             f'{name}: not installed{", needed for its own task only" if optional else ""}', not optional, repair
@@ -59,19 +59,19 @@ def check_package(
     try:
         version = importlib.import_module(name).__version__
     except Exception as e:  # the doctor names whatever a broken installation raises
-        return None, Finding(
-            f'{name}: does not import ({type(e).__name__}: {_first_line(e)})',
-            True,
-            MMCV_BUILD if 'mmcv' in str(e).lower() else f'pip install --force-reinstall {distribution}=={run}',
-        )
-    if oldest and _key(version) < _key(oldest) or newest and _key(version) > _key(newest):
-        return version, Finding(
-            f'{name} {version}: known bad, outside {oldest} to {newest or run}',
-            True,
-            f'pip install {distribution}=={run}',
-        )
-    untested = '' if _key(version)[:2] == _key(run)[:2] else f', untested here (run on {run})'
-    return version, Finding(f'{name} {version}{untested}')
+        found = f'{name}: does not import ({type(e).__name__}: {_first_line(e)})'
+        return None, Finding(found, True, repair.replace('install', 'install --force-reinstall'))
+    if not any(_is_between(version, *ends) for ends in ranges):
+        takes = ' and '.join(oldest if oldest == newest else f'{oldest} to {newest}' for oldest, newest in ranges)
+        return version, Finding(f'{name} {version}: known bad, outside {takes}', True, repair)
+    was_run = _key(version)[:2] in (_key(known)[:2] for known in run)
+    return version, Finding(
+        f'{name} {version}{"" if was_run else ", untested here (run on " + " and ".join(run) + ")"}'
+    )
+
+
+def _is_between(version: str, oldest: Optional[str], newest: Optional[str]) -> bool:
+    return _key(oldest or '') <= _key(version) and (newest is None or _key(version) <= _key(newest))
 
 
 def check_mmcv_ops() -> List[Finding]:
@@ -116,6 +116,8 @@ def diagnose() -> List[Finding]:
         )
     versions = {}
     for package in PACKAGES:
+        if package[0] == 'mmrazor' and versions['mmcv'] and versions['mmengine']:
+            _mend_mmcv_check()
         versions[package[0]], finding = check_package(*package)
         findings.append(finding)
     if versions['torch']:
@@ -149,6 +151,16 @@ def check_mended() -> List[Finding]:
     except Exception as e:  # the doctor names whatever keeps the stack from importing
         return [Finding(f'cankd_mm: does not import ({_first_line(e)})', True)]
     return [*findings, Finding('cankd_mm: imports, its components are registered')]
+
+
+def _mend_mmcv_check() -> None:
+    """MMRazor looks at mmcv's version when it is imported."""
+    from cankd_mm import compat
+
+    try:
+        compat.mend_mmcv_check()
+    except Exception:  # check_package tells of it
+        return
 
 
 def main() -> int:

@@ -49,6 +49,31 @@ def test_getattr_stays_closed_to_everything_else(tmp_path):
         compat._history_buffer_method(torch, 'save')
 
 
+class Code:
+    """What runs code when it is read."""
+
+    def __reduce__(self):
+        return print, ('run',)
+
+
+@needs_torch('2.6', 'checkpoints are read as pickles')
+def test_no_reader_of_mmengine_turns_weights_only_off(tmp_path, monkeypatch, capsys):
+    """The maintained fork's MMEngine falls back to reading whatever a file holds."""
+    from mmengine.runner import CheckpointLoader, checkpoint
+
+    path = tmp_path / 'code.pth'
+    torch.save(dict(state_dict={}, more=Code()), path)
+    with pytest.raises(UnpicklingError, match='weights_only'):
+        CheckpointLoader.load_checkpoint(str(path), map_location='cpu', logger='silent')
+    monkeypatch.setattr(
+        checkpoint, '_safe_torch_load', lambda *a, **k: torch.load(*a, weights_only=False), raising=False
+    )
+    compat.mend_checkpoint_loading()
+    with pytest.raises(UnpicklingError, match='weights_only'):
+        checkpoint._safe_torch_load(str(path), map_location='cpu')
+    assert 'run' not in capsys.readouterr().out
+
+
 @needs_torch('2.1', 'the meta device lacks operators')
 def test_points_are_assigned_on_their_own_device():
     """A default device other than the priors' stands in for priors on a GPU."""

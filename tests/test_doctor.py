@@ -48,7 +48,14 @@ def test_a_detection_only_installation_needs_nothing_of_mmseg(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    'version, words, bad', [('2.2.0', 'known bad', True), ('2.1.0', 'mmcv 2.1.0', False), ('2.0.1', 'known bad', True)]
+    'version, words, bad',
+    [
+        ('2.2.0', 'known bad, outside 2.1.0 and 2.3 to 2.4', True),
+        ('2.1.0', 'mmcv 2.1.0', False),
+        ('2.0.1', 'known bad', True),
+        ('2.3.6', 'mmcv 2.3.6', False),
+        ('2.4.0', 'known bad', True),
+    ],
 )
 def test_judges_versions(monkeypatch, version, words, bad):
     import mmcv
@@ -63,5 +70,5 @@ def test_judges_versions(monkeypatch, version, words, bad):
 def test_names_a_package_that_does_not_import(monkeypatch):
     monkeypatch.setitem(sys.modules, 'mmseg', None)
     monkeypatch.setattr(doctor.importlib.util, 'find_spec', lambda name: object())
-    version, finding = doctor.check_package('mmseg', 'mmsegmentation', '1.2.2', '1.3', '1.2.2')
+    version, finding = doctor.check_package('mmseg', 'mmsegmentation', (('1.2.2', '1.3'),), ('1.2.2',))
     assert version is None and finding.bad and 'does not import' in finding.text
