@@ -15,6 +15,7 @@ from cankd_mm.apis import export_student
 from cankd_mm.apis.config import load_config
 from cankd_mm.errors import SetupError
 from cankd_mm.machine import describe_machine
+from cankd_mm.ops import provided
 from cankd_mm.package import folder as package_folder
 from cankd_mm.reproduce.requirements import missing
 from cankd_mm.reproduce.rows import Row
@@ -134,7 +135,7 @@ def _count_gpus() -> int:
     return torch.cuda.device_count()
 
 
-def _run(command: List[object], gpus: int, what: str, then: str) -> None:
+def _run(tool: List[object], arguments: List[object], gpus: int, what: str, then: str) -> None:
     """Run a tool on the processor, on one GPU, or on several with one process each."""
     environment = dict(os.environ)
     launch = [sys.executable, '-W', 'ignore']
@@ -145,8 +146,8 @@ def _run(command: List[object], gpus: int, what: str, then: str) -> None:
             free.bind(('127.0.0.1', 0))
             port = free.getsockname()[1]
         launch += ['-m', 'torch.distributed.run', f'--nproc_per_node={gpus}', f'--master_port={port}']
-        command = [*command[:1], '--launcher', 'pytorch', *command[1:]]
-    done = subprocess.run([*launch, *map(str, command)], env=environment)
+        arguments = ['--launcher', 'pytorch', *arguments]
+    done = subprocess.run([*launch, *map(str, [*tool, *arguments])], env=environment)
     if done.returncode:
         raise SetupError(f'{what} failed with status {done.returncode}: what it said stands above; {then}.')
 
@@ -158,7 +159,8 @@ def _evaluate(config: str, checkpoint: str, work_dir: Path, gpus: int, row: Row)
     if not osp.isfile(tool):  # an editable installation
         tool = osp.join(osp.dirname(get_installed_path(package)), 'tools', 'test.py')
     _run(
-        [tool, config, checkpoint, '--work-dir', work_dir],
+        ['-m', 'cankd_mm.plain', tool] if provided() else [tool],
+        [config, checkpoint, '--work-dir', work_dir],
         gpus,
         f"The evaluation of {row.name} by {package}'s own tool",
         'the same command repeats it',

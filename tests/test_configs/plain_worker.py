@@ -1,6 +1,7 @@
 """Evaluates exported students with the plain libraries' own tools, one for each line of its input.
 
-Neither this package nor MMRazor can be imported here. A line is PACKAGE CONFIG CHECKPOINT WORK_DIR.
+Neither this package nor MMRazor can be imported here; `python -m cankd_mm.plain` starts it, for the operators alone. A line
+is PACKAGE CONFIG CHECKPOINT WORK_DIR.
 """
 
 import contextlib
@@ -22,6 +23,8 @@ class Block:
 
 
 sys.meta_path.insert(0, Block())
+for module in [name for name in sys.modules if name.split('.')[0] == 'cankd_mm']:
+    del sys.modules[module]
 
 from mmengine.runner import Runner  # noqa: E402
 from mmengine.utils import get_installed_path  # noqa: E402

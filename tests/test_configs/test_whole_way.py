@@ -29,7 +29,7 @@ def plain(tmp_path_factory):
     """A process that knows MMDetection and MMSegmentation, but not this package."""
     with open(tmp_path_factory.mktemp('plain') / 'log.txt', 'w') as log:
         worker = subprocess.Popen(
-            [sys.executable, '-W', 'ignore', str(Path(__file__).with_name('plain_worker.py'))],
+            [sys.executable, '-W', 'ignore', '-m', 'cankd_mm.plain', str(Path(__file__).with_name('plain_worker.py'))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
