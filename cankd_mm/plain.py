@@ -1,4 +1,4 @@
-"""Run a program of the plain libraries where mmcv has no compiled operators: ``python -m cankd_mm.plain TOOL ARGUMENTS``.
+"""Run a program of the plain libraries where mmcv has no operators: ``python -m cankd_mm.plain TOOL ARGUMENTS``.
 
 It finds those of :mod:`cankd_mm.ops`, and nothing else of this package is registered or mended.
 """

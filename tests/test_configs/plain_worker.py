@@ -1,7 +1,7 @@
 """Evaluates exported students with the plain libraries' own tools, one for each line of its input.
 
-Neither this package nor MMRazor can be imported here; `python -m cankd_mm.plain` starts it, for the operators alone. A line
-is PACKAGE CONFIG CHECKPOINT WORK_DIR.
+Neither this package nor MMRazor can be imported here; `python -m cankd_mm.plain` starts it, for the operators alone.
+A line is PACKAGE CONFIG CHECKPOINT WORK_DIR.
 """
 
 import contextlib
