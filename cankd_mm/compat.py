@@ -45,7 +45,7 @@ def mend_mmcv_check() -> bool:
     """
     import mmcv
 
-    if 'mmrazor' in sys.modules or parse(mmcv.__version__) <= parse(NEWEST_MMCV_OF_MMRAZOR):
+    if parse(mmcv.__version__) <= parse(NEWEST_MMCV_OF_MMRAZOR):
         return False
     with patch.object(mmcv, '__version__', NEWEST_MMCV_OF_MMRAZOR):
         importlib.import_module('mmrazor')
@@ -136,7 +136,7 @@ def _load_with_torchs_default(file, map_location=None, weights_only: Optional[bo
 def mend_point_assigner() -> bool:
     """Let RepPoints train on a GPU.
 
-    Up to MMDetection 3.3 its ``PointAssigner`` makes an index on the default device and looks it up with a mask on the
+    Up to MMDetection 3.3, and 3.5 of the maintained fork, its ``PointAssigner`` makes an index on the default device and looks it up with a mask on the
     priors'. Under MMDetection's name, a subclass is registered that makes the priors' device the default meanwhile.
 
     Returns:
@@ -148,7 +148,7 @@ def mend_point_assigner() -> bool:
     from mmdet.models.task_modules.assigners import PointAssigner as Original
     from mmdet.registry import TASK_UTILS
 
-    if parse(mmdet.__version__) > parse('3.3.0'):
+    if parse(mmdet.__version__) > parse('3.5.1'):
         return False
 
     class PointAssigner(Original):
@@ -212,7 +212,8 @@ def _worker_init_fn(worker_id: int, num_workers: int, rank: int, seed: int, **kw
 def mend_class_weight() -> bool:
     """Let labels that are to be ignored weigh nothing in a cross-entropy with ``class_weight``.
 
-    Up to MMSegmentation 1.2 it looks up the weight of every label, and 255 has none.
+    Up to MMSegmentation 1.2 it looks up the weight of every label, and 255 has none; 1.4 of the maintained fork fails where
+    ``avg_non_ignore`` is set, too.
 
     Returns:
         bool: Whether anything had to be mended.
@@ -223,7 +224,7 @@ def mend_class_weight() -> bool:
     import torch
     from mmseg.models.losses import cross_entropy_loss as module
 
-    if parse(mmseg.__version__) > parse('1.2.2') or hasattr(module.cross_entropy, '__wrapped__'):
+    if parse(mmseg.__version__) > parse('1.4.2') or hasattr(module.cross_entropy, '__wrapped__'):
         return False
     original = module.cross_entropy
 
@@ -316,9 +317,9 @@ def mend() -> List[str]:
         'MMRazor imports without its quantization tables (torch >= 2.1)': mend_quantization_import,
         "torch.load(weights_only=True) reads MMEngine's checkpoints": mend_checkpoint_loading,
         'a killed process leaves no half-written checkpoint': mend_checkpoint_writing,
-        'RepPoints trains on a GPU (mmdet <= 3.3)': mend_point_assigner,
+        'RepPoints trains on a GPU (mmdet <= 3.5)': mend_point_assigner,
         'epochs draw augmentations of their own without persistent workers': mend_worker_seeds,
-        'labels to be ignored weigh nothing where classes have weights (mmseg <= 1.2)': mend_class_weight,
+        'labels to be ignored weigh nothing where classes have weights (mmseg <= 1.4)': mend_class_weight,
     }
     try:
         check_setuptools()
