@@ -136,8 +136,9 @@ def _load_with_torchs_default(file, map_location=None, weights_only: Optional[bo
 def mend_point_assigner() -> bool:
     """Let RepPoints train on a GPU.
 
-    Up to MMDetection 3.3, and 3.5 of the maintained fork, its ``PointAssigner`` makes an index on the default device and looks it up with a mask on the
-    priors'. Under MMDetection's name, a subclass is registered that makes the priors' device the default meanwhile.
+    Up to MMDetection 3.3, and 3.5 of the maintained fork, its ``PointAssigner`` makes an index on the default device and
+    looks it up with a mask on the priors'. Under MMDetection's name, a subclass is registered that makes the priors'
+    device the default meanwhile.
 
     Returns:
         bool: Whether anything had to be mended.
@@ -212,8 +213,8 @@ def _worker_init_fn(worker_id: int, num_workers: int, rank: int, seed: int, **kw
 def mend_class_weight() -> bool:
     """Let labels that are to be ignored weigh nothing in a cross-entropy with ``class_weight``.
 
-    Up to MMSegmentation 1.2 it looks up the weight of every label, and 255 has none; 1.4 of the maintained fork fails where
-    ``avg_non_ignore`` is set, too.
+    Up to MMSegmentation 1.2 it looks up the weight of every label, and 255 has none; 1.4 of the maintained fork fails
+    where ``avg_non_ignore`` is set, too.
 
     Returns:
         bool: Whether anything had to be mended.
