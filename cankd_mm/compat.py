@@ -136,9 +136,9 @@ def _load_with_torchs_default(file, map_location=None, weights_only: Optional[bo
 def mend_point_assigner() -> bool:
     """Let RepPoints train on a GPU.
 
-    Up to MMDetection 3.3, and 3.5 of the maintained fork, its ``PointAssigner`` makes an index on the default device and
-    looks it up with a mask on the priors'. Under MMDetection's name, a subclass is registered that makes the priors'
-    device the default meanwhile.
+    Up to MMDetection 3.3, and 3.5 of the maintained fork, its ``PointAssigner`` makes an index on the default device
+    and looks it up with a mask on the priors'. Under MMDetection's name, a subclass is registered that makes the
+    priors' device the default meanwhile.
 
     Returns:
         bool: Whether anything had to be mended.
