@@ -107,3 +107,13 @@ def pairs(write_config, tmp_path_factory):
         Config.fromfile(str(pair))
         found[task] = pair
     return found
+
+
+@pytest.fixture(autouse=True, scope='session')
+def _unformatted_configs():
+    """Write configs as they are: to lay one out nicely takes longer than to train two iterations."""
+    from mmengine.config import config
+
+    before, config.FormatCode = config.FormatCode, lambda text, **kwargs: (text, True)
+    yield
+    config.FormatCode = before
