@@ -1,3 +1,4 @@
+import importlib
 import random
 import subprocess
 import sys
@@ -20,6 +21,18 @@ def test_mmrazor_imports_and_quantization_says_that_it_is_off():
         pytest.skip('this torch still has the quantization names that MMRazor needs')
     with pytest.raises(NotImplementedError, match="backend 'native'.*Distillation is not concerned"):
         BackendConfigs['native']
+
+
+def test_mmrazor_imports_beside_the_mmcv_of_the_fork(monkeypatch):
+    import mmcv
+
+    monkeypatch.setattr(mmcv, '__version__', '2.3.6')
+    monkeypatch.setitem(sys.modules, 'mmrazor', sys.modules['mmrazor'])  # put back afterwards
+    del sys.modules['mmrazor']
+    with pytest.raises(AssertionError, match='MMCV==2.3.6 is used but incompatible'):
+        importlib.import_module('mmrazor')
+    assert compat.mend_mmcv_check() and mmcv.__version__ == '2.3.6'
+    assert importlib.import_module('mmrazor').__version__ == '1.0.0'
 
 
 def test_mending_twice_changes_nothing():

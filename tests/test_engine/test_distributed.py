@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import stat
 import subprocess
 import sys
@@ -97,6 +98,27 @@ def test_error_on_one_rank_ends_all(pairs, tmp_path):
     )
     done = torchrun(2, runner, config, '--launcher', 'pytorch', '--work-dir', tmp_path / 'run', timeout=120)
     assert done.returncode != 0 and 'error: rank 1 gives up.' in done.stderr
+
+
+def test_mpi_without_gpus(pairs, tmp_path):
+    """Two processes with the variables that Open MPI sets."""
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, '-W', 'ignore', 'tools/train.py', str(pairs['segmentation']), '--launcher', 'mpi']
+    command += ['--work-dir', str(tmp_path), '--cfg-options', 'train_cfg.max_epochs=1', 'train_cfg.val_interval=2']
+    common = dict(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port), OMPI_COMM_WORLD_SIZE='2', CUDA_VISIBLE_DEVICES='')
+    running = []
+    for rank in '01':
+        ranks = dict(OMPI_COMM_WORLD_RANK=rank, OMPI_COMM_WORLD_LOCAL_RANK=rank)
+        environment = dict(os.environ, OMP_NUM_THREADS='1', **common, **ranks)
+        running.append(
+            subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        )
+    outputs = [process.communicate(timeout=240)[0].decode() for process in running]
+    assert [process.returncode for process in running] == [0, 0], outputs[0][-3000:]
+    # 8 images in batches of 4 on two processes: one step.
+    assert torch.load(tmp_path / 'epoch_1.pth')['meta']['iter'] == 1
 
 
 def test_slurm_script_hands_everything_to_srun(tmp_path):
