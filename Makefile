@@ -19,7 +19,7 @@ demo-quick: $(STAMPS)/package
 	$(BIN)/python -W ignore tools/demo.py --quick
 
 test: $(STAMPS)/package
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 # With the environment that is active, PYTHON=... for another: a GPU wants its own build of torch.
 gpu:

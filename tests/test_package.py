@@ -1,5 +1,6 @@
 """The wheel, in an environment of its own, from an empty folder and without the clone."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -37,6 +38,23 @@ def environment(tmp_path_factory):
     return folder / 'env' / 'bin'
 
 
+COMMANDS = """
+import contextlib, io, json, sys
+from cankd_mm.cli import main
+said = []
+for words in json.load(open('commands.json')):
+    sys.argv = ['cankd', *words]
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        try:
+            main()
+            status = 0
+        except SystemExit as e:
+            status = e.code
+    said.append([status, out.getvalue()])
+print(json.dumps(said))
+"""
+
+
 @pytest.fixture(scope='module')
 def run(environment, tmp_path_factory):
     """Run a command of the environment in a folder that holds no clone."""
@@ -50,7 +68,14 @@ def run(environment, tmp_path_factory):
         assert done.returncode == status, done.stdout[-2000:] + done.stderr[-3000:]
         return done.stdout
 
-    run.folder = empty
+    def commands(*commands):
+        """Run commands one after another in one process, which imports the libraries once."""
+        script = empty / 'commands.py'
+        script.write_text(COMMANDS)
+        (empty / 'commands.json').write_text(json.dumps(commands))
+        return json.loads(run('python', '-W', 'ignore', script).splitlines()[-1])
+
+    run.folder, run.commands = empty, commands
     return run
 
 
@@ -74,38 +99,47 @@ def pair(run, digits):
 
 
 def test_the_whole_way(run, pair):
-    assert 'distill' in run('cankd', 'check', pair)
-    run('cankd', 'train', pair)
-    trained = run.folder / 'work_dirs' / 'pair' / 'epoch_1.pth'
-    assert 'mIoU' in run('cankd', 'test', pair, trained) and 'mIoU' in run('cankd', 'test', pair, '--teacher')
-    config, weights = run('cankd', 'export', pair, trained).split()[-2:]
+    trained = 'work_dirs/pair/epoch_1.pth'
+    methods = ['--methods', 'cankd_mm::methods/pkd.py', '--seeds', '0', '--jobs', '1']
+    said = run.commands(
+        ['check', pair],
+        ['train', pair],
+        ['test', pair, trained],
+        ['test', pair, '--teacher'],
+        ['export', pair, trained],
+        ['results'],
+        ['compare', pair, *methods],
+        ['reproduce'],
+        ['reproduce', '2', '--check'],
+    )
+    assert all(said[i][0] == 0 for i in range(8)) and said[8][0] == 1, said
+    config, weights = said[4][1].split()[-2:]
     script = run.folder / 'plain.py'
     script.write_text(
         "import sys; sys.modules['mmrazor'] = None\n"
         "from mmseg.apis import init_model; print(type(init_model(*sys.argv[1:], device='cpu')).__module__)"
     )
     assert 'mmseg.models' in run('python', '-m', 'cankd_mm.plain', script, config, weights)
-    assert '| work_dirs/pair | mIoU |' in run('cankd', 'results')
-    methods = ['--methods', 'cankd_mm::methods/pkd.py', '--seeds', 0, '--jobs', 1]
-    table = run('cankd', 'compare', pair, *methods)
-    assert all(f'| {name} |' in table for name in ('student alone', 'pair', 'pkd'))
+    assert '| work_dirs/pair | mIoU |' in said[5][1]
+    assert all(f'| {name} |' in said[6][1] for name in ('student alone', 'pair', 'pkd'))
     assert len(load(str(run.folder / 'work_dirs' / 'compare' / 'pair' / 'results.json'))['runs']) == 3
+    rows = [model for folder in ('demo', 'detection', 'segmentation') for model in _metafile(folder)]
+    assert len(said[7][1].splitlines()) == len(rows)
+    assert "lacks 'data/coco/'" in said[8][1]
 
 
-def test_tools_and_rows(run):
-    where = Path(run('python', '-c', 'import cankd_mm.package as p; print(p.MIM)').strip())
+def _metafile(folder):
+    return load(str(ROOT / 'configs' / folder / 'metafile.yml'))['Models']
+
+
+def test_tools_and_configs(run):
+    code = (
+        'import cankd_mm.package as p; print(p.MIM); from mmengine.hub import get_config\n'
+        "get_config('cankd_mm::detection/cankd_retinanet-r101_retinanet-r50_2x_coco.py').auto_scale_lr"
+    )
+    where = Path(run('python', '-W', 'ignore', '-c', code).splitlines()[0])
     assert ROOT not in where.parents
     assert os.access(where / 'tools' / 'dist_train.sh', os.X_OK)
-    assert (
-        len(run('cankd', 'reproduce').splitlines())
-        == len(load(str(ROOT / 'configs/detection/metafile.yml'))['Models'])
-        + len(load(str(ROOT / 'configs/segmentation/metafile.yml'))['Models'])
-        + 2
-    )
-    assert "lacks 'data/coco/'" in run('cankd', 'reproduce', '2', '--check', status=1)
-    code = 'import cankd_mm; from mmengine.hub import get_config; print(get_config({!r}).auto_scale_lr)'
-    name = 'cankd_mm::detection/cankd_retinanet-r101_retinanet-r50_2x_coco.py'
-    assert 'base_batch_size' in run('python', '-W', 'ignore', '-c', code.format(name))
     files = [path.relative_to(where / 'configs') for path in (where / 'configs').rglob('*.*') if path.suffix != '.pyc']
     assert sorted(files) == sorted(
         path.relative_to(ROOT / 'configs') for path in (ROOT / 'configs').rglob('*.*') if path.suffix != '.pyc'

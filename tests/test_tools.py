@@ -1,7 +1,9 @@
 """The command lines as a user types them."""
 
+import json
 import os
 import re
+import runpy
 import socket
 import subprocess
 import sys
@@ -17,41 +19,66 @@ def tool(name, *arguments, **kwargs):
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, **kwargs)
 
 
+@pytest.fixture
+def here(monkeypatch, capsys):
+    """Run a tool in this process: what it ends with and what it prints."""
+
+    def run(name, *arguments):
+        monkeypatch.setattr(sys, 'argv', [name, *map(str, arguments)])
+        monkeypatch.setenv('LOCAL_RANK', '0')
+        try:
+            runpy.run_path(str(ROOT / 'tools' / name), run_name='__main__')
+        except SystemExit as e:
+            return e.code, capsys.readouterr().out
+        return 0, capsys.readouterr().out
+
+    return run
+
+
+def test_a_mistake_ends_with_one_sentence_and_status_1(pairs, tmp_path):
+    option = 'model.teacher_ckpt=nowhere.pth'
+    done = tool('train.py', pairs['detection'], '--work-dir', tmp_path, '--cfg-options', option)
+    assert done.returncode == 1
+    *_, last = done.stderr.strip().splitlines()
+    assert last.startswith('error: ') and "checkpoint 'nowhere.pth' does not exist" in last
+    assert 'Traceback' not in done.stderr
+
+
 @pytest.mark.parametrize(
     'options, words',
     [
         (['train_dataloader.dataset.data_root=nowhere/'], "needs 'nowhere/', which does not exist"),
-        (['model.teacher_ckpt=nowhere.pth'], "checkpoint 'nowhere.pth' does not exist"),
         (['model.distiller.source=nekc'], "did you mean 'neck'"),
     ],
 )
-def test_a_mistake_ends_with_one_sentence_and_status_1(pairs, tmp_path, options, words):
-    done = tool('train.py', pairs['detection'], '--work-dir', tmp_path, '--cfg-options', *options)
-    assert done.returncode == 1
-    *_, last = done.stderr.strip().splitlines()
-    assert last.startswith('error: ') and words in last and 'Traceback' not in done.stderr
+def test_options_of_the_command_line_reach_the_config(here, pairs, tmp_path, options, words):
+    code, _ = here('train.py', pairs['detection'], '--work-dir', tmp_path, '--cfg-options', *options)
+    assert code.startswith('error: ') and words in code
 
 
-def test_missing_config():
-    done = tool('train.py', 'configs/nowhere.py')
-    assert done.returncode == 1 and done.stderr.strip().endswith('correct the path.')
+def test_missing_config(here):
+    code, _ = here('train.py', 'configs/nowhere.py')
+    assert code == "error: The config 'configs/nowhere.py' does not exist: correct the path."
 
 
-def test_train_test_and_export(pairs, tmp_path):
+def test_train_test_and_export(here, pairs, tmp_path):
     pair = pairs['segmentation']
     done = tool('train.py', pair, '--work-dir', tmp_path, '--cfg-options', 'train_cfg.max_epochs=1')
     assert done.returncode == 0, done.stderr[-2000:]
     assert re.search(r'distill\.loss_neck_2: [\d.]+', done.stdout)
-    done = tool('test.py', pair, tmp_path / 'epoch_1.pth', '--work-dir', tmp_path, '--out', tmp_path / 'found.pkl')
-    assert done.returncode == 0 and 'mIoU' in done.stdout and (tmp_path / 'found.pkl').exists()
-    done = tool('export_student.py', pair, tmp_path / 'epoch_1.pth', '--out-dir', tmp_path / 'student')
-    config, checkpoint = done.stdout.split()[-2:]
-    assert done.returncode == 0 and os.path.getsize(checkpoint) < os.path.getsize(tmp_path / 'epoch_1.pth') / 2
-    done = tool('test.py', config, checkpoint, '--work-dir', tmp_path)
-    assert done.returncode == 0 and 'mIoU' in done.stdout
+    names = [f'visualizer.name={tmp_path.name}']  # one process has one visualizer of a name
+    found = ['--out', tmp_path / 'found.pkl', '--cfg-options', *names]
+    code, _ = here('test.py', pair, tmp_path / 'epoch_1.pth', '--work-dir', tmp_path / 'test', *found)
+    assert code == 0 and (tmp_path / 'found.pkl').exists()
+    code, said = here('export_student.py', pair, tmp_path / 'epoch_1.pth', '--out-dir', tmp_path / 'student')
+    config, checkpoint = said.split()[-2:]
+    assert code == 0 and os.path.getsize(checkpoint) < os.path.getsize(tmp_path / 'epoch_1.pth') / 2
+    code, _ = here('test.py', config, checkpoint, '--work-dir', tmp_path / 'plain')
+    reports = [report for folder in ('test', 'plain') for report in (tmp_path / folder).glob('*/*.json')]
+    assert code == 0 and len(reports) == 2 and len({json.loads(report.read_text())['mIoU'] for report in reports}) == 1
     (tmp_path / 'results.json').write_text('a comparison of methods has one')
-    done = tool('results.py', tmp_path)
-    assert f'| {tmp_path} (segmentation_cankd) | mIoU |' in done.stdout, done.stderr
+    code, said = here('results.py', tmp_path)
+    assert code == 0 and f'| {tmp_path} (segmentation_cankd) | mIoU |' in said
     assert (tmp_path / 'runs.json').exists()
     assert (tmp_path / 'results.json').read_text().startswith('a comparison')
 

@@ -1,11 +1,12 @@
 """Pooling of regions of interest in plain torch, by the names and arguments of mmcv's compiled operators."""
 
 import math
+from typing import Iterator, Tuple
 
 import torch
 from torch import Tensor
 
-from cankd_mm.ops.sampling import bilinear, full_precision, gradients
+from cankd_mm.ops.sampling import bilinear, corners, full_precision, gradients
 
 
 def roi_align_forward(
@@ -65,12 +66,17 @@ def roi_align_backward(
     """Add the gradient of :func:`roi_align_forward` to ``grad_input``, ``(N, C, H, W)``."""
     bins = (aligned_height, aligned_width)
     if pool_mode == 1:
+        # Into one map: that of a pyramid's first level is large, and there are many sizes of regions.
+        total = full_precision(grad_input)
         for chosen, y, x, count in _places(rois, bins, spatial_scale, sampling_ratio, aligned):
-
-            def mean(features: Tensor, places: tuple = (rois[chosen], y, x, count)) -> Tensor:
-                return _sample(features, *places).mean(3)
-
-            grad_input += gradients(mean, [grad_input], grad_output[chosen].flatten(2))[0]
+            share = full_precision(grad_output[chosen]).flatten(2).repeat_interleave(count, 2) / count
+            for image, of_image in _by_image(rois[chosen]):
+                grad = share[of_image].transpose(0, 1).flatten(1)
+                into = total[image].flatten(1)  # a view
+                for index, weight in corners(y[of_image].flatten(), x[of_image].flatten(), *grad_input.shape[2:], True):
+                    into.scatter_add_(1, index.expand_as(grad), (grad * weight).to(into.dtype))
+        if total is not grad_input:
+            grad_input.copy_(total)
         return
     for roi, y, x, grad in zip(rois, argmax_y, argmax_x, grad_output):
         # Every channel has its maximum elsewhere.
@@ -115,12 +121,17 @@ def _sample(features: Tensor, rois: Tensor, y: Tensor, x: Tensor, count: int) ->
     """Samples of regions, image by image, ``(r, C, bins, samples of a bin)``, of which there are ``count``."""
     dtype = torch.promote_types(features.dtype, y.dtype)
     parts = features.new_zeros(len(rois), features.shape[1], y.shape[1], dtype=dtype)
-    images = rois[:, 0].long()
-    for image in images.unique().tolist():
-        chosen = (images == image).nonzero()[:, 0]
+    for image, chosen in _by_image(rois):
         found = bilinear(features[image][None], y[chosen].reshape(1, -1), x[chosen].reshape(1, -1), border=True)
         parts = parts.index_copy(0, chosen, found[0].unflatten(1, (len(chosen), -1)).transpose(0, 1))
     return parts.unflatten(2, (-1, count))
+
+
+def _by_image(rois: Tensor) -> Iterator[Tuple[int, Tensor]]:
+    """The images that regions are in, with the indices of the regions in each."""
+    images = rois[:, 0].long()
+    for image in images.unique().tolist():
+        yield image, (images == image).nonzero()[:, 0]
 
 
 def roi_pool_forward(

@@ -63,8 +63,8 @@ def test_data(coco, tmp_path):
 
 def test_teacher_without_public_weights(coco, tmp_path):
     (sentence,) = missing('8', **coco)
-    assert 'no public weights: train it with `python tools/train.py ' in sentence
-    assert 'configs/models/dino-4scale_r101_8xb2-12e_coco.py' in sentence and '--teacher-ckpt' in sentence
+    assert 'no public weights: train it with `cankd train ' in sentence
+    assert 'cankd_mm::models/dino-4scale_r101_8xb2-12e_coco.py' in sentence and '--teacher-ckpt' in sentence
     (tmp_path / 'teacher.pth').touch()
     assert missing('8', **coco, **{'model.teacher_ckpt': str(tmp_path / 'teacher.pth')}) == []
 

@@ -41,7 +41,7 @@ def done(request, pairs, tmp_path_factory):
     row = small_row(request.param, pairs[request.param])
     folder = tmp_path_factory.mktemp('work_dirs')
     options = {'train_dataloader.batch_size': 2}
-    result = reproduce(row, ROOT / 'tools', gpus=0, work_dir=str(folder / 'run'), seed=3, cfg_options=options)
+    result = reproduce(row, gpus=0, work_dir=str(folder / 'run'), seed=3, cfg_options=options)
     return row, folder, result
 
 
@@ -63,7 +63,7 @@ def test_result(done):
 def test_what_is_done_is_not_trained_again(done):
     row, folder, result = done
     before = {path: path.stat().st_mtime for path in (folder / 'run').glob('*.pth')}
-    again = reproduce(row, ROOT / 'tools', gpus=0, work_dir=str(folder / 'run'), seed=3)
+    again = reproduce(row, gpus=0, work_dir=str(folder / 'run'), seed=3)
     assert again['value'] == result['value']
     assert {path: path.stat().st_mtime for path in (folder / 'run').glob('*.pth')} == before
 
@@ -94,7 +94,7 @@ def test_what_is_missing_is_said_before_anything_is_trained(pairs, tmp_path):
     row = small_row('detection', pairs['detection'])
     options = {'train_dataloader.dataset.data_root': 'nowhere/'}
     with pytest.raises(SetupError, match="cannot run yet:\n  .*lacks 'nowhere/'.*\n  .*'nowhere.pth' do not exist"):
-        reproduce(row, ROOT / 'tools', 0, 'nowhere.pth', str(tmp_path / 'run'), cfg_options=options)
+        reproduce(row, 0, 'nowhere.pth', str(tmp_path / 'run'), cfg_options=options)
     assert not (tmp_path / 'run').exists()
 
 
@@ -102,7 +102,7 @@ def test_a_training_that_fails_is_named(pairs, tmp_path):
     row = small_row('detection', pairs['detection'])
     options = {'model.distiller.source': 'nekc'}
     with pytest.raises(SetupError, match=f'training of {row.name} failed with status 1.*the same command resumes'):
-        reproduce(row, ROOT / 'tools', 0, work_dir=str(tmp_path / 'run'), cfg_options=options)
+        reproduce(row, 0, work_dir=str(tmp_path / 'run'), cfg_options=options)
 
 
 @pytest.mark.parametrize('key', ['2', '8', '11'])
@@ -119,7 +119,7 @@ def test_row_of_the_paper_on_small_images(key, tmp_path):
     del weights
     row = row._replace(config=config, batch_size=2, gpus=1)
     work_dir = tmp_path / 'run'
-    result = reproduce(row, ROOT / 'tools', 0, str(tmp_path / 'teacher.pth'), str(work_dir), seed=1)
+    result = reproduce(row, 0, str(tmp_path / 'teacher.pth'), str(work_dir), seed=1)
     metric = rows.METRICS[row.metric][0]
     assert result['paper'] == row.paper and result['lr'] > 0
     assert metric in result['metrics'] or not result['metrics']  # nothing detected at all, nothing reported
