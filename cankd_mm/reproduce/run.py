@@ -61,22 +61,11 @@ def reproduce(
     gpus = _count_gpus() if gpus is None else gpus
 
     if not is_finished(folder, cfg.train_cfg):
-        command = [
-            package_folder('tools') / 'train.py',
-            str(row.config),
-            '--work-dir',
-            str(folder),
-            '--auto-scale-lr',
-            '--resume',
-        ]
+        arguments = [str(row.config), '--work-dir', str(folder), '--auto-scale-lr', '--resume']
         if options:
-            command += ['--cfg-options', *(f'{key}={value}' for key, value in options.items())]
-        _run(
-            [package_folder('tools') / command[0], *command[1:]],
-            gpus,
-            f'The training of {row.name}',
-            'the same command resumes it',
-        )
+            arguments += ['--cfg-options', *(f'{key}={value}' for key, value in options.items())]
+        tool = [package_folder('tools') / 'train.py']
+        _run(tool, arguments, gpus, f'The training of {row.name}', 'the same command resumes it')
         if not is_finished(folder, cfg.train_cfg):
             raise SetupError(f'The training of {row.name} ended early: the same command resumes it.')
     checkpoint = last_checkpoint(folder)
