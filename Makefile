@@ -21,6 +21,9 @@ demo-quick: $(STAMPS)/package
 test: $(STAMPS)/package
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
+test-fast: $(STAMPS)/package
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal -m "not slow"
+
 # With the environment that is active, PYTHON=... for another: a GPU wants its own build of torch.
 gpu:
 	$(PYTHON) -m benchmarks.gpu

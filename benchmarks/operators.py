@@ -16,7 +16,7 @@ from benchmarks.step import batch, offline
 from cankd_mm.models.builders import load_model_cfg
 from cankd_mm.ops import Extension, provided, torchvision_kernels
 
-SIZE = (800, 1216)
+SIZE = (480, 736)
 DETECTORS = {
     'RetinaNet R50': 'mmdet::retinanet/retinanet_r50_fpn_2x_coco.py',
     'Faster R-CNN R50': 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_2x_coco.py',

@@ -7,6 +7,8 @@ import pytest
 from cankd_mm import doctor
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.slow
+
 
 def run(*arguments):
     return subprocess.run([sys.executable, *arguments, '-m', 'cankd_mm.doctor'], capture_output=True, text=True)

@@ -12,7 +12,7 @@ from cankd_mm.ops import Extension
 from tests.conftest import needs_torch
 from tests.naive import naive_loss
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, pytest.mark.slow]
 GPU = torch.cuda.is_available()
 DEVICE = 'cuda' if GPU else 'cpu'
 

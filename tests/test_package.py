@@ -14,6 +14,8 @@ from mmengine.fileio import load
 from cankd_mm import cli, package
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope='module')
 def environment(tmp_path_factory):

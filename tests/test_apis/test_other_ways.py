@@ -17,6 +17,8 @@ from cankd_mm.models.builders import load_model_cfg
 from cankd_mm.runs import read_scalars
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.slow
+
 SINGLE_TEACHER = """
 _base_ = '{student}'
 model = dict(

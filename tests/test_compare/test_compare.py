@@ -16,6 +16,8 @@ from cankd_mm.compare.run import _blocks
 from cankd_mm.errors import SetupError
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.slow
+
 METHODS = sorted((ROOT / 'configs' / 'methods').glob('*.py')) + sorted(
     (ROOT / 'configs/methods/ablations').glob('*.py')
 )

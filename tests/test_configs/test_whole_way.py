@@ -16,6 +16,8 @@ from cankd_mm.models.algorithms import feature_distill
 from tests.test_configs.small import make_data, shrink
 from tests.test_configs.test_recipes import PAIRS
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope='module')
 def data(tmp_path_factory):

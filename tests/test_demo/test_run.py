@@ -11,6 +11,8 @@ from cankd_mm.demo.scenes import Scene
 from cankd_mm.errors import SetupError
 from cankd_mm.runs import Job, run_jobs
 
+pytestmark = pytest.mark.slow
+
 
 def test_plan_trains_teachers_before_their_students(tmp_path):
     for task in TASKS:

@@ -12,6 +12,8 @@ import torch
 
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.slow
+
 
 def torchrun(processes, *command, timeout=240):
     launch = [sys.executable, '-W', 'ignore', '-m', 'torch.distributed.run', '--standalone']

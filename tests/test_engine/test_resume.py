@@ -21,6 +21,8 @@ from cankd_mm.errors import SetupError
 from cankd_mm.models.builders import build_model, load_model_cfg
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.slow
+
 
 class Interruption(Exception):
     pass

@@ -10,6 +10,8 @@ from mmengine.utils import get_installed_path
 
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.slow
+
 MENDED = "import cankd_mm, runpy, sys; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
 
 

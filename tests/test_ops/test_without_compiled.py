@@ -14,6 +14,8 @@ from cankd_mm.ops import PLAIN
 from cankd_mm.runs import read_scalars
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope='module')
 def environment(tmp_path_factory):

@@ -14,6 +14,8 @@ from cankd_mm.reproduce.rows import Model, Row
 from tests.conftest import ROOT
 from tests.test_configs.small import make_data, shrink
 
+pytestmark = pytest.mark.slow
+
 METRICS = dict(detection='box AP', segmentation='mIoU')
 
 

@@ -18,6 +18,8 @@ import torch
 from cankd_mm.runs import last_checkpoint, read_scalars
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.slow
+
 
 def call(*words):
     environment = dict(os.environ, GRES='', GPUS='2', CPUS_PER_TASK='1', CUDA_VISIBLE_DEVICES='', OMP_NUM_THREADS='1')
