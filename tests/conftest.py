@@ -2,6 +2,7 @@ import gc
 import os
 import warnings
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -10,6 +11,8 @@ from packaging.version import parse
 # Before anything imports it: several test processes on few cores are slower with many threads.
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 warnings.filterwarnings('ignore')
+
+from mmengine.logging import MMLogger  # noqa: E402
 
 import cankd_mm  # noqa: E402, F401
 
@@ -28,6 +31,8 @@ def needs_torch(version: str, why: str):
 def _seed():
     torch.manual_seed(0)
     yield
+    # Trainings of one config that start in the same second have one logger, which writes where the first of them does.
+    MMLogger._instance_dict.clear()
     gc.collect()  # a runner and its parts refer to each other, and to gigabytes
 
 
@@ -114,6 +119,5 @@ def _unformatted_configs():
     """Write configs as they are: to lay one out nicely takes longer than to train two iterations."""
     from mmengine.config import config
 
-    before, config.FormatCode = config.FormatCode, lambda text, **kwargs: (text, True)
-    yield
-    config.FormatCode = before
+    with patch.object(config, 'FormatCode', lambda text, **kwargs: (text, True), create=True):
+        yield

@@ -6,7 +6,7 @@ import pytest
 from mmengine.config import Config
 from mmengine.fileio import load
 
-from benchmarks import growth, loss, step
+from benchmarks import growth, loss, operators, step
 from cankd_mm.compare import results_table
 from cankd_mm.compare.report import blocks_table
 from cankd_mm.demo import report
@@ -46,6 +46,8 @@ def test_benchmarks_are_those_that_were_measured():
     for module, key in ((loss, 'results'), (growth, 'curves'), (step, 'results')):
         name = module.__name__.split('.')[-1]
         assert module.table(load(str(ROOT / 'docs' / 'results' / f'benchmark_{name}.json'))[key]) in text
+    for path in (ROOT / 'docs' / 'results').glob('benchmark_operators*.json'):
+        assert operators.table(load(str(path))['results']) in text
 
 
 def test_pair_in_ten_lines_is_the_one_that_ships(tmp_path):
