@@ -13,6 +13,7 @@ os.environ.setdefault('OMP_NUM_THREADS', '1')
 warnings.filterwarnings('ignore')
 
 from mmengine.logging import MMLogger  # noqa: E402
+from mmengine.runner import Runner  # noqa: E402
 
 import cankd_mm  # noqa: E402, F401
 
@@ -31,8 +32,6 @@ def needs_torch(version: str, why: str):
 def _seed():
     torch.manual_seed(0)
     yield
-    # Trainings of one config that start in the same second have one logger, which writes where the first of them does.
-    MMLogger._instance_dict.clear()
     gc.collect()  # a runner and its parts refer to each other, and to gigabytes
 
 
@@ -112,6 +111,19 @@ def pairs(write_config, tmp_path_factory):
         Config.fromfile(str(pair))
         found[task] = pair
     return found
+
+
+@pytest.fixture(autouse=True, scope='session')
+def _loggers_of_their_own():
+    """Trainings of one config that start in the same second have one logger, which writes where the first one does."""
+    original = Runner.build_logger
+
+    def build_logger(self, *args, **kwargs):
+        MMLogger._instance_dict.pop(self.experiment_name, None)
+        return original(self, *args, **kwargs)
+
+    with patch.object(Runner, 'build_logger', build_logger):
+        yield
 
 
 @pytest.fixture(autouse=True, scope='session')
