@@ -10,6 +10,7 @@ import importlib.util
 import os
 import sys
 import types
+from importlib import metadata
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import List, NoReturn, Optional, Union
@@ -275,12 +276,23 @@ def mend_operators() -> bool:
     return provide()
 
 
+def _is_distributed(name: str) -> bool:
+    try:
+        metadata.distribution(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
 def mend_config_paths() -> bool:
     """Let a config name this package's configs as those of MMEngine's sister packages.
 
     ``_base_ = 'cankd_mm::_base_/cankd_fpn.py'`` is the file of that name in this package. What comes from a package
     named so is looked up in a scope of its name; this one registers its components where MMRazor has its own, and its
     configs name what MMDetection and MMSegmentation register. They are read as files, without a scope.
+
+    A sister package whose distribution has another name than in MMEngine's table, as that of the maintained fork's
+    MMSegmentation, is found by its import name.
 
     Returns:
         bool: Whether anything had to be mended.
@@ -291,6 +303,9 @@ def mend_config_paths() -> bool:
     if 'cankd_mm' in MODULE2PACKAGE:
         return False
     MODULE2PACKAGE['cankd_mm'] = 'cankd_mm'  # for mmengine.hub
+    for module, distribution in list(MODULE2PACKAGE.items()):
+        if module != distribution and importlib.util.find_spec(module) and not _is_distributed(distribution):
+            MODULE2PACKAGE[module] = module
     original = Config._get_cfg_path
 
     def _get_cfg_path(cfg_path: str, filename: str):

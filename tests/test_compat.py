@@ -35,6 +35,20 @@ def test_mmrazor_imports_beside_the_mmcv_of_the_fork(monkeypatch):
     assert importlib.import_module('mmrazor').__version__ == '1.0.0'
 
 
+def test_a_sister_package_is_found_by_its_import_name(monkeypatch):
+    """That of the maintained fork's MMSegmentation is called onedl-mmsegmentation."""
+    from mmengine.config import Config
+    from mmengine.config.utils import MODULE2PACKAGE
+
+    monkeypatch.setattr(Config, '_get_cfg_path', staticmethod(Config._get_cfg_path))  # put back afterwards
+    monkeypatch.setitem(MODULE2PACKAGE, 'mmseg', 'mmsegmentation')
+    monkeypatch.delitem(MODULE2PACKAGE, 'cankd_mm')
+    monkeypatch.setattr(compat, '_is_distributed', lambda name: name != 'mmsegmentation')
+    assert compat.mend_config_paths() and MODULE2PACKAGE['mmseg'] == 'mmseg'
+    path, scope = Config._get_cfg_path('mmseg::_base_/models/fpn_r50.py', '')
+    assert path.endswith('mmseg/.mim/configs/_base_/models/fpn_r50.py') and scope == 'mmseg'
+
+
 def test_mending_twice_changes_nothing():
     assert not any('quantization' in line for line in compat.mend())
 
