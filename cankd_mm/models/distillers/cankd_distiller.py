@@ -1,6 +1,6 @@
 import inspect
 from difflib import get_close_matches
-from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Dict, List, Optional, Sequence, Tuple
 
 from mmengine.logging import print_log
 from mmengine.model import BaseModel
@@ -10,10 +10,8 @@ from mmrazor.registry import MODELS
 from torch import nn
 
 from cankd_mm.errors import SetupError
-from cankd_mm.models.distillers.probe import probe_shapes
-
-Shape = Tuple[int, ...]
-Levels = Optional[Union[int, Sequence[int]]]
+from cankd_mm.models.distillers.levels import Levels, pair_levels
+from cankd_mm.models.distillers.probe import Features, probe
 
 _LONG_FORM = ('student_recorders', 'teacher_recorders', 'connectors', 'distill_losses', 'loss_forward_mappings')
 
@@ -36,23 +34,24 @@ class CanKDDistiller(ConfigurableDistiller):
         source (str, optional): The module whose output is distilled, as in ``model.named_modules()``:
             ``'neck'``, ``'backbone.layer4'``. Defaults to None, the long form alone.
         levels (int | Sequence[int], optional): How many of the source's outputs are distilled, counted from the
-            first, or which ones, counted from 0. Defaults to None, all of them.
+            first, or which ones, counted from 0, or from -1 for the last. Defaults to None, all of which the teacher
+            has one of the same stride.
         loss (dict, optional): Config of the loss, of which every level gets its own. Any loss of MMRazor that takes a
             student's and a teacher's feature will do. Channel counts are filled in.
         connector (dict, optional): Config of a connector of MMRazor that the student's feature of every level goes
             through, such as ``dict(type='MGDConnector', lambda_mgd=0.65)``. Channel counts are filled in. Defaults to
             None, a 1x1 convolution where the channels differ.
         teacher_source (str, optional): The teacher's module, where it differs from ``source``. Defaults to None.
-        teacher_levels (int | Sequence[int], optional): The teacher's levels, where they differ from ``levels``, in
-            the same order. Defaults to None.
+        teacher_levels (int | Sequence[int], optional): The teacher's levels, in the same order. Defaults to None, those
+            of the same strides as the student's; where no stride is the same and the loss resizes, of the same numbers.
         image_size (Sequence[int], optional): Height and width of the image that both models are shown to find shapes,
             for models that take no small one. Defaults to None, found by itself.
         **long_form: The arguments of :class:`mmrazor.models.ConfigurableDistiller`.
 
     Raises:
-        SetupError: If the source or a level does not exist, if the sizes of a level differ and the loss does not
-            resize, or if the loss is not registered. The message names the feature, the level and both shapes, or the
-            nearest names.
+        SetupError: If the source or a level does not exist, if the strides of a level differ and the loss does not
+            resize, or if the loss is not registered. The message names the strides of both, and the setting that would
+            do, or the nearest names.
 
     Examples:
         >>> # The first four levels of a feature pyramid.
@@ -101,7 +100,7 @@ class CanKDDistiller(ConfigurableDistiller):
         self.source = source
         self.teacher_source = teacher_source or source
         self.levels = levels
-        self.teacher_levels = levels if teacher_levels is None else teacher_levels
+        self.teacher_levels = teacher_levels
         self.image_size = image_size
         self.loss = loss
         self.connector = connector
@@ -113,7 +112,8 @@ class CanKDDistiller(ConfigurableDistiller):
             model (BaseModel): The student.
         """
         if self._short_form:
-            self._student_shapes = probe_shapes(model, self.source, 'student', self.image_size, training=True)
+            self._student_features = self._probe_student(model)
+            self._student = lambda: model  # no part of the module tree, of which the distiller is one
             recorders = {self.source: dict(type='ModuleOutputs', source=self.source)}
             self.student_recorders = RecorderManager({**recorders, **self._given['student_recorders']})
         super().prepare_from_student(model)
@@ -125,11 +125,18 @@ class CanKDDistiller(ConfigurableDistiller):
             model (nn.Module): The teacher. The student has to be prepared first.
         """
         if self._short_form:
-            shapes = probe_shapes(model, self.teacher_source, 'teacher', self.image_size)
+            student = self._student_features
+            features = probe(model, self.teacher_source, 'teacher', self.image_size, first_size=student.image)
+            if features.image != student.image:  # strides are compared on one image
+                student = self._probe_student(self._student(), features.image)
+            del self._student
             recorders = {self.teacher_source: dict(type='ModuleOutputs', source=self.teacher_source)}
             self.teacher_recorders = RecorderManager({**recorders, **self._given['teacher_recorders']})
-            self._build_expanded(self._student_shapes, shapes)
+            self._build_expanded(student, features)
         super().prepare_from_teacher(model)
+
+    def _probe_student(self, model: BaseModel, first_size: Optional[Sequence[int]] = None) -> Features:
+        return probe(model, self.source, 'student', self.image_size, training=True, first_size=first_size)
 
     def compute_distill_losses(self) -> Dict:
         """Compute the losses of the recorded features, and let go of the features.
@@ -143,27 +150,13 @@ class CanKDDistiller(ConfigurableDistiller):
                 recorder.reset_data_buffer()
         return losses
 
-    def _build_expanded(
-        self, student_shapes: Union[Shape, List[Shape]], teacher_shapes: Union[Shape, List[Shape]]
-    ) -> None:
+    def _build_expanded(self, student_features: Features, teacher_features: Features) -> None:
         """Build connectors, losses and mappings of the short form merged with what was given explicitly."""
-        student_levels = _select('student', self.source, self.levels, student_shapes)
-        teacher_levels = _select('teacher', self.teacher_source, self.teacher_levels, teacher_shapes)
-        if len(student_levels) != len(teacher_levels):
-            raise SetupError(
-                f'CanKDDistiller would pair {len(student_levels)} levels of the student with {len(teacher_levels)} of '
-                'the teacher: give levels and teacher_levels of one length.'
-            )
+        # CanKDLoss calls the option `resize`, PKDLoss `resize_stu`.
+        resizes = any(self.loss.get(option) is not None for option in ('resize', 'resize_stu'))
+        pairs = pair_levels(student_features, teacher_features, self.levels, self.teacher_levels, resizes)
         connectors, losses, mappings = {}, {}, {}
-        for student, teacher in zip(student_levels, teacher_levels):
-            # CanKDLoss calls the option `resize`, PKDLoss `resize_stu`.
-            resizes = any(self.loss.get(option) is not None for option in ('resize', 'resize_stu'))
-            if student.shape[2:] != teacher.shape[2:] and not resizes:
-                raise SetupError(
-                    f'{student} and {teacher} differ in height and width on the same image: pair levels of one size '
-                    "with levels and teacher_levels, or have the loss resize one (CanKDLoss with resize='student', "
-                    'PKDLoss with resize_stu=True).'
-                )
+        for student, teacher in pairs:
             name = f'loss_{student.source.replace(".", "_")}_{student.index or 0}'
             in_channel, out_channel = student.shape[1], teacher.shape[1]
             if self.connector is not None or in_channel != out_channel:
@@ -183,40 +176,6 @@ class CanKDDistiller(ConfigurableDistiller):
         self._check_loss_forward_mappings(
             self.distill_losses, self.loss_forward_mappings, self.student_recorders, self.teacher_recorders
         )
-
-
-class _Level(NamedTuple):
-    """One recorded feature; ``index`` is None where the source gives a single one."""
-
-    whose: str
-    source: str
-    index: Optional[int]
-    shape: Shape
-
-    def __str__(self) -> str:
-        level = '' if self.index is None else f'level {self.index} of '
-        return f"{level}the {self.whose}'s {self.source!r} {self.shape}"
-
-
-def _select(whose: str, source: str, levels: Levels, shapes: Union[Shape, List[Shape]]) -> List[_Level]:
-    """List the levels asked for."""
-    indices = range(levels) if isinstance(levels, int) else levels
-    if isinstance(shapes, tuple):
-        if indices is not None and list(indices) != [0]:
-            raise SetupError(
-                f"The {whose}'s {source!r} gives a single feature map and levels={levels!r} asks for others: leave "
-                'levels out, or give the level of the other model alone and [0] for this one.'
-            )
-        return [_Level(whose, source, None, shapes)]
-    indices = list(range(len(shapes)) if indices is None else indices)
-    for index in indices:
-        if not 0 <= index < len(shapes):
-            raise SetupError(
-                f"The {whose}'s {source!r} has no level {index}: it gives {len(shapes)} levels, 0 to {len(shapes) - 1}."
-            )
-    if not indices or len(set(indices)) < len(indices):
-        raise SetupError(f"levels={levels!r} of the {whose}'s {source!r} must name at least one level, and none twice.")
-    return [_Level(whose, source, index, shapes[index]) for index in indices]
 
 
 def _complete(what: str, cfg: dict, student_channels: int, teacher_channels: int) -> Tuple[dict, List[str]]:

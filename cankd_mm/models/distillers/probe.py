@@ -1,7 +1,7 @@
 """What a model's modules give, found by one tiny forward pass."""
 
 from contextlib import contextmanager, suppress
-from typing import Iterator, List, Optional, Sequence, Tuple, Union
+from typing import Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -16,10 +16,28 @@ PROBE_SIZES = ((128, 192), (256, 384), (512, 512))
 Shape = Tuple[int, ...]
 
 
-def probe_shapes(
-    model: nn.Module, source: str, whose: str, image_size: Optional[Sequence[int]] = None, training: bool = False
-) -> Union[Shape, List[Shape]]:
-    """Find the shape of what a module gives, by a forward pass of one image.
+class Features(NamedTuple):
+    """What a module gives for an image of height and width ``image``: feature maps ``(1, C, H, W)``.
+
+    ``single`` tells a map from a sequence of one.
+    """
+
+    whose: str
+    source: str
+    image: Tuple[int, int]
+    shapes: List[Shape]
+    single: bool
+
+
+def probe(
+    model: nn.Module,
+    source: str,
+    whose: str,
+    image_size: Optional[Sequence[int]] = None,
+    training: bool = False,
+    first_size: Optional[Sequence[int]] = None,
+) -> Features:
+    """Find the shapes of what a module gives, by a forward pass of one image.
 
     The image has the channels that the data preprocessor normalizes, and 128x192 pixels, or what the model's config
     names, or more, the first that the model takes. The pass runs ``model.extract_feat``, or where that does not run the
@@ -32,9 +50,10 @@ def probe_shapes(
         image_size (Sequence[int], optional): Height and width of the image. Defaults to None, found as above.
         training (bool): Whether the model is looked at in training mode, in which some give other features. Defaults to
             False.
+        first_size (Sequence[int], optional): Height and width to try before those. Defaults to None.
 
     Returns:
-        tuple[int] | list[tuple[int]]: The shape ``(1, C, H, W)`` of the feature, or one shape per level.
+        Features: The shapes, and the size of the image.
 
     Raises:
         SetupError: If there is no such module, if it is not run, or more than once, or if it gives no feature map.
@@ -49,8 +68,10 @@ def probe_shapes(
     handle = module.register_forward_hook(lambda module, args, output: outputs.append(output))
     try:
         # Batch norm in training mode wants more than one value, which a map of one pixel of one image is.
-        images = _run(model, outputs, image_size, images=2, training=True) if training else None
-        images = images or _run(model, outputs, image_size, images=1, training=False, whose=whose)
+        sizes = [tuple(image_size)] if image_size else [*_sizes(model, first_size)]
+        size, images = _run(model, outputs, sizes, images=2, training=True) if training else None, 2
+        if size is None:
+            size, images = _run(model, outputs, sizes, images=1, training=False, whose=whose), 1
     finally:
         handle.remove()
     if not outputs:
@@ -75,24 +96,22 @@ def probe_shapes(
             f"The {whose}'s {source!r} gives {len(features[0])} feature maps for {images} images while it trains: "
             'distill from a module before that, which gives one for each.'
         )
-    shapes = [(1, *f.shape[1:]) for f in features]
-    return shapes[0] if isinstance(output, Tensor) else shapes
+    return Features(whose, source, size, [(1, *f.shape[1:]) for f in features], isinstance(output, Tensor))
 
 
 def _run(
     model: nn.Module,
     outputs: list,
-    image_size: Optional[Sequence[int]],
+    sizes: List[Tuple[int, int]],
     images: int,
     training: bool,
     whose: Optional[str] = None,
-) -> Optional[int]:
+) -> Optional[Tuple[int, int]]:
     """Show a model images of the first size that it takes.
 
-    Returns how many; None where it takes none, which is an error of what is named.
+    Returns the size; None where it takes none, which is an error of what is named.
     """
     weight = next(model.parameters())
-    sizes = [tuple(image_size)] if image_size else [PROBE_SIZES[0], *_configured_sizes(model), *PROBE_SIZES[1:]]
     reason = ''
     for size in sizes:
         outputs.clear()
@@ -103,7 +122,7 @@ def _run(
                 if not outputs:
                     with suppress(TypeError, AttributeError):
                         model(batch, mode='tensor')
-                return images
+                return size
             except Exception as e:  # whatever a model makes of an image that it is not for
                 reason = reason or f'{type(e).__name__}: {reason_of(e)}'
     if whose is not None:
@@ -123,6 +142,15 @@ def _channels(model: nn.Module) -> int:
     convolution = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
     # A stem that takes the image apart has a multiple of three.
     return 3 if convolution is None or convolution.in_channels % 3 == 0 else convolution.in_channels
+
+
+def _sizes(model: nn.Module, first_size: Optional[Sequence[int]]) -> Iterator[Tuple[int, int]]:
+    """Image sizes to try."""
+    if first_size is not None:
+        yield tuple(first_size)
+    yield PROBE_SIZES[0]
+    yield from _configured_sizes(model)
+    yield from PROBE_SIZES[1:]
 
 
 def _configured_sizes(model: nn.Module) -> Iterator[Tuple[int, int]]:

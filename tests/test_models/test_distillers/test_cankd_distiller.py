@@ -11,10 +11,10 @@ from cankd_mm.models import CanKDLoss
 class Net(nn.Module):
     """A detector's skeleton: a backbone of two stages and a neck with two levels."""
 
-    def __init__(self, width=4, levels=2, stride=2):
+    def __init__(self, width=4, levels=2, stride=2, dilated=False):
         super().__init__()
         self.backbone = nn.Sequential(nn.Conv2d(3, width, 3, stride, 1), nn.BatchNorm2d(width))
-        self.neck = Neck(width, levels)
+        self.neck = Neck(width, levels, dilated)
         self.bbox_head = nn.Conv2d(width, 1, 1)
 
     def extract_feat(self, inputs):
@@ -22,12 +22,13 @@ class Net(nn.Module):
 
 
 class Neck(nn.Module):
-    def __init__(self, width, levels):
+    def __init__(self, width, levels, dilated):
         super().__init__()
+        self.step = 1 if dilated else 2
         self.convs = nn.ModuleList([nn.Conv2d(width, width, 1) for _ in range(levels)])
 
     def forward(self, x):
-        return tuple(conv(x)[..., :: 2**i, :: 2**i].contiguous() for i, conv in enumerate(self.convs))
+        return tuple(conv(x)[..., :: self.step**i, :: self.step**i].contiguous() for i, conv in enumerate(self.convs))
 
 
 def build(student, teacher, **cfg):
@@ -114,6 +115,57 @@ def test_other_teacher_source_and_levels():
     assert list(losses_of(distiller, student, teacher, IMAGE)) == ['loss_neck_1']
 
 
+def pairs_of(distiller):
+    """The numbers of the levels of student and teacher that are compared."""
+    mappings = distiller.loss_forward_mappings.values()
+    return [tuple(record['data_idx'] for record in mapping.values()) for mapping in mappings]
+
+
+@pytest.mark.parametrize(
+    'student, teacher, cfg, pairs',
+    [
+        (Net(4, 3, stride=4), Net(4, 3, stride=2), {}, [(0, 1), (1, 2)]),
+        (Net(4, 3, stride=2), Net(4, 3, stride=4), {}, [(1, 0), (2, 1)]),
+        (Net(4, 3, stride=4), Net(4, 5, stride=2), dict(levels=2), [(0, 1), (1, 2)]),
+        (Net(4, 2, stride=4), Net(4, 5, stride=2), dict(levels=[-1]), [(1, 2)]),
+        (Net(4, 3), Net(4, 3), dict(levels=[-1, 0]), [(2, 2), (0, 0)]),
+        (Net(4, 2), Net(4, 4), dict(teacher_levels=2), [(0, 0), (1, 1)]),
+        # several levels of one size, as of a dilated backbone: those of one number, then the deepest
+        (Net(4, 3, dilated=True), Net(4, 3, dilated=True), {}, [(0, 0), (1, 1), (2, 2)]),
+        (Net(4, 1), Net(4, 3, dilated=True), {}, [(0, 0)]),
+        (Net(4, 3, dilated=True), Net(4, 2), {}, [(0, 0)]),
+        (Net(4, 3, dilated=True), Net(4, 2), dict(levels=[2]), [(2, 0)]),
+        # a loss that resizes pairs equal strides where there are some, and otherwise equal numbers
+        (
+            Net(4, 3, stride=4),
+            Net(4, 3, stride=2),
+            dict(loss=dict(type='CanKDLoss', resize='student')),
+            [(0, 1), (1, 2)],
+        ),
+        (
+            Net(4, 2, stride=3),
+            Net(4, 2, stride=2),
+            dict(loss=dict(type='CanKDLoss', resize='teacher')),
+            [(0, 0), (1, 1)],
+        ),
+    ],
+)
+def test_levels_of_equal_stride_are_pairs(student, teacher, cfg, pairs):
+    distiller = build(student, teacher, **{'source': 'neck', 'loss': LOSS, **cfg})
+    assert pairs_of(distiller) == pairs
+    assert all(value > 0 for value in losses_of(distiller, student, teacher, torch.randn(2, 3, 48, 96)).values())
+
+
+def test_strides_are_compared_on_an_image_that_both_models_take():
+    """The teacher takes none as small as that on which the student's shapes are found first."""
+    student, teacher = Net(4, 3, stride=4), Net(4, 3, stride=2)
+    take = teacher.extract_feat
+    teacher.extract_feat = lambda image: take(image) if image.shape[2] > 200 else image.fails
+    distiller = build(student, teacher, source='neck', loss=LOSS)
+    assert pairs_of(distiller) == [(0, 1), (1, 2)]
+    assert not any('student' in name for name in vars(distiller) if callable(vars(distiller)[name]))
+
+
 def test_losses_of_mmrazor():
     student, teacher = Net(4), Net(6)
     for loss in ('PKDLoss', 'L2Loss', 'ChannelWiseDivergence'):
@@ -126,7 +178,8 @@ def test_losses_of_mmrazor():
 )
 def test_sizes_that_differ_are_resized_where_the_loss_is_told_to(loss):
     student, teacher = Net(4, stride=2), Net(6, stride=1)
-    values = losses_of(build(student, teacher, source='neck', loss=loss), student, teacher, IMAGE)
+    distiller = build(student, teacher, source='neck', levels=2, teacher_levels=2, loss=loss)
+    values = losses_of(distiller, student, teacher, IMAGE)
     assert len(values) == 2 and all(v.isfinite() and v > 0 for v in values.values())
 
 
@@ -178,13 +231,15 @@ def test_probing_leaves_the_model_as_it_was():
         (dict(source='neck', teacher_source='fpn_neck'), r"teacher Net has no module 'fpn_neck'"),
         (dict(source='bbox_head'), r"'bbox_head' is not run by extract_feat .*, nor by a head"),
         (dict(source='neck', levels=4), r"student's 'neck' has no level 2: it gives 2 levels, 0 to 1"),
-        (dict(source='neck', levels=[-1]), r'no level -1'),
+        (dict(source='neck', levels=[-3]), r'no level -3: it gives 2 levels, 0 to 1; leave levels out for all'),
+        (dict(source='neck', levels=[1, -1]), r'none twice'),
         (dict(source='neck', levels=[]), r'at least one level'),
         (dict(source='neck', levels=[0, 0]), r'none twice'),
         (dict(source='backbone', levels=2), r'single feature map'),
         (
             dict(source='neck', levels=[0], teacher_levels=[1]),
-            r"level 0 of the student's 'neck' \(1, 4, 64, 96\) and le",
+            r"level 0 of the student's 'neck' \(1, 4, 64, 96\) and level 1 .* differ in .* the student has strides "
+            r'2, 4, the teacher 2, 4; set levels=\[0, 1\] and leave teacher_levels out',
         ),
         (dict(source='neck', levels=[0, 1], teacher_levels=[1]), r'levels of one length|one length'),
         (dict(source='neck', loss=dict(type='CanKDLos')), r"'CanKDLos' is not registered; did you mean 'CanKDLoss'"),
@@ -197,4 +252,28 @@ def test_probing_leaves_the_model_as_it_was():
 def test_mistakes_are_one_clear_sentence(cfg, words):
     with pytest.raises(SetupError, match=words) as error:
         build(Net(4), Net(4), **{'loss': LOSS if cfg.get('source') else None, **cfg})
+    assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    'student, teacher, cfg, words',
+    [
+        (
+            Net(4, 2, stride=3),
+            Net(4, 2),
+            {},
+            r'have no stride in common: the student has strides .*, the teacher 2, 4; name',
+        ),
+        (
+            Net(4, 3, stride=4),
+            Net(4, 3, stride=2),
+            dict(levels=3),
+            r"no level of the stride of level 2 of the student's 'neck' .*: the student has strides 4, 8, 16, the "
+            r'teacher 2, 4, 8; set levels=\[0, 1\] and leave teacher_levels out, which pairs equal strides',
+        ),
+    ],
+)
+def test_message_names_the_levels_that_would_fit(student, teacher, cfg, words):
+    with pytest.raises(SetupError, match=words) as error:
+        build(student, teacher, source='neck', loss=LOSS, **cfg)
     assert '\n' not in str(error.value)

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from cankd_mm.errors import SetupError
-from cankd_mm.models.distillers.probe import probe_shapes
+from cankd_mm.models.distillers.probe import probe
 
 
 class Net(nn.Module):
@@ -95,19 +95,26 @@ class Preprocessor(nn.Module):
 )
 @pytest.mark.parametrize('training', [False, True])
 def test_images_are_what_the_model_takes(net, shape, training):
-    assert probe_shapes(net, 'backbone', 'student', training=training) == shape
+    features = probe(net, 'backbone', 'student', training=training)
+    assert features.single and features.shapes == [shape]
 
 
 def test_size_that_is_given_is_taken():
-    assert probe_shapes(Net(nn.Conv2d(3, 8, 1)), 'backbone', 'student', (48, 64)) == (1, 8, 48, 64)
+    features = probe(Net(nn.Conv2d(3, 8, 1)), 'backbone', 'student', (48, 64))
+    assert features.shapes == [(1, 8, 48, 64)] and features.image == (48, 64)
+
+
+def test_size_of_the_other_model_goes_first_where_it_is_taken():
+    assert probe(Net(nn.Conv2d(3, 8, 1)), 'backbone', 'teacher', first_size=(48, 64)).image == (48, 64)
+    assert probe(Net(Fixed(160)), 'backbone', 'teacher', first_size=(48, 64)).image == (160, 160)
 
 
 def test_student_is_looked_at_while_it_trains_and_left_as_it_was():
     net = Net(Branches()).eval()
     before = {key: value.clone() for key, value in net.state_dict().items()}
     generator = torch.get_rng_state()
-    assert probe_shapes(net, 'backbone', 'student', training=True) == [(1, 8, 32, 48)] * 2
-    assert probe_shapes(net, 'backbone', 'teacher') == (1, 8, 32, 48)
+    assert probe(net, 'backbone', 'student', training=True).shapes == [(1, 8, 32, 48)] * 2
+    assert probe(net, 'backbone', 'teacher').single
     torch.testing.assert_close(net.state_dict(), before, rtol=0, atol=0)
     assert not net.training and torch.equal(torch.get_rng_state(), generator)
 
@@ -121,5 +128,5 @@ def test_student_is_looked_at_while_it_trains_and_left_as_it_was():
 )
 def test_mistakes_are_one_clear_sentence(net, words):
     with pytest.raises(SetupError, match=words) as error:
-        probe_shapes(net, 'backbone', 'student', training=True)
+        probe(net, 'backbone', 'student', training=True)
     assert '\n' not in str(error.value)
