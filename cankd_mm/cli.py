@@ -94,6 +94,30 @@ def export(parser: argparse.ArgumentParser) -> Run:
     return run
 
 
+def pair(parser: argparse.ArgumentParser) -> Run:
+    """Write the config of a teacher-student pair, and say what was chosen and why."""
+    models = 'name of a zoo model, config file, or package::path'
+    parser.add_argument('teacher', help=models)
+    parser.add_argument('student', help='the same of the student')
+    parser.add_argument('--teacher-ckpt', metavar='PTH', help="the teacher's checkpoint, where it is no zoo model's")
+    parser.add_argument('--data', metavar='CONFIG', help='config of the data set to train on, where it is another')
+    parser.add_argument('--out', metavar='FILE', help='defaults to cankd_TEACHER_STUDENT.py')
+    parser.add_argument('--check', action='store_true', help='look at all that its training would use, too')
+
+    def run(teacher, student, teacher_ckpt, data, out, check) -> None:
+        from cankd_mm.apis import train
+        from cankd_mm.pair import write_pair
+
+        out = out or f'cankd_{Path(teacher).stem}_{Path(student).stem}.py'.replace(':', '-')
+        with _without_log():
+            lines = write_pair(teacher, student, out, teacher_ckpt, data)
+        _say('\n'.join([*lines, '', Path(out).read_text(encoding='utf-8')]))
+        if check:
+            train(out, check=True)
+
+    return run
+
+
 def compare(parser: argparse.ArgumentParser) -> Run:
     """Train a pair alone, with CanKD and with other methods over several seeds, and write one table."""
     parser.add_argument('pair', help='config of a pair; or the results.json of a comparison, to lay it out again')
@@ -228,6 +252,7 @@ COMMANDS = {
     test: 'evaluate a student, a teacher, or a plain model',
     export: 'write a student for the plain library',
     check: 'look at a training before it starts',
+    pair: 'write the config of a pair of your own',
     compare: 'compare CanKD with other methods on a pair',
     reproduce: "reproduce a row of the paper's tables",
     results: "put all runs beside the paper's figures",
@@ -339,6 +364,21 @@ def _with_local_rank(arguments: dict) -> dict:
     """Set the local rank that the launcher gave, which is no argument of what runs."""
     os.environ.setdefault('LOCAL_RANK', str(arguments.pop('local_rank')))
     return arguments
+
+
+@contextmanager
+def _without_log() -> Iterator[None]:
+    """Leave out what the libraries say while they build a model that is only looked at."""
+    import logging
+
+    before = logging.root.manager.disable
+    logging.disable(logging.INFO)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            yield
+    finally:
+        logging.disable(before)
 
 
 @contextmanager

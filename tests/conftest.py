@@ -1,5 +1,6 @@
 import gc
 import os
+import time
 import warnings
 from pathlib import Path
 from unittest.mock import patch
@@ -8,8 +9,11 @@ import pytest
 import torch
 from packaging.version import parse
 
+ROOT = Path(__file__).parents[1]
 # Before anything imports it: several test processes on few cores are slower with many threads.
 os.environ.setdefault('OMP_NUM_THREADS', '1')
+# Where a process is started, it finds no transformers, which MMEngine and MMDetection would import: two seconds.
+os.environ['PYTHONPATH'] = os.pathsep.join([str(ROOT / 'tests' / 'without'), os.environ.get('PYTHONPATH', '')])
 warnings.filterwarnings('ignore')
 
 from mmengine.logging import MMLogger  # noqa: E402
@@ -20,8 +24,6 @@ import cankd_mm  # noqa: E402, F401
 torch.set_num_threads(1)
 gc.freeze()  # what is imported is not looked through again after every test
 
-ROOT = Path(__file__).parents[1]
-
 
 def needs_torch(version: str, why: str):
     """Mark a test of something that older versions of torch lack."""
@@ -31,8 +33,10 @@ def needs_torch(version: str, why: str):
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+    start = time.monotonic()
     yield
-    gc.collect()  # a runner and its parts refer to each other, and to gigabytes
+    if time.monotonic() - start > 0.5:
+        gc.collect()  # a runner and its parts refer to each other, and to gigabytes
 
 
 @pytest.fixture(autouse=True, scope='session')

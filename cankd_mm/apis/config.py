@@ -30,6 +30,30 @@ def load_config(
     Raises:
         SetupError: If the file is not there, cannot be read, or has no model.
     """
+    cfg = read_config(path, cfg_options)
+    if 'model' not in cfg:
+        raise SetupError(f'The config {path!r} has no model: give a whole config, not a part that others are based on.')
+    cfg.launcher = launcher
+    if work_dir is not None:
+        cfg.work_dir = work_dir
+    elif cfg.get('work_dir') is None:
+        cfg.work_dir = osp.join('./work_dirs', osp.splitext(osp.basename(path))[0])
+    return cfg
+
+
+def read_config(path: str, cfg_options: Optional[dict] = None) -> Config:
+    """Read a config, whole or a part that others are based on.
+
+    Args:
+        path (str): The config file, or ``package::path``.
+        cfg_options (dict, optional): Entries that override the config's. Defaults to None.
+
+    Returns:
+        Config: The config.
+
+    Raises:
+        SetupError: If the file is not there or cannot be read.
+    """
     file = config_file(path)
     if not osp.isfile(file):
         raise SetupError(f'The config {path!r} does not exist: correct the path.')
@@ -40,13 +64,6 @@ def load_config(
     except (SyntaxError, NameError, AttributeError, KeyError, TypeError, RuntimeError) as e:
         kind = type(e).__name__
         raise SetupError(f'The config {path!r} cannot be read ({kind}: {reason_of(e)}): correct that.') from e
-    if 'model' not in cfg:
-        raise SetupError(f'The config {path!r} has no model: give a whole config, not a part that others are based on.')
-    cfg.launcher = launcher
-    if work_dir is not None:
-        cfg.work_dir = work_dir
-    elif cfg.get('work_dir') is None:
-        cfg.work_dir = osp.join('./work_dirs', osp.splitext(osp.basename(path))[0])
     return cfg
 
 

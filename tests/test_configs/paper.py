@@ -3,7 +3,7 @@
 The figures are those that the paper gives, also where the model zoos give others: see ``DIFFERENCES``.
 """
 
-from typing import Dict, NamedTuple, Optional, Tuple
+from typing import Dict, List, NamedTuple, Optional, Tuple, Union
 
 SGD = dict(type='SGD', lr=0.005, momentum=0.9, weight_decay=0.0001)
 ADAMW = dict(type='AdamW', lr=0.0001, weight_decay=0.0001)
@@ -41,7 +41,7 @@ class Row(NamedTuple):
     crop: Optional[Tuple[int, int]] = None
     source: str = 'neck'
     teacher_source: str = 'neck'
-    levels: Optional[int] = 4
+    levels: Union[int, List[int]] = 4
     mu: float = 5.0
     batch: Tuple[int, int] = (2, 2)  # GPUs x images
 
@@ -53,9 +53,9 @@ SEG = dict(
     schedule=POLY_80K,
     scales=CITYSCAPES,
     crop=(512, 1024),
-    source='backbone.layer4',
-    teacher_source='backbone.layer4',
-    levels=None,
+    source='backbone',
+    teacher_source='backbone',
+    levels=[-1],
 )
 
 ROWS = {
@@ -210,7 +210,7 @@ ROWS = {
         CITY.format('deeplabv3/deeplabv3_r101-d8'),
         80.31,
         75.62,
-        **dict(SEG, source='backbone.layer7'),
+        **SEG,
     ),
 }
 

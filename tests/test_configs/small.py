@@ -77,6 +77,8 @@ def offline(model, bert=None):
             model['init_cfg'] = None
         if 'language_model' in model:
             model['language_model']['name'] = bert
+        if 'num_queries' in model:
+            model['num_queries'] = 100  # DINO chooses them among the pixels of all levels, which are few here
     elif isinstance(model, (list, tuple)):
         model = type(model)(offline(value, bert) for value in model)
     return model

@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 from cankd_mm.engine.runner.distill_val_loop import DistillValLoop, count_classes
 from cankd_mm.errors import SetupError
 from cankd_mm.models import FeatureDistill
+from cankd_mm.models.saved import saved_bytes
 from cankd_mm.models.utils import untouched_generators, unwrap
 
 _TINY = 1e-12
@@ -238,17 +239,11 @@ def _one_step(runner: Runner, model: FeatureDistill, batch: dict) -> Iterator[Fi
 def _measuring(name: str, loss: nn.Module, measured: Dict[str, _Measured]) -> Iterator[None]:
     """Note what a loss is given, what it gives and what it keeps for its backward pass."""
     held: Dict[int, int] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        if not isinstance(tensor, nn.Parameter):
-            storage = tensor.untyped_storage()
-            held[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
     saving = ExitStack()  # left in the end, too, where the loss raises
 
     def before(module: nn.Module, args: tuple, kwargs: dict) -> None:
-        saving.enter_context(torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor))
+        nonlocal held
+        held = saving.enter_context(saved_bytes())
 
     def after(module: nn.Module, args: tuple, kwargs: dict, value: Tensor) -> None:
         saving.close()

@@ -1,0 +1,147 @@
+"""Which feature of the student is compared with which of the teacher."""
+
+from typing import List, NamedTuple, Optional, Sequence, Tuple, Union
+
+from cankd_mm.errors import SetupError
+from cankd_mm.models.distillers.probe import Features, Shape
+
+Levels = Optional[Union[int, Sequence[int]]]
+
+
+class Level(NamedTuple):
+    """One recorded feature; ``index`` is None where the source gives a single one, ``stride`` in pixels."""
+
+    whose: str
+    source: str
+    index: Optional[int]
+    shape: Shape
+    stride: float
+
+    def __str__(self) -> str:
+        level = '' if self.index is None else f'level {self.index} of '
+        return f"{level}the {self.whose}'s {self.source!r} {self.shape}"
+
+
+def pair_levels(
+    student: Features, teacher: Features, levels: Levels, teacher_levels: Levels, resizes: bool
+) -> List[Tuple[Level, Level]]:
+    """Pair the levels of a student's source with those of a teacher's.
+
+    What is given is taken as it is. Otherwise levels of equal stride are pairs, which have one height and width on the
+    same image; where no stride is the same and the loss resizes, levels of one number are.
+
+    Args:
+        student (Features): What the student's source gives.
+        teacher (Features): What the teacher's source gives, for an image of the same size.
+        levels (int | Sequence[int], optional): How many levels of the student, counted from the first, or which.
+        teacher_levels (int | Sequence[int], optional): Those of the teacher, in the same order.
+        resizes (bool): Whether the loss takes features of different sizes.
+
+    Returns:
+        list[tuple[Level, Level]]: Student's and teacher's level of every pair.
+
+    Raises:
+        SetupError: If a level does not exist, or if levels cannot be paired. The message lists the strides of both.
+    """
+    ours = select(student, levels)
+    if teacher_levels is not None:
+        theirs = select(teacher, teacher_levels)
+        if len(ours) != len(theirs):
+            raise SetupError(
+                f'CanKDDistiller would pair {len(ours)} levels of the student with {len(theirs)} of the teacher: give '
+                'levels and teacher_levels of one length.'
+            )
+        pairs = list(zip(ours, theirs))
+    else:
+        pairs = _of_equal_stride(ours, teacher, each_once=levels is None)
+        if not pairs and resizes:
+            pairs = list(zip(ours, _of_equal_number(ours, teacher)))
+        if not pairs:
+            raise SetupError(
+                f"The student's {student.source!r} and the teacher's {teacher.source!r} have no stride in common: "
+                f'{_advice(student, teacher)}'
+            )
+        if levels is not None and len(pairs) < len(ours):
+            paired = [level for level, _ in pairs]
+            alone = next(level for level in ours if level not in paired)
+            raise SetupError(f'The teacher has no level of the stride of {alone}: {_advice(student, teacher)}')
+    for ours, theirs in pairs:
+        if ours.shape[2:] != theirs.shape[2:] and not resizes:
+            raise SetupError(
+                f'{ours} and {theirs} differ in height and width on the same image: {_advice(student, teacher)}'
+            )
+    return pairs
+
+
+def _of_equal_stride(ours: List[Level], teacher: Features, each_once: bool = True) -> List[Tuple[Level, Level]]:
+    """Pairs of one size: of the same number where that fits, otherwise with the teacher's deepest."""
+    pairs: List[Tuple[Level, Level]] = []
+    theirs = select(teacher, None)
+    for level in ours:
+        fitting = [other for other in theirs if other.shape[2:] == level.shape[2:]]
+        if each_once:
+            fitting = [other for other in fitting if all(other != taken for _, taken in pairs)]
+        if fitting:
+            pairs.append((level, next((other for other in fitting if other.index == level.index), fitting[-1])))
+    return pairs
+
+
+def _of_equal_number(ours: List[Level], teacher: Features) -> List[Level]:
+    """The teacher's levels of the same numbers; its last one beside a single map."""
+    return select(teacher, [0 if teacher.single else -1 if level.index is None else level.index for level in ours])
+
+
+def select(features: Features, levels: Levels) -> List[Level]:
+    """List levels of a source.
+
+    Args:
+        features (Features): What the source gives.
+        levels (int | Sequence[int], optional): How many, counted from the first, or which; negative numbers count from
+            the last. All where it is None.
+
+    Returns:
+        list[Level]: The levels.
+
+    Raises:
+        SetupError: If one does not exist, or is named twice.
+    """
+    whose, source, count = features.whose, features.source, len(features.shapes)
+    numbers = list(range(count) if levels is None else range(levels) if isinstance(levels, int) else levels)
+    for number in numbers:
+        if not -count <= number < count:
+            gives = f'it gives {count} levels, 0 to {count - 1}' if count > 1 else 'it gives a single feature map'
+            raise SetupError(
+                f"The {whose}'s {source!r} has no level {number}: {gives}; leave levels out for all that both models "
+                'have.'
+            )
+    numbers = [number % count for number in numbers]
+    if not numbers or len(set(numbers)) < len(numbers):
+        raise SetupError(f"levels={levels!r} of the {whose}'s {source!r} must name at least one level, and none twice.")
+    return [
+        Level(
+            whose,
+            source,
+            None if features.single else number,
+            features.shapes[number],
+            features.image[0] / max(features.shapes[number][2], 1),
+        )
+        for number in numbers
+    ]
+
+
+def _advice(student: Features, teacher: Features) -> str:
+    """The strides of both, and the setting that would do."""
+    ours, theirs = select(student, None), select(teacher, None)
+    strides = f'the student has strides {_strides(ours)}, the teacher {_strides(theirs)}'
+    common = _of_equal_stride(ours, teacher)
+    if common:
+        numbers = [level.index or 0 for level, _ in common]
+        return f'{strides}; set levels={numbers} and leave teacher_levels out, which pairs equal strides.'
+    return (
+        f'{strides}; name the level of each to compare, such as levels=[-1], teacher_levels=[-1], and have the loss '
+        "resize one (CanKDLoss with resize='student', PKDLoss with resize_stu=True)."
+    )
+
+
+def _strides(levels: List[Level]) -> str:
+    return ', '.join(f'{level.stride:.3g}' for level in levels)

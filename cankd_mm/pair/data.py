@@ -1,0 +1,149 @@
+"""A student of the zoo on another data set: what of its config has to change."""
+
+from typing import Dict, Iterator, List, Optional, Tuple
+
+from mmengine.config import Config
+from mmengine.registry import DATASETS, init_default_scope
+
+from cankd_mm.apis.config import read_config
+from cankd_mm.errors import SetupError
+from cankd_mm.package import config_file
+
+# What says where a data set lies and what it holds; how it is augmented and loaded stays the student's.
+_WHERE = ('type', 'data_root', 'ann_file', 'data_prefix', 'metainfo')
+_FORM = ('img_suffix', 'seg_map_suffix', 'reduce_zero_label', 'ignore_index')
+_SPLITS = ('train', 'val', 'test')
+_CLASSES = ('num_classes', 'num_things_classes')
+
+
+def data_text(student: str, base: str, data: str) -> str:
+    """Write a student's config on a data set of another config.
+
+    Args:
+        student (str): The student's config: a file, or ``package::path``.
+        base (str): What it is called in ``_base_``.
+        data (str): A config with the dataloaders and evaluators of the data set.
+
+    Returns:
+        str: The config.
+
+    Raises:
+        SetupError: If a config lacks data sets, or has them in a form that cannot be exchanged.
+    """
+    cfg, given = read_config(config_file(student)), read_config(config_file(data))
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    splits = {split: _split(given, split, data) for split in _SPLITS}
+    before = _inner(cfg, 'train', student)[1]
+    common = {key: value for key, value in splits['train'].items() if all(s.get(key) == value for s in splits.values())}
+    lines = [f'_base_ = {base!r}', f'data = dict({_arguments(common)})']
+    for split, found in splits.items():
+        if split == 'test' and found == splits['val']:
+            lines.append('test_dataloader = val_dataloader')
+            continue
+        own = {key: value for key, value in found.items() if key not in common}
+        dataset = f'dict(**data, {_arguments(own)})' if own else 'data'
+        for _ in range(_inner(cfg, split, student)[0]):
+            dataset = f'dict(dataset={dataset})'
+        lines.append(f'{split}_dataloader = dict(dataset={dataset})')
+    lines += _evaluators(cfg, given)
+    old, new = _count(before), _count(splits['train'])
+    if None not in (old, new) and old != new:
+        model = _with_classes(cfg.model.to_dict(), old, new)
+        if model:
+            lines.append(f'model = {_literal(model)}')
+    return '\n'.join(lines) + '\n'
+
+
+def _split(cfg: Config, split: str, path: str) -> dict:
+    _, dataset = _inner(cfg, split, path)
+    return {key: _plain(dataset[key]) for key in (*_WHERE, *_FORM) if dataset.get(key) is not None}
+
+
+def _inner(cfg: Config, split: str, path: str) -> Tuple[int, dict]:
+    """The data set that reads files, and how many others are around it."""
+    dataset, depth = (cfg.get(f'{split}_dataloader') or {}).get('dataset'), 0
+    while dataset and 'dataset' in dataset:
+        dataset, depth = dataset['dataset'], depth + 1
+    if not dataset or 'datasets' in dataset:
+        what = 'joins several data sets in' if dataset else 'has no data set in its'
+        raise SetupError(
+            f'The config {path!r} {what} {split}_dataloader: give one with a single data set for each split.'
+        )
+    return depth, dataset
+
+
+def _evaluators(cfg: Config, given: Config) -> Iterator[str]:
+    if given.get('val_evaluator') is None:
+        return
+    ours, theirs = cfg.get('val_evaluator'), given.val_evaluator
+    if isinstance(ours, dict) and isinstance(theirs, dict) and ours.get('type') == theirs.get('type'):
+        new = {
+            key: value for key, value in theirs.items() if key in ('ann_file', 'iou_metrics') and value != ours.get(key)
+        }
+        text = _literal(_plain(new)) if new else None
+    else:
+        text = (
+            f'dict(_delete_=True, {_arguments(_plain(theirs))})' if isinstance(theirs, dict) else repr(_plain(theirs))
+        )
+    if text is not None:
+        yield f'val_evaluator = {text}'
+        yield 'test_evaluator = val_evaluator'
+
+
+def _count(dataset: dict) -> Optional[int]:
+    """How many classes a data set has: its own, or those of its type."""
+    classes = (dataset.get('metainfo') or {}).get('classes')
+    if classes is None:
+        with DATASETS.switch_scope_and_registry(None) as registry:  # the default scope's
+            kind = registry.get(dataset['type'])
+        classes = getattr(kind, 'METAINFO', {}).get('classes')
+    return None if classes is None else 1 if isinstance(classes, str) else len(classes)
+
+
+def _with_classes(cfg: dict, old: int, new: int) -> dict:
+    """What has to change in a model's config for another number of classes."""
+    changes: Dict[str, object] = {}
+    for key, value in cfg.items():
+        if key in _CLASSES and value == old:
+            changes[key] = new
+        elif key == 'class_weight' and isinstance(value, (list, tuple)) and len(value) in (old, old + 1):
+            changes[key] = [value[0]] * new + list(value[old:])
+        elif isinstance(value, dict):
+            inside = _with_classes(value, old, new)
+            changes.update({key: inside} if inside else {})
+        elif isinstance(value, (list, tuple)) and any(
+            isinstance(v, dict) and _with_classes(v, old, new) for v in value
+        ):
+            # A list in a config replaces the one that it is based on.
+            changes[key] = [_merged(v, _with_classes(v, old, new)) for v in value]
+    return changes
+
+
+def _merged(cfg: dict, changes: dict) -> dict:
+    merged = Config(dict(part=cfg))
+    merged.merge_from_dict(dict(part=changes))
+    return merged.part.to_dict()
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _plain(v) for key, v in value.items()}
+    return type(value)(map(_plain, value)) if isinstance(value, (list, tuple)) else value
+
+
+def _arguments(entries: dict) -> str:
+    return ', '.join(f'{key}={_literal(value)}' for key, value in entries.items())
+
+
+def _literal(value: object) -> str:
+    """Write a value as in a config: dictionaries by ``dict``."""
+    if isinstance(value, dict):
+        if all(isinstance(key, str) and key.isidentifier() for key in value):
+            return f'dict({_arguments(value)})'
+        return '{' + ', '.join(f'{key!r}: {_literal(v)}' for key, v in value.items()) + '}'
+    if isinstance(value, (list, tuple)):
+        inside: List[str] = [_literal(v) for v in value]
+        if isinstance(value, list):
+            return f'[{", ".join(inside)}]'
+        return f'({", ".join(inside)}{"," if len(inside) == 1 else ""})'
+    return repr(value)

@@ -1,0 +1,84 @@
+"""Write configs as a person would."""
+
+import os
+import os.path as osp
+from pathlib import Path
+from typing import List
+
+from cankd_mm.errors import SetupError
+from cankd_mm.pair.plan import Plan
+
+_WIDTH = 118
+
+
+def pair_text(plan: Plan, student: str) -> str:
+    """Write the config of a pair.
+
+    Args:
+        plan (Plan): The pair.
+        student (str): What the student's config is called in ``_base_``.
+
+    Returns:
+        str: The config.
+    """
+    settings = dict(plan.source.settings)
+    base = 'cankd_fpn' if settings['source'] == 'neck' else 'cankd_backbone'
+    defaults = dict(cankd_fpn=dict(source='neck', levels=4), cankd_backbone=dict(source='backbone', levels=[-1]))[base]
+    changes = {key: settings.get(key) for key in (*defaults, *settings) if settings.get(key) != defaults.get(key)}
+    words = [f'{key}={value!r}' for key, value in changes.items()]
+    if plan.source.resizes:
+        words.append("loss=dict(_base_.distiller.loss, resize='student')")
+    distiller = f'dict(_base_.distiller, {", ".join(words)})' if words else '_base_.distiller'
+    lines = [
+        f"_base_ = ['{student}', 'cankd_mm::_base_/{base}.py']",
+        'model = dict(',
+        "    _delete_=True, _scope_='mmrazor', type='FeatureDistill', architecture=_base_.model,",
+        f'    teacher={_quoted(plan.teacher.config)},',
+    ]
+    if plan.teacher_ckpt:
+        lines += _broken('    teacher_ckpt=', plan.teacher_ckpt)
+    if plan.parts:
+        lines.append(f'    # init_from_teacher={plan.parts},  # these fit, and could start from its weights')
+    lines.append(f'    distiller={distiller})')
+    return '\n'.join(lines) + '\n'
+
+
+def _broken(key: str, address: str) -> List[str]:
+    """An entry whose value goes on in a second line where it is long."""
+    if len(key) + len(address) + 3 <= _WIDTH:
+        return [f'{key}{_quoted(address)},']
+    at = address.rfind('/') + 1
+    return [f'{key}{_quoted(address[:at])}', f'    {_quoted(address[at:])},']
+
+
+def _quoted(text: str) -> str:
+    return repr(text)
+
+
+def base_name(config: str, folder: Path) -> str:
+    """Name a config as ``_base_`` of one in a folder takes it.
+
+    Args:
+        config (str): A file, or ``package::path``.
+        folder (Path): Where the config will stand that is based on it.
+
+    Returns:
+        str: ``package::path``, or a path relative to the folder.
+    """
+    return config if '::' in config else Path(os.path.relpath(config, folder)).as_posix()
+
+
+def write_new(path: Path, text: str) -> None:
+    """Write a file that must not be there yet.
+
+    Args:
+        path (Path): The file.
+        text (str): Its content.
+
+    Raises:
+        SetupError: If it is there.
+    """
+    if osp.exists(path):
+        raise SetupError(f'{str(path)!r} is there already: name another file with --out, or take it away.')
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding='utf-8')

@@ -1,0 +1,270 @@
+"""`cankd pair`: what it finds out about two models, and the config that it writes."""
+
+import re
+
+import pytest
+import torch
+from mmengine.config import Config
+
+from cankd_mm.apis.config import load_config
+from cankd_mm.errors import SetupError
+from cankd_mm.models.builders import build_model
+from cankd_mm.pair import write_pair
+from cankd_mm.pair.data import data_text
+from cankd_mm.pair.plan import input_size, plan_pair
+from cankd_mm.pair.sources import fitting_parts, loss_memory
+from cankd_mm.pair.zoo import find_model, zoo
+
+
+def build(text):
+    return build_model(Config.fromstring(f'model = {text}', '.py').model, 'student')
+
+
+@pytest.mark.parametrize(
+    'key, config, figure',
+    [
+        ('retinanet_r101_fpn_2x_coco', 'mmdet::retinanet/retinanet_r101_fpn_2x_coco.py', {'COCO': {'box AP': 38.9}}),
+        ('yolox_l_8x8_300e_coco', 'mmdet::yolox/yolox_l_8xb8-300e_coco.py', {'COCO': {'box AP': 49.4}}),
+        ('yolox_l_8xb8-300e_coco', 'mmdet::yolox/yolox_l_8xb8-300e_coco.py', {'COCO': {'box AP': 49.4}}),
+        (
+            'mmseg::pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py',
+            'mmseg::pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py',
+            {'Cityscapes': {'mIoU': 74.87, 'mIoU(ms+flip)': 76.04}},
+        ),
+    ],
+)
+def test_zoo_models_are_found_by_name_and_by_path(key, config, figure):
+    model = find_model(key, 'student')
+    assert model.config == config and model.figures == figure
+    assert model.weights.startswith('https://') and model.weights.endswith('.pth')
+
+
+def test_configs_that_no_metafile_names_are_found_too(tmp_path):
+    assert find_model('retinanet_r101_fpn_8xb8-amp-lsj-200e_coco', 'teacher').weights is None
+    path = tmp_path / 'mine.py'
+    path.write_text('model = dict()')
+    assert find_model(str(path), 'teacher') == ('mine', str(path), None, {})
+    assert len(zoo()) > 1200
+
+
+@pytest.mark.parametrize(
+    'key, words',
+    [
+        ('retinanet_r101_fpn', r"neither a file nor a model .*; did you mean 'retinanet_r101_fpn_2x_coco' or "),
+        ('nothing-like-it', r'neither a file nor a model .* give a name of theirs, or a config file'),
+        ('none.py', r"'none.py' does not exist"),
+        ('mmdet::retinanet/none.py', r'does not exist'),
+        ('nowhere::none.py', r"of the package 'nowhere', which is not installed"),
+    ],
+)
+def test_names_that_are_not_found(key, words):
+    with pytest.raises(SetupError, match=words):
+        find_model(key, 'teacher')
+
+
+def test_name_of_two_models(monkeypatch):
+    from cankd_mm.pair import zoo as module
+
+    twice = [module.ZooModel('same', f'{package}::a/same.py') for package in ('mmdet', 'mmseg')]
+    monkeypatch.setattr(module, 'zoo', lambda: twice)
+    with pytest.raises(SetupError, match='several models: give one of mmdet::a/same.py or mmseg::a/same.py'):
+        find_model('same', 'teacher')
+
+
+def test_pair_of_the_demo_is_planned_and_runs(pairs, tmp_path, monkeypatch):
+    """With another student than the teacher's in width, and the teacher's weights in a file."""
+    from cankd_mm.apis import train
+
+    monkeypatch.chdir(tmp_path)
+    cfg = Config.fromfile(str(pairs['detection']))
+    student = pairs['detection'].with_name('detection_student.py')
+    lines = write_pair(cfg.model.teacher, str(student), 'made/pair.py', teacher_ckpt=cfg.model.teacher_ckpt)
+    text = (tmp_path / 'made' / 'pair.py').read_text()
+    assert len(text.splitlines()) <= 12 and max(map(len, text.splitlines())) <= 120 or 'pth' in text
+    assert any(line.startswith("source: neck: the student's levels 0, 1, 2") for line in lines)
+    assert lines[-1] == 'written: made/pair.py'
+    assert any('no figure known' in line for line in lines)
+    train('made/pair.py', work_dir='run', check=True)
+    with pytest.raises(SetupError, match="'made/pair.py' is there already: name another file with --out"):
+        write_pair(cfg.model.teacher, str(student), 'made/pair.py', teacher_ckpt=cfg.model.teacher_ckpt)
+
+
+@pytest.mark.parametrize(
+    'teacher, student, settings, resizes',
+    [
+        ('yolox_s_8xb8-300e_coco', 'yolox_tiny_8xb8-300e_coco', dict(source='neck', levels=3), False),
+        ('faster-rcnn_r50_fpn_1x_coco', 'retinanet_r18_fpn_1x_coco', dict(source='neck', levels=4), False),
+        (
+            'segformer_mit-b1_8xb2-160k_ade20k-512x512',
+            'segformer_mit-b0_8xb2-160k_ade20k-512x512',
+            dict(source='backbone', levels=[-1]),
+            False,
+        ),
+        (
+            'segformer_mit-b1_8xb2-160k_ade20k-512x512',
+            'pspnet_r18-d8_4xb2-80k_cityscapes-512x1024',
+            dict(source='backbone', levels=[-1], teacher_levels=[-1]),
+            True,
+        ),
+        # more branches while it trains, of which the second is the one that is evaluated
+        (
+            'pidnet-m_2xb6-120k_1024x1024-cityscapes',
+            'pidnet-s_2xb6-120k_1024x1024-cityscapes',
+            dict(source='backbone', levels=[1]),
+            False,
+        ),
+    ],
+)
+def test_sources_of_the_zoos(teacher, student, settings, resizes):
+    plan = plan_pair(teacher, student)
+    assert plan.source.settings == settings and plan.source.resizes == resizes
+    assert plan.teacher_ckpt == find_model(teacher, 'teacher').weights
+
+
+def test_parts_that_fit_are_the_largest():
+    head = "dict(type='mmdet.RetinaHead', num_classes=3, in_channels=16, feat_channels=16, stacked_convs=1)"
+    model = (
+        "dict(type='mmdet.RetinaNet', backbone=dict(type='mmdet.ResNet', depth=18, base_channels={}), "
+        "neck=dict(type='mmdet.FPN', in_channels=[{}, {}, {}, {}], out_channels=16, num_outs=5), "
+        f'bbox_head={head})'
+    )
+    small, large = (build(model.format(c, *(c * 2**i for i in range(4)))) for c in (4, 8))
+    assert fitting_parts(small, large) == ['bbox_head']
+    assert fitting_parts(small, small) == ['backbone', 'neck', 'bbox_head']
+
+
+def test_memory_is_what_the_loss_keeps():
+    from cankd_mm.models import CanKDLoss
+    from cankd_mm.models.saved import saved_bytes
+
+    plan = plan_pair('yolox_s_8xb8-300e_coco', 'yolox_tiny_8xb8-300e_coco')
+    loss = CanKDLoss(in_channels=128)
+    maps = [torch.randn(2, 128, side, 2 * side) for side in (16, 16)]
+    with saved_bytes() as held:
+        loss(maps[0].requires_grad_(), maps[1])
+    assert loss_memory(plan.source, 2, (128, 256))[0] == sum(held.values())
+
+
+@pytest.mark.parametrize(
+    'config, size',
+    [
+        ('mmdet::retinanet/retinanet_r50_fpn_2x_coco.py', (800, 1333)),
+        ('mmdet::dino/dino-4scale_r50_8xb2-12e_coco.py', (800, 1333)),
+        ('mmdet::yolox/yolox_tiny_8xb8-300e_coco.py', (640, 640)),
+        ('mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py', (640, 640)),
+        ('mmdet::ssd/ssd300_coco.py', (300, 300)),
+        ('mmseg::pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py', (512, 1024)),
+        ('mmseg::segformer/segformer_mit-b0_8xb2-160k_ade20k-512x512.py', (512, 512)),
+    ],
+)
+def test_size_of_the_images(config, size):
+    assert input_size(load_config(config)) == size
+
+
+@pytest.mark.parametrize(
+    'teacher, student, words',
+    [
+        (
+            'pspnet_r18-d8_4xb2-80k_cityscapes-512x1024',
+            'retinanet_r18_fpn_1x_coco',
+            'is a model of mmseg and the student .* one of mmdet: give two of one task',
+        ),
+        (
+            'mmdet::retinanet/retinanet_r50_fpn_8xb8-amp-lsj-200e_coco.py',
+            'retinanet_r18_fpn_1x_coco',
+            r'zoo has no weights of the teacher .*: give its checkpoint with --teacher-ckpt PATH',
+        ),
+    ],
+)
+def test_mistakes_are_one_clear_sentence(teacher, student, words):
+    with pytest.raises(SetupError, match=words) as error:
+        plan_pair(teacher, student)
+    assert '\n' not in str(error.value)
+
+
+def test_teacher_that_is_smaller_or_worse_is_a_warning():
+    warnings = plan_pair('retinanet_r18_fpn_1x_coco', 'retinanet_r50_fpn_1x_coco').warnings
+    assert re.search(r'the teacher has \d+\.\d M parameters and the student \d+\.\d M', warnings[0])
+    assert 'the teacher has 31.7 box AP on COCO and the student alone 36.5: there is nothing to learn' in warnings[1]
+
+
+@pytest.fixture
+def own_data(tmp_path):
+    """A data set of two classes, as its user would write it down."""
+    path = tmp_path / 'mine.py'
+    path.write_text(
+        "data = dict(type='CocoDataset', data_root='mine/', metainfo=dict(classes=('cat', 'dog')),\n"
+        "            data_prefix=dict(img='images/'))\n"
+        "train_dataloader = dict(dataset=dict(**data, ann_file='train.json'))\n"
+        "val_dataloader = dict(dataset=dict(**data, ann_file='val.json'))\n"
+        'test_dataloader = val_dataloader\n'
+        "val_evaluator = dict(type='CocoMetric', ann_file='mine/val.json', metric='bbox')\n"
+        'test_evaluator = val_evaluator\n'
+    )
+    return path
+
+
+@pytest.mark.parametrize(
+    'student, wrapped, classes',
+    [
+        ('mmdet::yolox/yolox_tiny_8xb8-300e_coco.py', True, lambda m: [m.bbox_head.num_classes]),
+        ('mmdet::retinanet/retinanet_r18_fpn_1x_coco.py', False, lambda m: [m.bbox_head.num_classes]),
+        (
+            'mmdet::cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco.py',
+            False,
+            lambda m: [*(head.num_classes for head in m.roi_head.bbox_head), m.roi_head.mask_head.num_classes],
+        ),
+        (
+            'mmdet::mask2former/mask2former_r50_8xb2-lsj-50e_coco.py',
+            False,
+            lambda m: [
+                m.panoptic_head.num_things_classes,
+                m.panoptic_fusion_head.num_things_classes,
+                len(m.panoptic_head.loss_cls.class_weight) - 1,
+            ],
+        ),
+    ],
+)
+def test_student_on_a_data_set_of_its_own(student, wrapped, classes, own_data, tmp_path):
+    path = tmp_path / 'student.py'
+    path.write_text(data_text(student, student, str(own_data)))
+    assert len(path.read_text().splitlines()) <= 12
+    cfg, stock = Config.fromfile(str(path)), load_config(student)
+    dataset = cfg.train_dataloader.dataset
+    dataset, before = (dataset.dataset, stock.train_dataloader.dataset.dataset) if wrapped else (dataset, None)
+    assert (dataset.data_root, dataset.ann_file, dataset.data_prefix.img) == ('mine/', 'train.json', 'images/')
+    assert dataset.metainfo.classes == ('cat', 'dog')
+    assert cfg.val_dataloader.dataset.ann_file == cfg.test_dataloader.dataset.ann_file == 'val.json'
+    assert cfg.val_evaluator.ann_file == cfg.test_evaluator.ann_file == 'mine/val.json'
+    assert set(classes(cfg.model)) == {2}
+    # how images are loaded and augmented, and the rest of the evaluation
+    assert dataset.pipeline == (before or stock.train_dataloader.dataset).pipeline
+    assert cfg.train_dataloader.batch_size == stock.train_dataloader.batch_size
+    assert cfg.val_evaluator.metric == stock.val_evaluator.metric
+
+
+def test_segmentor_on_a_data_set_of_its_own(tmp_path):
+    data = tmp_path / 'mine.py'
+    data.write_text(
+        "data = dict(type='BaseSegDataset', data_root='mine/', seg_map_suffix='.png', img_suffix='.jpg',\n"
+        "            metainfo=dict(classes=('a', 'b'), palette=[[0, 0, 0], [1, 1, 1]]))\n"
+        "train_dataloader = dict(dataset=dict(**data, data_prefix=dict(img_path='train/a', seg_map_path='train/b')))\n"
+        "val_dataloader = dict(dataset=dict(**data, data_prefix=dict(img_path='val/a', seg_map_path='val/b')))\n"
+        'test_dataloader = val_dataloader\n'
+        "val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])\n"
+    )
+    path = tmp_path / 'student.py'
+    student = 'mmseg::pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py'
+    path.write_text(data_text(student, student, str(data)))
+    cfg = Config.fromfile(str(path))
+    assert cfg.model.decode_head.num_classes == cfg.model.auxiliary_head.num_classes == 2
+    assert cfg.train_dataloader.dataset.type == 'BaseSegDataset' and cfg.val_evaluator.type == 'IoUMetric'
+    assert cfg.test_dataloader.dataset.data_prefix.seg_map_path == 'val/b'
+
+
+def test_data_that_cannot_be_exchanged(own_data):
+    voc = 'mmdet::pascal_voc/retinanet_r50_fpn_1x_voc0712.py'
+    with pytest.raises(
+        SetupError, match=r'joins several data sets in its? ?train_dataloader|joins several data sets in train'
+    ):
+        data_text(voc, voc, str(own_data))
