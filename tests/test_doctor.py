@@ -35,7 +35,7 @@ def test_another_package_that_is_run_as_a_module_registers_everything(tmp_path):
     (tmp_path / 'mine' / '__main__.py').write_text(
         'from mmrazor.registry import MODELS; print(MODELS.get("CanKDLoss"))'
     )
-    environment = dict(os.environ, PYTHONPATH=os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')]))
+    environment = dict(os.environ, PYTHONPATH=os.pathsep.join([str(ROOT), os.environ['PYTHONPATH']]))
     done = subprocess.run(
         [sys.executable, '-W', 'ignore', '-m', 'mine'], capture_output=True, text=True, cwd=tmp_path, env=environment
     )

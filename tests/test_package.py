@@ -61,7 +61,7 @@ print(json.dumps(said))
 def run(environment, tmp_path_factory):
     """Run a command of the environment in a folder that holds no clone."""
     empty = tmp_path_factory.mktemp('empty')
-    variables = {key: value for key, value in os.environ.items() if key != 'PYTHONPATH'}
+    variables = dict(os.environ, PYTHONPATH=str(ROOT / 'tests' / 'without'))
     variables.update(PATH=f'{environment}{os.pathsep}{os.environ["PATH"]}', OMP_NUM_THREADS='1')
 
     def run(*words, status=0):

@@ -5,13 +5,13 @@ from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 from mmengine.model import BaseModel
-from mmrazor.registry import MODELS
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from cankd_mm.errors import SetupError
 from cankd_mm.models.distillers.levels import Level, pair_levels, select
 from cankd_mm.models.distillers.probe import Features, probe
+from cankd_mm.models.losses import CanKDLoss
 from cankd_mm.models.saved import saved_bytes
 
 # More than the paper distils of a feature pyramid; what lies above is small.
@@ -137,7 +137,7 @@ def loss_memory(source: Source, batch_size: int, input_size: Tuple[int, int]) ->
     for ours, theirs in source.pairs:
         channels = theirs.shape[1]
         with FakeTensorMode():  # nothing is computed, and nothing takes room
-            loss = MODELS.build(dict(type='CanKDLoss', in_channels=channels, resize='student'))
+            loss = CanKDLoss(channels, resize='student')
             maps = [
                 torch.empty(batch_size, channels, *(max(round(side / level.stride), 1) for side in input_size))
                 for level in (ours, theirs)

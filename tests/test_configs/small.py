@@ -37,7 +37,7 @@ def make_data(folder):
 
 
 def shrink(path, data, bert=None, side=SIDE) -> Config:
-    """A config whose data sets are the small ones, which trains for two iterations and reads no weights."""
+    """A config whose data sets are the small ones, which trains for one iteration and reads no weights."""
     cfg = Config.fromfile(str(path))
     if bert is not None:  # the teacher reads text, too
         cfg.model.teacher = load_model_cfg(cfg.model.teacher)
@@ -58,11 +58,11 @@ def shrink(path, data, bert=None, side=SIDE) -> Config:
             evaluator.ann_file = f'{data}/{cfg.test_dataloader.dataset.type}.json'
     if cfg.default_scope == 'mmseg':
         cfg.model.architecture.data_preprocessor.size = (side, side)
-        cfg.train_cfg.update(max_iters=2, val_begin=9)
-        cfg.default_hooks.checkpoint.interval = 2
+        cfg.train_cfg.update(max_iters=1, val_begin=9)
+        cfg.default_hooks.checkpoint.interval = 1
     else:
-        cfg.train_cfg.update(max_epochs=2, val_begin=9)
-        cfg.default_hooks.checkpoint.update(interval=2)
+        cfg.train_cfg.update(max_epochs=1, val_begin=9)
+        cfg.default_hooks.checkpoint.update(interval=1)
     cfg.default_hooks.logger.interval = 1
     # Visualizers of one name are one, and write where the first of a process does.
     cfg.visualizer.name = path.stem

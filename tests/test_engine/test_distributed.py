@@ -17,7 +17,12 @@ pytestmark = pytest.mark.slow
 
 def torchrun(processes, *command, timeout=240):
     launch = [sys.executable, '-W', 'ignore', '-m', 'torch.distributed.run', '--standalone']
-    environment = dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='')
+    environment = dict(
+        os.environ,
+        PYTHONPATH=f'{ROOT}{os.pathsep}{os.environ["PYTHONPATH"]}',
+        OMP_NUM_THREADS='1',
+        CUDA_VISIBLE_DEVICES='',
+    )
     return subprocess.run(
         [*launch, f'--nproc_per_node={processes}', *map(str, command)],
         cwd=ROOT,

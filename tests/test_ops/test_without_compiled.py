@@ -25,7 +25,9 @@ def environment(tmp_path_factory):
     for path in Path(mmcv.__file__).parent.iterdir():
         if not path.name.startswith('_ext'):
             (folder / 'mmcv' / path.name).symlink_to(path)
-    return dict(os.environ, PYTHONPATH=f'{folder}{os.pathsep}{ROOT}', OMP_NUM_THREADS='1')
+    return dict(
+        os.environ, PYTHONPATH=os.pathsep.join([str(folder), str(ROOT), os.environ['PYTHONPATH']]), OMP_NUM_THREADS='1'
+    )
 
 
 def run(environment, *words):
