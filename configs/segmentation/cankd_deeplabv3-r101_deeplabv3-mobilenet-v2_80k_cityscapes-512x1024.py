@@ -1,4 +1,5 @@
-_base_ = ['mmseg::mobilenet_v2/mobilenet-v2-d8_deeplabv3_4xb2-80k_cityscapes-512x1024.py', '../_base_/cankd_backbone.py']
+_base_ = [
+    'mmseg::mobilenet_v2/mobilenet-v2-d8_deeplabv3_4xb2-80k_cityscapes-512x1024.py', '../_base_/cankd_backbone.py']
 model = dict(
     _delete_=True, _scope_='mmrazor', type='FeatureDistill', architecture=_base_.model,
     teacher='mmseg::deeplabv3/deeplabv3_r101-d8_4xb2-80k_cityscapes-512x1024.py',

@@ -8,7 +8,7 @@ from mmengine.config import Config
 
 from cankd_mm.models.builders import load_model_cfg
 
-SIDE = 128
+SIDE = 96
 
 
 def make_data(folder):
@@ -36,7 +36,7 @@ def make_data(folder):
         cv2.imwrite(str(folder / 'gtFine' / 'town' / f'{i}_gtFine_labelTrainIds.png'), labels)
 
 
-def shrink(path, data, bert=None, side=SIDE) -> Config:
+def shrink(path, data, bert=None) -> Config:
     """A config whose data sets are the small ones, which trains for one iteration and reads no weights."""
     cfg = Config.fromfile(str(path))
     if bert is not None:  # the teacher reads text, too
@@ -46,7 +46,7 @@ def shrink(path, data, bert=None, side=SIDE) -> Config:
         loader = cfg[f'{split}_dataloader']
         loader.update(num_workers=0, persistent_workers=False, batch_size=2 if split == 'train' else 1)
         dataset = loader.dataset
-        dataset.pipeline = _small_images(dataset.pipeline, side)
+        dataset.pipeline = small_images(dataset.pipeline)
         dataset.data_root = f'{data}/'
         if cfg.default_scope == 'mmseg':
             dataset.data_prefix = dict(img_path='leftImg8bit', seg_map_path='gtFine')
@@ -57,7 +57,7 @@ def shrink(path, data, bert=None, side=SIDE) -> Config:
         if 'ann_file' in evaluator:
             evaluator.ann_file = f'{data}/{cfg.test_dataloader.dataset.type}.json'
     if cfg.default_scope == 'mmseg':
-        cfg.model.architecture.data_preprocessor.size = (side, side)
+        cfg.model.architecture.data_preprocessor.size = (SIDE, SIDE)
         cfg.train_cfg.update(max_iters=1, val_begin=9)
         cfg.default_hooks.checkpoint.interval = 1
     else:
@@ -84,14 +84,14 @@ def offline(model, bert=None):
     return model
 
 
-def _small_images(steps, side):
+def small_images(steps, side=SIDE):
     """A pipeline whose images are of one small size."""
     if isinstance(steps, dict):
-        step = {key: _small_images(value, side) for key, value in steps.items()}
+        step = {key: small_images(value, side) for key, value in steps.items()}
         for key in ('scale', 'crop_size', 'img_scale'):
             if isinstance(step.get(key), (tuple, list)):
                 step[key] = (side, side)
         if 'scales' in step:
             step['scales'] = [(side, side)]
         return step
-    return [_small_images(step, side) for step in steps] if isinstance(steps, (list, tuple)) else steps
+    return [small_images(step, side) for step in steps] if isinstance(steps, (list, tuple)) else steps

@@ -72,7 +72,7 @@ def random_weights(model, init_cfg, whose):
 @pytest.mark.parametrize('path', PAIRS, ids=lambda path: path.stem)
 def test_trained_resumed_exported_and_evaluated_elsewhere(path, data, plain, tmp_path, monkeypatch, request):
     bert = request.getfixturevalue('tiny_bert') if 'grounding' in path.stem else None
-    cfg = shrink(path, data, bert, side=96)
+    cfg = shrink(path, data, bert)
     cfg.model['teacher_ckpt'] = cfg.model.get('teacher_ckpt') or 'trained_by_the_user.pth'
     monkeypatch.setattr(feature_distill, 'load_pretrained', random_weights)
     config = tmp_path / path.name

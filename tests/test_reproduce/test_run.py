@@ -112,7 +112,7 @@ def test_row_of_the_paper_on_small_images(key, tmp_path):
     """One row of each library at full architecture, beside the small pairs above."""
     make_data(tmp_path / 'data')
     row = find_row(load_rows(ROOT / 'configs'), key)
-    cfg = shrink(row.config, tmp_path / 'data', side=96)
+    cfg = shrink(row.config, tmp_path / 'data')
     config = tmp_path / row.config.name
     cfg.dump(str(config))
     weights = build_model(cfg.model.teacher, 'teacher').state_dict()

@@ -1,0 +1,170 @@
+from importlib.util import find_spec
+from typing import Dict, List, Optional, Sequence, Tuple, Union
+
+import torch
+from mmengine.model import BaseModel, ImgDataPreprocessor
+from mmrazor.registry import MODELS
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cankd_mm.errors import SetupError, reason_of
+
+_TIMM = 'timm::'
+# What most weights for RGB images expect, in units of 0 to 255.
+_MEAN, _STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+
+
+@MODELS.register_module()
+class BackboneTeacher(BaseModel):
+    """A teacher from outside: a backbone that gives feature maps, and no detector or segmentor around it.
+
+    The backbone is one of timm, such as DINOv2 or ConvNeXt, or any registered module, of MMPretrain or of the user's
+    own, that takes images and gives a feature map ``(N, C, H, W)`` or a sequence of them. It sees the student's images
+    normalized its own way, and scaled, not cropped, to a size that it takes. The features of a vision transformer of
+    timm are maps without the class and register tokens. Its grid need not be the student's: keys and values of
+    :class:`CanBlock` stay on it, and ``resize`` of :class:`CanKDLoss` says which of the two is resized for the
+    comparison.
+
+    What is distilled of it is its module ``backbone``: ``teacher_source='backbone'``.
+
+    Args:
+        backbone (str | dict): ``'timm::NAME'`` with a name of timm's, or the config of a registered module.
+        mean (Sequence[float], optional): Of the images that it is for, RGB, 0 to 255. Defaults to None: what timm says
+            of its weights, and ImageNet's for others.
+        std (Sequence[float], optional): Their standard deviation. Defaults to None, as the mean.
+        multiple (int, optional): What height and width of its images have to be a multiple of; the student's are scaled
+            up to the next one. Defaults to None: the patch size of a transformer of timm, and 32 for others.
+        image_size (Sequence[int], optional): Height and width of its images, where they are always the same. Defaults
+            to None, about the student's.
+        out_indices (Sequence[int], optional): Which stages of a backbone of timm are features, from -1 for the last.
+            Defaults to None: all of a hierarchy, the last block of a transformer.
+        init_cfg (dict, optional): ``dict(type='Pretrained', checkpoint=...)``, in place of ``teacher_ckpt``. Defaults
+            to None.
+
+    Raises:
+        SetupError: If timm or the model is not there.
+
+    Examples:
+        >>> # DINOv2, with timm's weights, from the student's pyramid level of stride 16.
+        >>> model = dict(
+        ...     _delete_=True, _scope_='mmrazor', type='FeatureDistill', architecture=_base_.model,
+        ...     teacher='timm::vit_small_patch14_dinov2.lvd142m',
+        ...     distiller=dict(type='CanKDDistiller', source='neck', levels=[1], teacher_source='backbone',
+        ...                    teacher_levels=[-1], loss=dict(type='CanKDLoss', resize='teacher')))
+    """
+
+    def __init__(
+        self,
+        backbone: Union[str, dict],
+        mean: Optional[Sequence[float]] = None,
+        std: Optional[Sequence[float]] = None,
+        multiple: Optional[int] = None,
+        image_size: Optional[Sequence[int]] = None,
+        out_indices: Optional[Sequence[int]] = None,
+        init_cfg: Optional[dict] = None,
+    ) -> None:
+        self.name = backbone if isinstance(backbone, str) else None
+        known: Dict[str, object] = {}
+        if self.name is None:
+            module = MODELS.build(backbone)
+        elif self.name.startswith(_TIMM):
+            module, known = _of_timm(self.name[len(_TIMM) :], out_indices)
+        else:
+            raise SetupError(
+                f"The teacher's backbone {backbone!r} is not known: name one of timm as 'timm::NAME', or give the config "
+                'of a registered module.'
+            )
+        mean, std = mean or known.get('mean', _MEAN), std or known.get('std', _STD)
+        super().__init__(ImgDataPreprocessor(mean, std, bgr_to_rgb=True), init_cfg)
+        self.backbone = module
+        self.multiple = multiple or known.get('multiple', 32)
+        self.image_size = image_size and tuple(image_size)
+        self.out_indices = out_indices
+
+    def extract_feat(self, inputs: Tensor) -> Union[Tensor, List[Tensor], Tuple[Tensor, ...]]:
+        """Compute the features.
+
+        Args:
+            inputs (Tensor): Images of any size, normalized by its own mean and standard deviation, ``(N, 3, H, W)``.
+
+        Returns:
+            Tensor | Sequence[Tensor]: Feature maps, each ``(N, C, H', W')``.
+        """
+        size = self.image_size or tuple(-(-side // self.multiple) * self.multiple for side in inputs.shape[2:])
+        if size != tuple(inputs.shape[2:]):
+            inputs = F.interpolate(inputs, size, mode='bilinear', antialias=True)
+        return self.backbone(inputs)
+
+    def forward(
+        self, inputs: Tensor, data_samples: Optional[list] = None, mode: str = 'tensor'
+    ) -> Union[Tensor, List[Tensor], Tuple[Tensor, ...]]:
+        """Compute the features.
+
+        Args:
+            inputs (Tensor): Images, ``(N, 3, H, W)``.
+            data_samples (list, optional): Ignored. Defaults to None.
+            mode (str): Only ``'tensor'``. Defaults to 'tensor'.
+
+        Returns:
+            Tensor | Sequence[Tensor]: See :meth:`extract_feat`.
+
+        Raises:
+            SetupError: If losses or predictions are asked for.
+        """
+        if mode != 'tensor':
+            raise SetupError('The teacher is a backbone alone, which gives features, no predictions and no losses.')
+        return self.extract_feat(inputs)
+
+    @property
+    def has_weights_of_its_own(self) -> bool:
+        """Whether timm has weights of the backbone."""
+        return self.name is not None
+
+    def load_own_weights(self) -> str:
+        """Fill the backbone with timm's weights, from its cache or its hub.
+
+        Returns:
+            str: Where they come from.
+
+        Raises:
+            SetupError: If they are not in the cache and cannot be fetched.
+        """
+        name = self.name[len(_TIMM) :]
+        try:
+            module, _ = _of_timm(name, self.out_indices, pretrained=True)
+        except (OSError, RuntimeError) as e:
+            raise SetupError(
+                f"The teacher's weights {self.name!r} are not in timm's cache and cannot be fetched "
+                f'({reason_of(e)[:120]}): run this once where there is a network, or set teacher_ckpt to a file of them.'
+            ) from e
+        self.backbone.load_state_dict(module.state_dict())
+        return self.name
+
+
+def _of_timm(
+    name: str, out_indices: Optional[Sequence[int]], pretrained: bool = False
+) -> Tuple[nn.Module, Dict[str, object]]:
+    """Create a backbone of timm, and look up what its weights expect."""
+    if find_spec('timm') is None:
+        raise SetupError(f"The teacher {_TIMM + name!r} is a model of timm, which is not installed: pip install timm")
+    import timm
+
+    if not timm.is_model(name):
+        near = [found for found in timm.list_models(f'*{name.split(".")[0]}*')][:3]
+        advice = f'did you mean {" or ".join(map(repr, near))}?' if near else 'see timm.list_models().'
+        raise SetupError(f'timm has no model {name!r}; {advice}')
+    options = dict(pretrained=pretrained, features_only=True)
+    if out_indices is not None:
+        options['out_indices'] = tuple(out_indices)
+    try:
+        # A transformer takes images of one size unless it is told that there will be others.
+        module = timm.create_model(name, dynamic_img_size=True, **{'out_indices': (-1,), **options})
+        flat = True
+    except TypeError:
+        module, flat = timm.create_model(name, **options), False
+    cfg = timm.get_pretrained_cfg(name)
+    patch = getattr(getattr(getattr(module, 'model', None), 'patch_embed', None), 'patch_size', None)
+    known = dict(multiple=max(patch) if flat and patch else 32)
+    if cfg is not None:
+        known.update(mean=[255 * value for value in cfg.mean], std=[255 * value for value in cfg.std])
+    return module, known
