@@ -26,6 +26,8 @@ from unittest.mock import patch
 import cv2
 import numpy as np
 import torch
+from mmengine.config import ConfigDict
+from mmengine.logging import MessageHub
 
 warnings.filterwarnings('ignore')
 
@@ -146,7 +148,7 @@ def data_of(student, folder):
 
 def side_of(student):
     """How large images have to be."""
-    model = build_model(offline(load_model_cfg(student).to_dict()), 'student')
+    model = build_model(ConfigDict(offline(load_model_cfg(student).to_dict())), 'student')
     source = next(name for name in ('neck', 'backbone') if isinstance(getattr(model, name, None), torch.nn.Module))
     size = probe(model, source, 'student', training=True).image
     return 128 if size == PROBE_SIZES[0] else max(size)
@@ -155,22 +157,22 @@ def side_of(student):
 def shrink(path, side):
     """A pair on small images that trains for one iteration."""
     cfg = load_config(str(path))
-    cfg.model = offline(cfg.model.to_dict())
-    cfg.model.teacher = offline(load_model_cfg(cfg.model.teacher).to_dict())
-    for split in ('train', 'val', 'test'):
-        loader = cfg[f'{split}_dataloader']
-        loader.update(num_workers=0, persistent_workers=False, batch_size=2)
-        loader.pop('prefetch_factor', None)
-        dataset = loader.dataset
-        while dataset is not None:
-            if 'pipeline' in dataset:
-                dataset.pipeline = small_images(dataset.pipeline, side)
-            dataset = dataset.get('dataset')
+    cfg.model = ConfigDict(offline(cfg.model.to_dict()))
+    cfg.model.teacher = ConfigDict(offline(load_model_cfg(cfg.model.teacher).to_dict()))
+    for split in ('val', 'test'):  # nothing is evaluated
+        cfg.update({f'{split}_{part}': None for part in ('cfg', 'dataloader', 'evaluator')})
+    cfg.train_dataloader.update(num_workers=0, persistent_workers=False, batch_size=2)
+    cfg.train_dataloader.pop('prefetch_factor', None)
+    dataset = cfg.train_dataloader.dataset
+    while dataset is not None:
+        if 'pipeline' in dataset:
+            dataset.pipeline = small_images(dataset.pipeline, side)
+        dataset = dataset.get('dataset')
     if isinstance(cfg.model.architecture.get('data_preprocessor'), dict) and cfg.default_scope == 'mmseg':
         if 'size' in cfg.model.architecture.data_preprocessor:
             cfg.model.architecture.data_preprocessor.size = (side, side)
     length = 'max_iters' if 'max_iters' in cfg.train_cfg else 'max_epochs'
-    cfg.train_cfg.update({length: 1, 'val_begin': 99})
+    cfg.train_cfg[length] = 1
     if length == 'max_epochs':  # of two iterations
         cfg.train_cfg.pop('dynamic_intervals', None)
     cfg.default_hooks.checkpoint.update(interval=1)
@@ -192,6 +194,9 @@ def step(model, batch):
     """Losses of a step, and which parameters get no gradient."""
     for seed in (torch.manual_seed, np.random.seed, random.seed):
         seed(0)
+    hub = MessageHub.get_current_instance()
+    for key, value in dict(iter=0, epoch=0, max_iters=100, max_epochs=100).items():
+        hub.update_info(key, value)
     model.train()
     data = model.data_preprocessor(copy.deepcopy(batch), True)
     losses = model(**data, mode='loss')
@@ -246,7 +251,7 @@ def whole_way(teacher, student, folder, result):
     weights = folder / 'teacher.pth'
     weights.touch()
     result['stage'] = 'build'
-    side = side_of(student)
+    side = max(map(side_of, (student, teacher)))
     make_data(folder / 'data', side)
     result.update(stage='pair', side=side)
     data = data_of(student, folder / 'data')
@@ -286,6 +291,7 @@ def child(teacher, student, folder, result):
 
 PLAIN = """
 import sys, warnings; warnings.filterwarnings('ignore')
+out, sys.stdout = sys.stdout, sys.stderr
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.runner import load_checkpoint
@@ -302,7 +308,7 @@ for line in sys.stdin:
         answer = 'ok'
     except BaseException as e:
         answer = f'{type(e).__name__}: {e}'.splitlines()[0][:300]
-    print(answer, file=sys.__stdout__, flush=True)
+    print(answer, file=out, flush=True)
 """
 
 

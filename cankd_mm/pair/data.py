@@ -10,8 +10,8 @@ from cankd_mm.errors import SetupError
 from cankd_mm.package import config_file
 
 # What says where a data set lies and what it holds; how it is augmented and loaded stays the student's.
-_WHERE = ('type', 'data_root', 'ann_file', 'data_prefix', 'metainfo')
-_FORM = ('img_suffix', 'seg_map_suffix', 'reduce_zero_label', 'ignore_index')
+_KEPT = ('type', 'data_root', 'ann_file', 'data_prefix', 'metainfo')
+_KEPT += ('img_suffix', 'seg_map_suffix', 'reduce_zero_label', 'ignore_index')  # of label maps
 _SPLITS = ('train', 'val', 'test')
 _CLASSES = ('num_classes', 'num_things_classes')
 
@@ -41,8 +41,10 @@ def data_text(student: str, base: str, data: str) -> str:
             lines.append('test_dataloader = val_dataloader')
             continue
         own = {key: value for key, value in found.items() if key not in common}
+        depth, stock = _inner(cfg, split, student)
+        own.update(_pipeline(stock, found))
         dataset = f'dict(**data, {_arguments(own)})' if own else 'data'
-        for _ in range(_inner(cfg, split, student)[0]):
+        for _ in range(depth):
             dataset = f'dict(dataset={dataset})'
         lines.append(f'{split}_dataloader = dict(dataset={dataset})')
     lines += _evaluators(cfg, given)
@@ -56,7 +58,7 @@ def data_text(student: str, base: str, data: str) -> str:
 
 def _split(cfg: Config, split: str, path: str) -> dict:
     _, dataset = _inner(cfg, split, path)
-    return {key: _plain(dataset[key]) for key in (*_WHERE, *_FORM) if dataset.get(key) is not None}
+    return {key: _plain(dataset[key]) for key in _KEPT if dataset.get(key) is not None}
 
 
 def _inner(cfg: Config, split: str, path: str) -> Tuple[int, dict]:
@@ -70,6 +72,16 @@ def _inner(cfg: Config, split: str, path: str) -> Tuple[int, dict]:
             f'The config {path!r} {what} {split}_dataloader: give one with a single data set for each split.'
         )
     return depth, dataset
+
+
+def _pipeline(stock: dict, given: dict) -> dict:
+    """The student's pipeline, where it reads label maps that count from one and these do not, or the other way."""
+    wanted, changed = given.get('reduce_zero_label', False), []
+    for step in _plain(stock.get('pipeline') or []):
+        if str(step.get('type')).endswith('LoadAnnotations') and step.get('reduce_zero_label', wanted) != wanted:
+            step = dict(step, reduce_zero_label=wanted)
+        changed.append(step)
+    return {} if changed == _plain(stock.get('pipeline') or []) else dict(pipeline=changed)
 
 
 def _evaluators(cfg: Config, given: Config) -> Iterator[str]:

@@ -79,6 +79,8 @@ def offline(model, bert=None):
             model['language_model']['name'] = bert
         if 'num_queries' in model:
             model['num_queries'] = 100  # DINO chooses them among the pixels of all levels, which are few here
+        for key in {'max_per_img', 'nms_pre'} & set(model):
+            model[key] = min(model[key], 100)  # of thousands of proposals
     elif isinstance(model, (list, tuple)):
         model = type(model)(offline(value, bert) for value in model)
     return model
@@ -94,4 +96,4 @@ def small_images(steps, side=SIDE):
         if 'scales' in step:
             step['scales'] = [(side, side)]
         return step
-    return [small_images(step, side) for step in steps] if isinstance(steps, (list, tuple)) else steps
+    return type(steps)(small_images(step, side) for step in steps) if isinstance(steps, (list, tuple)) else steps

@@ -1,7 +1,6 @@
 from importlib.util import find_spec
 from typing import Dict, List, Optional, Sequence, Tuple, Union
 
-import torch
 from mmengine.model import BaseModel, ImgDataPreprocessor
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
@@ -71,8 +70,8 @@ class BackboneTeacher(BaseModel):
             module, known = _of_timm(self.name[len(_TIMM) :], out_indices)
         else:
             raise SetupError(
-                f"The teacher's backbone {backbone!r} is not known: name one of timm as 'timm::NAME', or give the config "
-                'of a registered module.'
+                f"The teacher's backbone {backbone!r} is not known: name one of timm as 'timm::NAME', or give the "
+                'config of a registered module.'
             )
         mean, std = mean or known.get('mean', _MEAN), std or known.get('std', _STD)
         super().__init__(ImgDataPreprocessor(mean, std, bgr_to_rgb=True), init_cfg)
@@ -135,7 +134,7 @@ class BackboneTeacher(BaseModel):
         except (OSError, RuntimeError) as e:
             raise SetupError(
                 f"The teacher's weights {self.name!r} are not in timm's cache and cannot be fetched "
-                f'({reason_of(e)[:120]}): run this once where there is a network, or set teacher_ckpt to a file of them.'
+                f'({reason_of(e)[:120]}): run this once where there is a network, or give the file as teacher_ckpt.'
             ) from e
         self.backbone.load_state_dict(module.state_dict())
         return self.name
@@ -146,7 +145,7 @@ def _of_timm(
 ) -> Tuple[nn.Module, Dict[str, object]]:
     """Create a backbone of timm, and look up what its weights expect."""
     if find_spec('timm') is None:
-        raise SetupError(f"The teacher {_TIMM + name!r} is a model of timm, which is not installed: pip install timm")
+        raise SetupError(f'The teacher {_TIMM + name!r} is a model of timm, which is not installed: pip install timm')
     import timm
 
     if not timm.is_model(name):
