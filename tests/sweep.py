@@ -57,7 +57,7 @@ def families():
 
 
 def siblings(models):
-    """A teacher and a student: the best and the worst figure, where there are some of one data set and metric."""
+    """A teacher and a student: the two with the lowest figures of one data set and metric, which are the smallest."""
     by_metric = defaultdict(dict)
     for model in models:
         for dataset, metrics in model.figures.items():
@@ -65,7 +65,7 @@ def siblings(models):
                 by_metric[dataset, metric].setdefault(model.config, value)
     ranked = max(by_metric.values(), key=len, default={})
     order = sorted(ranked, key=ranked.get) or sorted(model.config for model in models)
-    return order[-1], order[0]
+    return order[min(1, len(order) - 1)], order[0]
 
 
 def make_data(folder, side):
