@@ -1,11 +1,11 @@
-"""One distributed training step, run by torchrun: python -m tests.distributed_step CONFIG OUT.pth [--train-bn].
+"""One training step over several processes.
 
 Every process takes its share of one batch; the first one saves losses and student gradients. With one process, that is
 the whole batch.
 """
 
+import multiprocessing
 import os
-import sys
 
 import torch
 from mmengine.config import Config
@@ -15,15 +15,31 @@ from mmengine.registry import DefaultScope
 from mmrazor.registry import MODELS
 from torch.nn.modules.batchnorm import _BatchNorm
 
-import cankd_mm  # noqa: F401
 from tests.test_models.test_algorithms.test_feature_distill import batch
 
 
-def main(config, out, train_bn):
+def step(processes, config, out, train_bn=False):
+    """What a step of so many processes gives: losses and gradients."""
+    store = out.with_suffix('.store')
+    # Forked from the process of the tests, which has imported everything.
+    context = multiprocessing.get_context('fork')
+    started = [
+        context.Process(target=_one, args=(rank, processes, store, config, out, train_bn)) for rank in range(processes)
+    ]
+    for process in started:
+        process.start()
+    for process in started:
+        process.join(240)
+    assert [process.exitcode for process in started] == [0] * processes
+    return torch.load(out)
+
+
+def _one(rank, processes, store, config, out, train_bn):
     torch.set_num_threads(1)
-    torch.distributed.init_process_group('gloo')
+    store = torch.distributed.FileStore(str(store), processes)
+    torch.distributed.init_process_group('gloo', store=store, rank=rank, world_size=processes)
     torch.manual_seed(0)
-    cfg = Config.fromfile(config)
+    cfg = Config.fromfile(str(config))
     task = 'detection' if cfg.default_scope == 'mmdet' else 'segmentation'
     if task == 'segmentation':
         cfg.model.architecture.decode_head.dropout_ratio = 0
@@ -55,7 +71,3 @@ def main(config, out, train_bn):
         torch.save(dict(losses=losses, gradients=gradients), out)
     torch.distributed.barrier()
     os._exit(0)  # torch's own end of the group and of the wrapped model wait for each other at times
-
-
-if __name__ == '__main__':
-    main(*sys.argv[1:3], '--train-bn' in sys.argv)

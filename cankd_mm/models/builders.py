@@ -70,8 +70,8 @@ def build_model(model: Union[BaseModel, dict, str], whose: str, data_preprocesso
 
     Args:
         model (BaseModel | dict | str): A built model, its config, ``dict(cfg_path='package::path')`` as in
-            MMRazor, or the path that :func:`load_model_cfg` takes. A config without ``_scope_`` is looked up in
-            MMDetection, then in MMSegmentation.
+            MMRazor, or the path that :func:`load_model_cfg` takes, or ``'timm::NAME'``, see :class:`BackboneTeacher`. A
+            config without ``_scope_`` is looked up in MMDetection, then in MMSegmentation.
         whose (str): ``'student'`` or ``'teacher'``, for messages.
         data_preprocessor (dict, optional): Taken where the model's config has none. Defaults to None.
 
@@ -83,6 +83,8 @@ def build_model(model: Union[BaseModel, dict, str], whose: str, data_preprocesso
     """
     if isinstance(model, nn.Module):
         return model
+    if isinstance(model, str) and model.startswith('timm::'):
+        model = dict(type='mmrazor.BackboneTeacher', backbone=model)
     if isinstance(model, str):
         model = load_model_cfg(model)
     # Models of the MM libraries write into their configs while they are built.
@@ -280,6 +282,8 @@ def load_weights(model: nn.Module, state_dict: dict, path: str, whose: str) -> N
             'cankd export.'
         )
     own = model.state_dict()
+    if hasattr(model, 'backbone') and not own.keys() & state_dict.keys():  # of a backbone alone
+        state_dict = {f'backbone.{key}': value for key, value in state_dict.items()}
     misfits = [key for key, value in state_dict.items() if key in own and own[key].shape != value.shape]
     if misfits:
         key = misfits[0]

@@ -9,6 +9,11 @@ from tests.test_configs.paper import ROWS
 
 CONFIGS = ROOT / 'configs'
 PAIRS = sorted([*(CONFIGS / 'detection').glob('*.py'), *(CONFIGS / 'segmentation').glob('*.py')])
+# What starts from the teacher, and the same pair that does not.
+VARIANTS = {
+    path: path.with_name(path.name.replace('cankd-init_', 'cankd_')) for path in PAIRS if 'cankd-init_' in path.name
+}
+VARIANTS = {variant: path for variant, path in VARIANTS.items() if path in PAIRS}
 # The authors' file of row 3 trains another student than the zoo's, which the paper's text does not say.
 OTHER_STUDENT = 'cankd_fcos-r101_fcos-r50-center-normbbox-giou_2x_coco'
 FCOS_STUDENT = {
@@ -97,6 +102,13 @@ def test_recipe_of_the_init_variant(number):
     row = ROWS[number]
     config = row.config.replace('cankd_', 'cankd-init_')
     assert recipe(read(CONFIGS / folder(row) / f'{config}.py')) == expected(row, row.init)
+
+
+@pytest.mark.parametrize('variant', VARIANTS, ids=lambda path: path.stem)
+def test_an_init_variant_changes_nothing_but_what_starts_from_the_teacher(variant):
+    cfg, same = read(variant).to_dict(), read(VARIANTS[variant]).to_dict()
+    assert cfg['model'].pop('init_from_teacher')
+    assert cfg == same and 'init_from_teacher' not in same['model']
 
 
 @pytest.mark.parametrize('path', PAIRS, ids=lambda path: path.stem)

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from tests.conftest import ROOT
+from tests.distributed_step import step
 
 pytestmark = pytest.mark.slow
 
@@ -33,12 +34,6 @@ def torchrun(processes, *command, timeout=240):
     )
 
 
-def step(processes, pair, out, *options):
-    done = torchrun(processes, '-m', 'tests.distributed_step', pair, out, *options)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return torch.load(out)
-
-
 @pytest.mark.parametrize('task', ['detection', 'segmentation'])
 def test_two_processes_equal_one_with_the_whole_batch(pairs, tmp_path, task):
     """Batch norm on its running statistics, and no search for unused parameters."""
@@ -56,7 +51,7 @@ def test_two_processes_equal_one_with_the_whole_batch(pairs, tmp_path, task):
 
 def test_batch_norm_takes_the_statistics_of_its_own_process(pairs, tmp_path):
     """What the above leaves out: it differs, as for every model that is not trained with synchronized batch norm."""
-    one, two = (step(n, pairs['segmentation'], tmp_path / f'{n}.pth', '--train-bn') for n in (1, 2))
+    one, two = (step(n, pairs['segmentation'], tmp_path / f'{n}.pth', train_bn=True) for n in (1, 2))
     name = 'distill.loss_neck_0'
     assert not torch.allclose(one['losses'][name], two['losses'][name], rtol=1e-4)
 

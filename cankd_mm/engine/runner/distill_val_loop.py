@@ -10,7 +10,8 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from cankd_mm.errors import SetupError
-from cankd_mm.models import FeatureDistill
+from cankd_mm.models import BackboneTeacher, FeatureDistill
+from cankd_mm.models.algorithms.backbone_teacher import NO_PREDICTIONS
 from cankd_mm.models.utils import unwrap
 
 _EVALUATED = 'teacher_is_evaluated'
@@ -82,6 +83,8 @@ class DistillValLoop(ValLoop):
             SetupError: If the teacher predicts other classes than the student, for whom the data is.
         """
         model, dataset = unwrap(self.runner.model), self.dataloader.dataset
+        if isinstance(model.teacher, BackboneTeacher):
+            raise SetupError(f'The teacher {NO_PREDICTIONS}: leave --teacher-eval out.')
         if _other_classes(model):
             raise SetupError(
                 f'A teacher of {count_classes(model.teacher)} classes cannot be rated on data for a student of '
@@ -109,7 +112,9 @@ class DistillValLoop(ValLoop):
 
 
 def _other_classes(model: FeatureDistill) -> bool:
-    """Whether the teacher predicts other classes than the student, for whom the data is."""
+    """Whether the teacher predicts other classes than the student, for whom the data is, or none."""
+    if isinstance(model.teacher, BackboneTeacher):
+        return True
     with model.student_alone() as student:
         return count_classes(model.teacher) != count_classes(student)
 

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from cankd_mm.errors import SetupError, reason_of
 
 _TIMM = 'timm::'
+NO_PREDICTIONS = 'is a backbone alone, which gives features, no predictions'
 # What most weights for RGB images expect, in units of 0 to 255.
 _MEAN, _STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
@@ -111,7 +112,7 @@ class BackboneTeacher(BaseModel):
             SetupError: If losses or predictions are asked for.
         """
         if mode != 'tensor':
-            raise SetupError('The teacher is a backbone alone, which gives features, no predictions and no losses.')
+            raise SetupError(f'The teacher {NO_PREDICTIONS}.')
         return self.extract_feat(inputs)
 
     @property

@@ -41,10 +41,11 @@ class FeatureDistill(BaseModel):
         architecture (BaseModel | dict | str): The student, its config, or the path of a config that has it as its
             ``model``. A student that is built already is changed in place.
         teacher (BaseModel | dict | str): The teacher, its config, or the path of a config: a file, or
-            ``'mmdet::retinanet/retinanet_r101_fpn_2x_coco.py'``.
+            ``'mmdet::retinanet/retinanet_r101_fpn_2x_coco.py'``. A backbone alone serves as well: ``'timm::NAME'``, or
+            a :class:`BackboneTeacher`.
         distiller (dict): Config of the distiller, usually a :class:`CanKDDistiller`.
         teacher_ckpt (str, optional): The teacher's checkpoint, a path or an address. Training without one is an
-            error, unless the teacher's own ``init_cfg`` loads one. Defaults to None.
+            error, unless the teacher's own ``init_cfg`` loads one or timm has one. Defaults to None.
         init_from_teacher (Sequence[str] | Mapping[str, str], optional): Parts of the student, as in
             ``student.named_modules()``, that start from the weights of the teacher's part of the same name; or a
             mapping from the student's part to the teacher's. Defaults to None.
@@ -110,6 +111,8 @@ class FeatureDistill(BaseModel):
         if weights is not None:
             load_pretrained(teacher, weights, 'teacher')
         self.teacher_ckpt = weights and weights['checkpoint']
+        if weights is None and getattr(teacher, 'has_weights_of_its_own', False):
+            self.teacher_ckpt = teacher.load_own_weights()
         # What is recorded must not be overwritten by the layer that comes next.
         for module in (*self.modules(), *teacher.modules()):
             if hasattr(module, 'inplace'):

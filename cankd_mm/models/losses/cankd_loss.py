@@ -39,7 +39,8 @@ class CanKDLoss(nn.Module):
             ablations ``'layer'`` or None, nothing. Defaults to 'instance'.
         resize (str, optional): Which of the two features is resized, bilinearly, where they differ in height and
             width: ``'student'`` takes the student's to the teacher's size, as the paper does for a Swin teacher,
-            ``'teacher'`` the teacher's to the student's. Defaults to None, sizes that differ are an error.
+            ``'teacher'`` the teacher's to the student's for the comparison, while the block attends to it on its own
+            grid. Defaults to None, sizes that differ are an error.
         loss_weight (float): The paper's mu. Defaults to 5.0.
 
     Raises:
@@ -102,11 +103,12 @@ class CanKDLoss(nn.Module):
         # A teacher may run in half precision beside a student that does not.
         t_feature = t_feature.detach().to(torch.promote_types(s_feature.dtype, t_feature.dtype))
         sizes = s_feature.shape[2:], t_feature.shape[2:]
+        target = t_feature
         if sizes[0] != sizes[1] and self.resize == 'student':
             s_feature = F.interpolate(s_feature, sizes[1], mode='bilinear')
         elif sizes[0] != sizes[1] and self.resize == 'teacher':
-            t_feature = F.interpolate(t_feature, sizes[0], mode='bilinear')
-        if s_feature.shape != t_feature.shape:
+            target = F.interpolate(t_feature, sizes[0], mode='bilinear')
+        if s_feature.shape != target.shape:
             raise SetupError(
                 f'CanKDLoss got a student feature {tuple(s_feature.shape)} and a teacher feature '
                 f'{tuple(t_feature.shape)}: both must be (N, C, H, W) of one shape, or set resize where they differ '
@@ -115,5 +117,5 @@ class CanKDLoss(nn.Module):
         z = s_feature if self.can is None else self.can(s_feature, t_feature)
         if self.norm is None:
             with torch.autocast(z.device.type, enabled=False):
-                return self.loss_weight * F.mse_loss(*at_least_float32(z, t_feature))
-        return self.loss_weight * normalized_mse(z, t_feature, self.norm)
+                return self.loss_weight * F.mse_loss(*at_least_float32(z, target))
+        return self.loss_weight * normalized_mse(z, target, self.norm)
