@@ -10,6 +10,7 @@ from benchmarks import growth, loss, operators, step
 from cankd_mm.compare import results_table
 from cankd_mm.compare.report import blocks_table
 from cankd_mm.demo import report
+from cankd_mm.pair import write_pair
 from tests.conftest import ROOT
 
 TEXT = (ROOT / 'README.md').read_text()
@@ -50,14 +51,19 @@ def test_benchmarks_are_those_that_were_measured():
         assert operators.table(load(str(path))['results']) in text
 
 
-def test_pair_in_ten_lines_is_the_one_that_ships(tmp_path):
-    """The README's example differs from the shipped config in the shortened address alone."""
+def test_pair_is_the_one_that_the_command_writes(tmp_path, monkeypatch):
+    """But for the address, which the README shortens."""
     example = next(block for block in re.findall(r'```python\n(.*?)```', TEXT, re.S) if '_delete_' in block)
-    assert len(example.strip().splitlines()) <= 10
-    path = tmp_path / 'example.py'
-    path.write_text(example.replace("'../_base_", f"'{ROOT}/configs/_base_"))
-    ours = Config.fromfile(str(path))
+    command = next(line for line in TEXT.splitlines() if line.startswith('cankd pair ')).split('#')[0].split()
+    monkeypatch.chdir(tmp_path)
+    write_pair(*command[2:4], command[-1])
+    written = (tmp_path / command[-1]).read_text()
+    assert re.sub(r"'https.*?/'\n    '", "'https://.../", written) == example
+
+
+def test_what_the_pair_and_the_paper_differ_in_is_said():
     shipped = Config.fromfile(str(ROOT / 'configs/detection/cankd_retinanet-r101_retinanet-r50_2x_coco.py'))
-    assert ours.model.teacher_ckpt.split('/')[-1] == shipped.model.teacher_ckpt.split('/')[-1]
-    ours.model.teacher_ckpt = shipped.model.teacher_ckpt
-    assert ours.to_dict() == shipped.to_dict()
+    setting = next(line for line in TEXT.splitlines() if line.startswith('`optim_wrapper = ')).strip('`.')
+    cfg = Config.fromstring(setting, '.py')
+    assert cfg.optim_wrapper.optimizer.lr == shipped.optim_wrapper.optimizer.lr
+    assert cfg.optim_wrapper.clip_grad == shipped.optim_wrapper.clip_grad

@@ -9,7 +9,7 @@ from mmengine.registry import HOOKS, LOOPS, Registry
 
 from cankd_mm.errors import SetupError, reason_of
 from cankd_mm.models.algorithms.backbone_teacher import NO_PREDICTIONS
-from cankd_mm.models.builders import load_model_cfg
+from cankd_mm.models.builders import from_timm, load_model_cfg
 from cankd_mm.package import config_file
 
 
@@ -173,8 +173,7 @@ def teacher_config(cfg: Config) -> Config:
     if not is_distillation(cfg):
         raise SetupError('There is no teacher in this config: give a distillation config, or leave --teacher out.')
     teacher = cfg.model.teacher
-    kind = teacher if isinstance(teacher, str) else str(teacher.get('type'))
-    if kind.startswith('timm::') or kind.split('.')[-1] == 'BackboneTeacher':
+    if from_timm(teacher) or not isinstance(teacher, str) and str(teacher.get('type')).endswith('BackboneTeacher'):
         raise SetupError(f'The teacher {NO_PREDICTIONS}: leave --teacher out.')
     if isinstance(teacher, str) or 'cfg_path' in teacher:
         teacher = load_model_cfg(teacher if isinstance(teacher, str) else teacher.cfg_path)

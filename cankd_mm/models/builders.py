@@ -21,6 +21,19 @@ from cankd_mm.errors import SetupError, reason_of
 from cankd_mm.package import config_file
 
 _SCOPES = ('mmdet', 'mmseg')
+TIMM = 'timm::'
+
+
+def from_timm(name: object) -> bool:
+    """Tell whether a teacher is named as one of timm's.
+
+    Args:
+        name (object): What a config has as its teacher.
+
+    Returns:
+        bool: Whether it is ``'timm::NAME'``.
+    """
+    return isinstance(name, str) and name.startswith(TIMM)
 
 
 def load_model_cfg(path: str) -> dict:
@@ -83,7 +96,7 @@ def build_model(model: Union[BaseModel, dict, str], whose: str, data_preprocesso
     """
     if isinstance(model, nn.Module):
         return model
-    if isinstance(model, str) and model.startswith('timm::'):
+    if from_timm(model):
         model = dict(type='mmrazor.BackboneTeacher', backbone=model)
     if isinstance(model, str):
         model = load_model_cfg(model)

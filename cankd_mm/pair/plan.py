@@ -7,7 +7,7 @@ from mmengine.model import BaseModel
 
 from cankd_mm.apis.config import load_config
 from cankd_mm.errors import SetupError, reason_of
-from cankd_mm.models.builders import build_model, check_checkpoint, load_model_cfg, pretrained_cfg
+from cankd_mm.models.builders import build_model, check_checkpoint, from_timm, pretrained_cfg
 from cankd_mm.pair.sources import Source, find_sources, fitting_parts, loss_memory
 from cankd_mm.pair.zoo import ZooModel, find_model
 
@@ -40,16 +40,17 @@ def plan_pair(teacher: str, student: str, teacher_ckpt: Optional[str] = None) ->
             can be compared, or if the teacher's weights are not known.
     """
     theirs, ours = find_model(teacher, 'teacher'), find_model(student, 'student')
-    cfg, teacher_cfg = load_config(ours.config), load_config(theirs.config)
-    scopes = {whose: c.get('default_scope') for whose, c in (('teacher', teacher_cfg), ('student', cfg))}
-    if len(set(scopes.values())) > 1:
-        raise SetupError(
-            f'The teacher {theirs.name!r} is a model of {scopes["teacher"]} and the student {ours.name!r} one of '
-            f'{scopes["student"]}: give two of one task.'
-        )
+    cfg = load_config(ours.config)
+    if not from_timm(theirs.config):
+        scopes = load_config(theirs.config).get('default_scope'), cfg.get('default_scope')
+        if scopes[0] != scopes[1]:
+            raise SetupError(
+                f'The teacher {theirs.name!r} is a model of {scopes[0]} and the student {ours.name!r} one of '
+                f'{scopes[1]}: give two of one task.'
+            )
     models = [_build(model, whose) for model, whose in ((theirs, 'teacher'), (ours, 'student'))]
     weights = teacher_ckpt or theirs.weights
-    if weights is None and pretrained_cfg(models[0]) is None:
+    if weights is None and pretrained_cfg(models[0]) is None and not from_timm(theirs.config):
         raise SetupError(
             f'The zoo has no weights of the teacher {theirs.name!r}: give its checkpoint with --teacher-ckpt PATH.'
         )
@@ -72,7 +73,7 @@ def plan_pair(teacher: str, student: str, teacher_ckpt: Optional[str] = None) ->
 
 def _build(model: ZooModel, whose: str) -> BaseModel:
     try:
-        return build_model(load_model_cfg(model.config), whose)
+        return build_model(model.config, whose)
     except OSError as e:  # what a text encoder of a model is fetched with
         raise SetupError(
             f'The {whose} {model.name!r} fetches a part of it while it is built, which fails here ({reason_of(e)}): '
@@ -93,7 +94,7 @@ def _described(model: ZooModel, built: BaseModel) -> str:
 
 
 def _resized(source: Source) -> str:
-    return "; strides differ, the loss resizes the student's" if source.resizes else ''
+    return f"; strides differ, the loss resizes the {source.resize}'s map" if source.resize else ''
 
 
 def _connected(source: Source) -> str:

@@ -1,6 +1,7 @@
 """Which module of two models is distilled, and which of its levels."""
 
 from contextlib import suppress
+from math import log
 from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
@@ -9,6 +10,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from cankd_mm.errors import SetupError
+from cankd_mm.models import BackboneTeacher
 from cankd_mm.models.distillers.levels import Level, pair_levels, select
 from cankd_mm.models.distillers.probe import Features, probe
 from cankd_mm.models.losses import CanKDLoss
@@ -23,11 +25,7 @@ class Source(NamedTuple):
 
     settings: Dict[str, object]
     pairs: List[Tuple[Level, Level]]
-
-    @property
-    def resizes(self) -> bool:
-        """Whether the loss has to resize."""
-        return any(ours.shape[2:] != theirs.shape[2:] for ours, theirs in self.pairs)
+    resize: Optional[str] = None  # whose map the loss has to resize
 
     def __str__(self) -> str:
         ours, theirs = zip(*self.pairs)
@@ -37,7 +35,7 @@ class Source(NamedTuple):
             where[i] = f'level{"s" * (len(found) > 1)} {", ".join(map(str, found))}' if found else 'its map'
         return (
             f"{self.settings['source']}: the student's {where[0]} ({_strides(ours)}), the teacher's {where[1]}"
-            f'{f" ({_strides(theirs)})" if self.resizes else ""}'
+            f'{f" ({_strides(theirs)})" if self.resize else ""}'
         )
 
 
@@ -48,7 +46,8 @@ def _strides(levels: Sequence[Level]) -> str:
 def find_sources(student: BaseModel, teacher: BaseModel, input_size: Optional[Tuple[int, int]]) -> List[Source]:
     """Find what can be distilled of two models, the best first.
 
-    The necks where both have one, level by level of equal stride; the last stages of the backbones otherwise.
+    The necks where both have one, level by level of equal stride; the last stages of the backbones otherwise. Of a
+    backbone from outside, the levels that have the stride of one of the student's, or else its last one.
 
     Args:
         student (BaseModel): The student.
@@ -64,9 +63,10 @@ def find_sources(student: BaseModel, teacher: BaseModel, input_size: Optional[Tu
     """
     found, reasons = [], []
     for name in ('neck', 'backbone'):
-        if all(isinstance(getattr(model, name, None), nn.Module) for model in (student, teacher)):
+        of_teacher = 'backbone' if isinstance(teacher, BackboneTeacher) else name
+        if all(isinstance(getattr(*of, None), nn.Module) for of in ((student, name), (teacher, of_teacher))):
             try:
-                found.append(_levels_of(student, teacher, name, input_size))
+                found.append(_levels_of(student, teacher, name, of_teacher, input_size))
             except SetupError as e:
                 reasons.append(str(e))
     if not found:
@@ -77,18 +77,34 @@ def find_sources(student: BaseModel, teacher: BaseModel, input_size: Optional[Tu
     return found
 
 
-def _levels_of(student: BaseModel, teacher: BaseModel, name: str, input_size: Optional[Tuple[int, int]]) -> Source:
-    theirs = probe(teacher, name, 'teacher')
+def _levels_of(
+    student: BaseModel, teacher: BaseModel, name: str, of_teacher: str, input_size: Optional[Tuple[int, int]]
+) -> Source:
+    theirs = probe(teacher, of_teacher, 'teacher')
     ours = probe(student, name, 'student', training=True, first_size=theirs.image)
     if ours.image != theirs.image:
-        theirs = probe(teacher, name, 'teacher', first_size=ours.image)
-    if name == 'neck':
-        pairs = pair_levels(ours, theirs, None, None, resizes=False)
+        theirs = probe(teacher, of_teacher, 'teacher', first_size=ours.image)
+    outside = isinstance(teacher, BackboneTeacher)
+    if name == 'neck' or outside:
+        try:
+            pairs = pair_levels(ours, theirs, None, None, resizes=False)
+        except SetupError:
+            if not outside:
+                raise
+            pairs = [_nearest(ours, theirs)]
         large = [pair for pair in pairs if input_size is None or min(input_size) / pair[0].stride >= 2]
         pairs = (large or pairs)[:_MOST_LEVELS]
     else:
         pairs = [(_last(student, ours), select(theirs, [-1])[0])]
-    return Source(_settings(name, ours, theirs, pairs), pairs)
+    resizes = any(a.shape[2:] != b.shape[2:] for a, b in pairs)
+    resize = ('teacher' if outside else 'student') if resizes else None
+    return Source(_settings(ours, theirs, pairs, resizes), pairs, resize)
+
+
+def _nearest(ours: Features, theirs: Features) -> Tuple[Level, Level]:
+    """The teacher's last level, with that of the student whose stride is nearest to it."""
+    last = select(theirs, [-1])[0]
+    return min(select(ours, None), key=lambda level: abs(log(level.stride / last.stride))), last
 
 
 def _last(student: BaseModel, ours: Features) -> Level:
@@ -101,11 +117,12 @@ def _last(student: BaseModel, ours: Features) -> Level:
     return select(ours, [-1])[0]
 
 
-def _settings(name: str, ours: Features, theirs: Features, pairs: List[Tuple[Level, Level]]) -> Dict[str, object]:
+def _settings(ours: Features, theirs: Features, pairs: List[Tuple[Level, Level]], resizes: bool) -> Dict[str, object]:
     """The shortest settings of the distiller that pair these levels."""
     numbers = [[level.index or 0 for level in levels] for levels in zip(*pairs)]
-    resizes = any(a.shape[2:] != b.shape[2:] for a, b in pairs)
-    settings: Dict[str, object] = dict(source=name)
+    settings: Dict[str, object] = dict(source=ours.source)
+    if theirs.source != ours.source:
+        settings['teacher_source'] = theirs.source
     for key, features, levels in (('levels', ours, numbers[0]), ('teacher_levels', theirs, numbers[1])):
         if not features.single:
             settings[key] = _short(levels, len(features.shapes))

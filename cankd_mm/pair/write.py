@@ -26,8 +26,8 @@ def pair_text(plan: Plan, student: str) -> str:
     defaults = dict(cankd_fpn=dict(source='neck', levels=4), cankd_backbone=dict(source='backbone', levels=[-1]))[base]
     changes = {key: settings.get(key) for key in (*defaults, *settings) if settings.get(key) != defaults.get(key)}
     words = [f'{key}={value!r}' for key, value in changes.items()]
-    if plan.source.resizes:
-        words.append("loss=dict(_base_.distiller.loss, resize='student')")
+    if plan.source.resize:
+        words.append(f'loss=dict(_base_.distiller.loss, resize={plan.source.resize!r})')
     distiller = f'dict(_base_.distiller, {", ".join(words)})' if words else '_base_.distiller'
     lines = [
         f"_base_ = ['{student}', 'cankd_mm::_base_/{base}.py']",

@@ -11,6 +11,7 @@ import yaml
 from mmengine.utils import get_installed_path
 
 from cankd_mm.errors import SetupError
+from cankd_mm.models.builders import from_timm
 from cankd_mm.package import config_file
 
 _PACKAGES = ('mmdet', 'mmseg')
@@ -32,7 +33,8 @@ def find_model(key: str, whose: str) -> ZooModel:
     """Find a model by the name that its library's zoo gives it, by its config file, or by ``package::path``.
 
     Args:
-        key (str): ``'retinanet_r101_fpn_2x_coco'``, a file, or ``'mmdet::retinanet/retinanet_r101_fpn_2x_coco.py'``.
+        key (str): ``'retinanet_r101_fpn_2x_coco'``, a file, or ``'mmdet::retinanet/retinanet_r101_fpn_2x_coco.py'``;
+            of a teacher ``'timm::NAME'`` as well.
         whose (str): ``'student'`` or ``'teacher'``, for messages.
 
     Returns:
@@ -41,6 +43,8 @@ def find_model(key: str, whose: str) -> ZooModel:
     Raises:
         SetupError: If there is none, with the nearest names, or if two libraries have one of that name.
     """
+    if whose == 'teacher' and from_timm(key):
+        return ZooModel(key.split('::')[1], key)
     if key.endswith('.py') or '::' in key:
         package = key.split('::')[0]
         if '::' in key and find_spec(package) is None:

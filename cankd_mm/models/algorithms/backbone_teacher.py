@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cankd_mm.errors import SetupError, reason_of
+from cankd_mm.models.builders import TIMM, from_timm
 
-_TIMM = 'timm::'
 NO_PREDICTIONS = 'is a backbone alone, which gives features, no predictions'
 # What most weights for RGB images expect, in units of 0 to 255.
 _MEAN, _STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
@@ -67,8 +67,8 @@ class BackboneTeacher(BaseModel):
         known: Dict[str, object] = {}
         if self.name is None:
             module = MODELS.build(backbone)
-        elif self.name.startswith(_TIMM):
-            module, known = _of_timm(self.name[len(_TIMM) :], out_indices)
+        elif from_timm(self.name):
+            module, known = _of_timm(self.name[len(TIMM) :], out_indices)
         else:
             raise SetupError(
                 f"The teacher's backbone {backbone!r} is not known: name one of timm as 'timm::NAME', or give the "
@@ -129,7 +129,7 @@ class BackboneTeacher(BaseModel):
         Raises:
             SetupError: If they are not in the cache and cannot be fetched.
         """
-        name = self.name[len(_TIMM) :]
+        name = self.name[len(TIMM) :]
         try:
             module, _ = _of_timm(name, self.out_indices, pretrained=True)
         except (OSError, RuntimeError) as e:
@@ -146,7 +146,7 @@ def _of_timm(
 ) -> Tuple[nn.Module, Dict[str, object]]:
     """Create a backbone of timm, and look up what its weights expect."""
     if find_spec('timm') is None:
-        raise SetupError(f'The teacher {_TIMM + name!r} is a model of timm, which is not installed: pip install timm')
+        raise SetupError(f'The teacher {TIMM + name!r} is a model of timm, which is not installed: pip install timm')
     import timm
 
     if not timm.is_model(name):
