@@ -111,7 +111,7 @@ def pair(parser: argparse.ArgumentParser) -> Run:
         out = out or f'cankd_{Path(teacher).stem}_{Path(student).stem}.py'.replace(':', '-')
         with _without_log():
             lines = write_pair(teacher, student, out, teacher_ckpt, data)
-        _say('\n'.join([*lines, '', Path(out).read_text(encoding='utf-8')]))
+        _say('\n'.join([*lines, '', Path(out).read_text(encoding='utf-8').rstrip()]))
         if check:
             train(out, check=True)
 

@@ -7,6 +7,7 @@ from mmengine.model import BaseModel
 
 from cankd_mm.apis.config import load_config
 from cankd_mm.errors import SetupError, reason_of
+from cankd_mm.models import BackboneTeacher
 from cankd_mm.models.builders import build_model, check_checkpoint, from_timm, pretrained_cfg
 from cankd_mm.pair.sources import Source, find_sources, fitting_parts, loss_memory
 from cankd_mm.pair.zoo import ZooModel, find_model
@@ -125,7 +126,7 @@ def _memory(source: Source, cfg: Config, size: Optional[Tuple[int, int]]) -> str
 
 def _doubts(teacher: ZooModel, student: ZooModel, models: List[BaseModel]) -> Iterator[str]:
     larger, smaller = map(_count, models)
-    if larger < smaller:
+    if larger < smaller and not isinstance(models[0], BackboneTeacher):  # which has no neck and no head to count
         yield f'the teacher has {larger:.1f} M parameters and the student {smaller:.1f} M: is it this way round?'
     for dataset, metrics in student.figures.items():
         for metric, value in metrics.items():

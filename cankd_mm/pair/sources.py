@@ -46,8 +46,8 @@ def _strides(levels: Sequence[Level]) -> str:
 def find_sources(student: BaseModel, teacher: BaseModel, input_size: Optional[Tuple[int, int]]) -> List[Source]:
     """Find what can be distilled of two models, the best first.
 
-    The necks where both have one, level by level of equal stride; the last stages of the backbones otherwise. Of a
-    backbone from outside, the levels that have the stride of one of the student's, or else its last one.
+    The necks where both have one, level by level of equal stride; the last stages of the backbones otherwise. A
+    backbone from outside stands beside the student's neck: its levels of equal stride, or else its last one.
 
     Args:
         student (BaseModel): The student.
@@ -85,7 +85,7 @@ def _levels_of(
     if ours.image != theirs.image:
         theirs = probe(teacher, of_teacher, 'teacher', first_size=ours.image)
     outside = isinstance(teacher, BackboneTeacher)
-    if name == 'neck' or outside:
+    if name == 'neck':
         try:
             pairs = pair_levels(ours, theirs, None, None, resizes=False)
         except SetupError:
@@ -104,7 +104,8 @@ def _levels_of(
 def _nearest(ours: Features, theirs: Features) -> Tuple[Level, Level]:
     """The teacher's last level, with that of the student whose stride is nearest to it."""
     last = select(theirs, [-1])[0]
-    return min(select(ours, None), key=lambda level: abs(log(level.stride / last.stride))), last
+    deepest_first = reversed(select(ours, None))
+    return min(deepest_first, key=lambda level: abs(log(level.stride / last.stride))), last
 
 
 def _last(student: BaseModel, ours: Features) -> Level:

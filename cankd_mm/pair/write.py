@@ -29,6 +29,8 @@ def pair_text(plan: Plan, student: str) -> str:
     if plan.source.resize:
         words.append(f'loss=dict(_base_.distiller.loss, resize={plan.source.resize!r})')
     distiller = f'dict(_base_.distiller, {", ".join(words)})' if words else '_base_.distiller'
+    if len(distiller) > _WIDTH - 16:
+        distiller = f'dict(\n        _base_.distiller, {", ".join(words[:-1])},\n        {words[-1]})'
     lines = [
         f"_base_ = ['{student}', 'cankd_mm::_base_/{base}.py']",
         'model = dict(',

@@ -117,7 +117,7 @@ def test_pair_of_the_demo_is_planned_and_runs(pairs, tmp_path, monkeypatch):
 )
 def test_sources_of_the_zoos(teacher, student, settings, resizes):
     plan = plan_pair(teacher, student)
-    assert plan.source.settings == settings and plan.source.resizes == resizes
+    assert plan.source.settings == settings and plan.source.resize == ('student' if resizes else None)
     assert plan.teacher_ckpt == find_model(teacher, 'teacher').weights
 
 
@@ -268,3 +268,33 @@ def test_data_that_cannot_be_exchanged(own_data):
         SetupError, match=r'joins several data sets in its? ?train_dataloader|joins several data sets in train'
     ):
         data_text(voc, voc, str(own_data))
+
+
+@pytest.mark.parametrize(
+    'teacher, student, settings, resize',
+    [
+        (
+            'timm::test_vit2',
+            'retinanet_r18_fpn_1x_coco',
+            dict(source='neck', teacher_source='backbone', levels=[1], teacher_levels=1),
+            None,
+        ),
+        (
+            'timm::test_convnext',
+            'retinanet_r18_fpn_1x_coco',
+            dict(source='neck', teacher_source='backbone', levels=3),
+            None,
+        ),
+        (
+            'timm::test_convnext',
+            'pspnet_r18-d8_4xb2-80k_cityscapes-512x1024',
+            dict(source='backbone', levels=[-1], teacher_levels=[-1]),
+            'teacher',
+        ),
+    ],
+)
+def test_backbones_of_timm(teacher, student, settings, resize):
+    pytest.importorskip('timm')
+    plan = plan_pair(teacher, student)
+    assert plan.source.resize == resize and plan.teacher_ckpt is None and not plan.warnings
+    assert {key: value for key, value in plan.source.settings.items()} == settings

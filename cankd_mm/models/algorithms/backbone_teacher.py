@@ -1,3 +1,4 @@
+from contextlib import suppress
 from importlib.util import find_spec
 from typing import Dict, List, Optional, Sequence, Tuple, Union
 
@@ -156,15 +157,26 @@ def _of_timm(
     options = dict(pretrained=pretrained, features_only=True)
     if out_indices is not None:
         options['out_indices'] = tuple(out_indices)
-    try:
-        # A transformer takes images of one size unless it is told that there will be others.
-        module = timm.create_model(name, dynamic_img_size=True, **{'out_indices': (-1,), **options})
-        flat = True
-    except TypeError:
-        module, flat = timm.create_model(name, **options), False
+    module = _create(name, options)
+    # All blocks of a plain transformer have one stride, and the last one knows most.
+    flat = len({*module.feature_info.reduction()}) == 1
+    if flat and out_indices is None and len(module.feature_info.reduction()) > 1:
+        module = _create(name, dict(options, out_indices=(-1,)))
+    if getattr(module, 'output_fmt', 'NCHW') == 'NHWC':
+        module.register_forward_hook(lambda module, args, maps: [f.permute(0, 3, 1, 2) for f in maps])
     cfg = timm.get_pretrained_cfg(name)
     patch = getattr(getattr(getattr(module, 'model', None), 'patch_embed', None), 'patch_size', None)
     known = dict(multiple=max(patch) if flat and patch else 32)
     if cfg is not None:
         known.update(mean=[255 * value for value in cfg.mean], std=[255 * value for value in cfg.std])
     return module, known
+
+
+def _create(name: str, options: dict) -> nn.Module:
+    """Create a model of timm that takes images of any size, which transformers do only when they are told."""
+    import timm
+
+    for of_kind in (dict(dynamic_img_size=True), dict(strict_img_size=False)):
+        with suppress(TypeError):
+            return timm.create_model(name, **of_kind, **options)
+    return timm.create_model(name, **options)

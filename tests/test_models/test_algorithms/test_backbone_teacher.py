@@ -182,3 +182,11 @@ def test_weights_that_cannot_be_fetched_are_one_sentence(monkeypatch):
     monkeypatch.setenv('HF_HUB_OFFLINE', '1')
     with pytest.raises(SetupError, match=r"weights 'timm::test_vit' are not in timm's cache and cannot be fetched"):
         teacher.load_own_weights()
+
+
+def test_maps_of_timm_that_have_their_channels_last(monkeypatch):
+    pytest.importorskip('timm')
+    teacher = build_model('timm::swin_tiny_patch4_window7_224', 'teacher')
+    with torch.no_grad():
+        maps = teacher.extract_feat(torch.randn(1, 3, 120, 200))
+    assert [tuple(f.shape[1:]) for f in maps] == [(96 * 2**i, 32 // 2**i, 56 // 2**i) for i in range(4)]
