@@ -46,10 +46,16 @@ def shrink(path, data, bert=None) -> Config:
         loader = cfg[f'{split}_dataloader']
         loader.update(num_workers=0, persistent_workers=False, batch_size=2 if split == 'train' else 1)
         dataset = loader.dataset
+        while 'dataset' in dataset:
+            dataset.pipeline = small_images(dataset.pipeline)
+            dataset = dataset.dataset
         dataset.pipeline = small_images(dataset.pipeline)
         dataset.data_root = f'{data}/'
         if cfg.default_scope == 'mmseg':
             dataset.data_prefix = dict(img_path='leftImg8bit', seg_map_path='gtFine')
+            # ADE20K's label maps count from one.
+            from_one = any(step.get('reduce_zero_label') for step in dataset.pipeline)
+            dataset.update(type='CityscapesDataset', reduce_zero_label=from_one)
         else:
             dataset.ann_file, dataset.data_prefix = f'{dataset.type}.json', dict(img='images/')
     for split in ('val', 'test'):
@@ -58,11 +64,9 @@ def shrink(path, data, bert=None) -> Config:
             evaluator.ann_file = f'{data}/{cfg.test_dataloader.dataset.type}.json'
     if cfg.default_scope == 'mmseg':
         cfg.model.architecture.data_preprocessor.size = (SIDE, SIDE)
-        cfg.train_cfg.update(max_iters=1, val_begin=9)
-        cfg.default_hooks.checkpoint.interval = 1
-    else:
-        cfg.train_cfg.update(max_epochs=1, val_begin=9)
-        cfg.default_hooks.checkpoint.update(interval=1)
+    cfg.train_cfg['max_iters' if 'max_iters' in cfg.train_cfg else 'max_epochs'] = 1
+    cfg.train_cfg.val_begin = 9
+    cfg.default_hooks.checkpoint.update(interval=1)
     cfg.default_hooks.logger.interval = 1
     # Visualizers of one name are one, and write where the first of a process does.
     cfg.visualizer.name = path.stem
@@ -79,8 +83,8 @@ def offline(model, bert=None):
             model['language_model']['name'] = bert
         if 'num_queries' in model:
             model['num_queries'] = 100  # DINO chooses them among the pixels of all levels, which are few here
-        for key in {'max_per_img', 'nms_pre'} & set(model):
-            model[key] = min(model[key], 100)  # of thousands of proposals
+        for key in {'max_per_img', 'nms_pre', 'num_points'} & set(model):
+            model[key] = min(model[key], 100)  # of thousands of proposals, or of points of a mask
     elif isinstance(model, (list, tuple)):
         model = type(model)(offline(value, bert) for value in model)
     return model

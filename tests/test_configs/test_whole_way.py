@@ -15,7 +15,7 @@ import torch
 from cankd_mm.apis import export_student, train
 from cankd_mm.models.algorithms import feature_distill
 from tests.test_configs.small import make_data, shrink
-from tests.test_configs.test_recipes import PAIRS, VARIANTS
+from tests.test_configs.test_recipes import CONFIGS, PAIRS, VARIANTS
 
 pytestmark = pytest.mark.slow
 
@@ -69,7 +69,11 @@ def random_weights(model, init_cfg, whose):
             parameter.normal_(0, 0.02, generator=generator)
 
 
-@pytest.mark.parametrize('path', [path for path in PAIRS if path not in VARIANTS.values()], ids=lambda path: path.stem)
+# Of a pair with and without what starts from the teacher the former, and the pairs that are of no paper.
+ALL = [*(path for path in PAIRS if path not in VARIANTS.values()), *sorted((CONFIGS / 'pairs').glob('*.py'))]
+
+
+@pytest.mark.parametrize('path', ALL, ids=lambda path: path.stem)
 def test_trained_resumed_exported_and_evaluated_elsewhere(path, data, plain, tmp_path, monkeypatch, request):
     bert = request.getfixturevalue('tiny_bert') if 'grounding' in path.stem else None
     cfg = shrink(path, data, bert)
