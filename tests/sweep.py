@@ -41,7 +41,7 @@ from cankd_mm.models.distillers.probe import PROBE_SIZES, probe  # noqa: E402
 from cankd_mm.pair import write_pair  # noqa: E402
 from cankd_mm.pair.data import _inner  # noqa: E402
 from cankd_mm.pair.zoo import zoo  # noqa: E402
-from tests.test_configs.small import offline, small_images  # noqa: E402
+from tests.test_configs.small import offline, small_batches, small_images  # noqa: E402
 
 MINUTES = 12  # for a family
 CLASSES = ('cat', 'dog', 'bird')
@@ -168,9 +168,8 @@ def shrink(path, side):
         if 'pipeline' in dataset:
             dataset.pipeline = small_images(dataset.pipeline, side)
         dataset = dataset.get('dataset')
-    if isinstance(cfg.model.architecture.get('data_preprocessor'), dict) and cfg.default_scope == 'mmseg':
-        if 'size' in cfg.model.architecture.data_preprocessor:
-            cfg.model.architecture.data_preprocessor.size = (side, side)
+    if cfg.model.architecture.get('data_preprocessor'):
+        small_batches(cfg, side)
     length = 'max_iters' if 'max_iters' in cfg.train_cfg else 'max_epochs'
     cfg.train_cfg[length] = 1
     if length == 'max_epochs':  # of two iterations

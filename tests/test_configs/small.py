@@ -62,8 +62,7 @@ def shrink(path, data, bert=None) -> Config:
         evaluator = cfg[f'{split}_evaluator']
         if 'ann_file' in evaluator:
             evaluator.ann_file = f'{data}/{cfg.test_dataloader.dataset.type}.json'
-    if cfg.default_scope == 'mmseg':
-        cfg.model.architecture.data_preprocessor.size = (SIDE, SIDE)
+    small_batches(cfg)
     cfg.train_cfg['max_iters' if 'max_iters' in cfg.train_cfg else 'max_epochs'] = 1
     cfg.train_cfg.val_begin = 9
     cfg.default_hooks.checkpoint.update(interval=1)
@@ -88,6 +87,14 @@ def offline(model, bert=None):
     elif isinstance(model, (list, tuple)):
         model = type(model)(offline(value, bert) for value in model)
     return model
+
+
+def small_batches(cfg, side=SIDE):
+    """Have the student's preprocessor pad to one small size, where it pads to a large one."""
+    preprocessor = cfg.model.architecture.data_preprocessor
+    for part in (preprocessor, *(preprocessor.get('batch_augments') or [])):
+        if part.get('size'):
+            part.size = (side, side)
 
 
 def small_images(steps, side=SIDE):
