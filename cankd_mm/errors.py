@@ -79,8 +79,8 @@ def explain(error: Exception) -> Optional[str]:
         )
     if isinstance(error, ModuleNotFoundError) and error.name == 'torchvision':
         return (
-            "The backbone starts from torchvision's weights, and torchvision is not installed: pip install "
-            'torchvision, or set its init_cfg to None to start from scratch.'
+            'The model needs torchvision, for the weights that its backbone starts from or for an operator, which is '
+            'not installed: pip install torchvision, or set its init_cfg to None to start from scratch.'
         )
     for kind, pattern, sentence in _KNOWN:
         found = re.search(pattern, text)

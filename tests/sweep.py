@@ -44,6 +44,7 @@ from cankd_mm.pair.zoo import zoo  # noqa: E402
 from tests.test_configs.small import offline, small_batches, small_images  # noqa: E402
 
 MINUTES = 12  # for a family
+SIDES = (128, 256)
 CLASSES = ('cat', 'dog', 'bird')
 
 
@@ -146,12 +147,12 @@ def data_of(student, folder):
     return folder / ('panoptic.py' if panoptic else 'boxes.py')
 
 
-def side_of(student):
+def side_of(student, side):
     """How large images have to be."""
     model = build_model(ConfigDict(offline(load_model_cfg(student).to_dict())), 'student')
     source = next(name for name in ('neck', 'backbone') if isinstance(getattr(model, name, None), torch.nn.Module))
     size = probe(model, source, 'student', training=True).image
-    return 128 if size == PROBE_SIZES[0] else max(size)
+    return side if size == PROBE_SIZES[0] else max(size)
 
 
 def shrink(path, side):
@@ -172,6 +173,8 @@ def shrink(path, side):
         small_batches(cfg, side)
     length = 'max_iters' if 'max_iters' in cfg.train_cfg else 'max_epochs'
     cfg.train_cfg[length] = 1
+    if 'lr' in cfg.optim_wrapper.get('optimizer', {}):
+        cfg.optim_wrapper.optimizer.lr = 1e-6  # of random weights, with which some training ends in no number
     if length == 'max_epochs':  # of two iterations
         cfg.train_cfg.pop('dynamic_intervals', None)
     cfg.default_hooks.checkpoint.update(interval=1)
@@ -245,12 +248,12 @@ def compare_with_the_student_alone(config):
     assert distilled and all(value > 0 for value in distilled), f'distillation losses {distilled}'
 
 
-def whole_way(teacher, student, folder, result):
+def whole_way(teacher, student, folder, side, result):
     """Everything but the plain library; `result` says how far it came."""
     weights = folder / 'teacher.pth'
     weights.touch()
     result['stage'] = 'build'
-    side = max(map(side_of, (student, teacher)))
+    side = max(side_of(student, side), side_of(teacher, side))
     make_data(folder / 'data', side)
     result.update(stage='pair', side=side)
     data = data_of(student, folder / 'data')
@@ -273,12 +276,12 @@ def whole_way(teacher, student, folder, result):
         result['stage'] = 'plain'
 
 
-def child(teacher, student, folder, result):
+def child(teacher, student, folder, side, result):
     with open(folder / 'log.txt', 'w') as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
         try:
-            whole_way(teacher, student, folder, result)
+            whole_way(teacher, student, folder, side, result)
         except BaseException as e:
             traceback.print_exc()
             sentence = explain(e) if isinstance(e, Exception) else None
@@ -332,18 +335,22 @@ def main():
             if key in done:
                 continue
             start = time.monotonic()
-            result = multiprocessing.Manager().dict(stage='build')
             teacher, student = siblings(chosen[key])
             place = Path(folder) / key.replace('/', '_')
-            place.mkdir()
-            process = multiprocessing.Process(target=child, args=(teacher, student, place, result))
-            process.start()
-            process.join(60 * MINUTES)
-            if process.is_alive():
-                process.kill()
-                result['error'] = f'took more than {MINUTES} minutes'
-            elif process.exitcode != 0:
-                result['error'] = f'ended with status {process.exitcode}'
+            for side in SIDES:  # some take no small images
+                shutil.rmtree(place, ignore_errors=True)
+                place.mkdir()
+                result = multiprocessing.Manager().dict(stage='build')
+                process = multiprocessing.Process(target=child, args=(teacher, student, place, side, result))
+                process.start()
+                process.join(60 * MINUTES)
+                if process.is_alive():
+                    process.kill()
+                    result['error'] = f'took more than {MINUTES} minutes'
+                elif process.exitcode != 0:
+                    result['error'] = f'ended with status {process.exitcode}'
+                if 'error' not in result or result.get('side') != side:
+                    break
             line = dict(family=key, teacher=teacher, student=student, **result)
             if 'exported' in line:
                 plain.stdin.write(f'{" ".join(line.pop("exported"))}\n')

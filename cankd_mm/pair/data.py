@@ -1,5 +1,6 @@
 """A student of the zoo on another data set: what of its config has to change."""
 
+import inspect
 from typing import Dict, Iterator, List, Optional, Tuple
 
 from mmengine.config import Config
@@ -42,13 +43,14 @@ def data_text(student: str, base: str, data: str) -> str:
             continue
         own = {key: value for key, value in found.items() if key not in common}
         depth, stock = _inner(cfg, split, student)
-        own.update(_pipeline(stock, found))
+        own.update(_rest(stock, found))
         dataset = f'dict(**data, {_arguments(own)})' if own else 'data'
         for _ in range(depth):
             dataset = f'dict(dataset={dataset})'
         lines.append(f'{split}_dataloader = dict(dataset={dataset})')
     lines += _evaluators(cfg, given)
-    old, new = _count(before), _count(splits['train'])
+    # Some kinds of data set read the names of their classes from a file.
+    old, new = _count(before) or max(_class_counts(cfg.model), default=None), _count(splits['train'])
     if None not in (old, new) and old != new:
         model = _with_classes(cfg.model.to_dict(), old, new)
         if model:
@@ -74,14 +76,34 @@ def _inner(cfg: Config, split: str, path: str) -> Tuple[int, dict]:
     return depth, dataset
 
 
-def _pipeline(stock: dict, given: dict) -> dict:
-    """The student's pipeline, where it reads label maps that count from one and these do not, or the other way."""
-    wanted, changed = given.get('reduce_zero_label', False), []
+def _rest(stock: dict, given: dict) -> dict:
+    """What else of the student's data set has to change: its pipeline, or all where the other kind takes less."""
+    wanted, pipeline = given.get('reduce_zero_label', False), []
     for step in _plain(stock.get('pipeline') or []):
+        # A pipeline for label maps that count from one, on such that do not, or the other way round.
         if str(step.get('type')).endswith('LoadAnnotations') and step.get('reduce_zero_label', wanted) != wanted:
             step = dict(step, reduce_zero_label=wanted)
-        changed.append(step)
-    return {} if changed == _plain(stock.get('pipeline') or []) else dict(pipeline=changed)
+        pipeline.append(step)
+    taken = {
+        name
+        for cls in _kind(given.get('type', stock['type'])).__mro__
+        for name in inspect.signature(cls.__init__).parameters
+    }
+    if all(key in taken or key == 'type' for key in stock):
+        return {} if pipeline == _plain(stock.get('pipeline') or []) else dict(pipeline=pipeline)
+    kept = {key: _plain(value) for key, value in stock.items() if key in taken and key not in _KEPT}
+    return dict(_delete_=True, **{**kept, 'pipeline': pipeline})
+
+
+def _kind(name: str) -> type:
+    with DATASETS.switch_scope_and_registry(None) as registry:  # the default scope's
+        kind = registry.get(name)
+    if kind is None:
+        raise SetupError(
+            f"The data set type {name!r} is not registered among those of the student's library: correct it, or import "
+            'what registers it with custom_imports.'
+        )
+    return kind
 
 
 def _evaluators(cfg: Config, given: Config) -> Iterator[str]:
@@ -106,10 +128,16 @@ def _count(dataset: dict) -> Optional[int]:
     """How many classes a data set has: its own, or those of its type."""
     classes = (dataset.get('metainfo') or {}).get('classes')
     if classes is None:
-        with DATASETS.switch_scope_and_registry(None) as registry:  # the default scope's
-            kind = registry.get(dataset['type'])
-        classes = getattr(kind, 'METAINFO', {}).get('classes')
+        classes = getattr(_kind(dataset['type']), 'METAINFO', {}).get('classes')
     return None if classes is None else 1 if isinstance(classes, str) else len(classes)
+
+
+def _class_counts(cfg: object) -> Iterator[int]:
+    """The numbers of classes that the parts of a model are configured for."""
+    if isinstance(cfg, dict):
+        yield from (value for key, value in cfg.items() if key in _CLASSES and isinstance(value, int))
+    for part in cfg.values() if isinstance(cfg, dict) else cfg if isinstance(cfg, (list, tuple)) else ():
+        yield from _class_counts(part)
 
 
 def _with_classes(cfg: dict, old: int, new: int) -> dict:

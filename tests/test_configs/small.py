@@ -103,7 +103,8 @@ def small_images(steps, side=SIDE):
         step = {key: small_images(value, side) for key, value in steps.items()}
         for key in ('scale', 'crop_size', 'img_scale'):
             if isinstance(step.get(key), (tuple, list)):
-                step[key] = (side, side)
+                of_one = isinstance(step[key][0], (int, float))
+                step[key] = (side, side) if of_one else [(side, side)] * len(step[key])
         if 'scales' in step:
             step['scales'] = [(side, side)]
         return step
