@@ -12,6 +12,7 @@ import json
 import multiprocessing
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -314,12 +315,45 @@ for line in sys.stdin:
 """
 
 
+def table(lines):
+    """The page's account of a sweep: what took all of it, and where the others stopped and why."""
+    done = [line for line in lines if line['stage'] == 'done']
+    kinds = defaultdict(list)
+    for line in done:
+        settings = ', '.join(f'{key}={value!r}' for key, value in line['distiller'].items())
+        kinds[settings].append(line['family'])
+    minutes = sorted(line['minutes'] for line in lines)
+    rows = [
+        f'Of {len(lines)} families {len(done)} took all of it, in {minutes[len(minutes) // 2]} minutes at the median.',
+        '',
+        '| what `cankd pair` wrote | families |',
+        '|---|---|',
+        *(
+            f'| `{settings}` | {", ".join(found)} |'
+            for settings, found in sorted(kinds.items(), key=lambda k: -len(k[1]))
+        ),
+        '',
+        '| the others | stopped at | by |',
+        '|---|---|---|',
+        *(f'| {line["family"]} | {line["stage"]} | {_cell(line["error"])} |' for line in lines if line not in done),
+    ]
+    return '\n'.join(rows)
+
+
+def _cell(error):
+    return re.sub(r'\s+', ' ', error.replace('|', '\\|'))[:200]
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument('out', type=Path)
+    parser.add_argument('--table', action='store_true', help='lay out what OUT.jsonl holds, and sweep nothing')
     parser.add_argument('families', nargs='*')
     parser.add_argument('--part', type=int, nargs=2, default=(0, 1), help='this part of so many')
     arguments = parser.parse_args()
+    if arguments.table:
+        sys.stdout.write(table([json.loads(line) for line in arguments.out.open()]) + '\n')
+        return
     done = {json.loads(line)['family'] for line in arguments.out.open()} if arguments.out.exists() else set()
     torch.set_num_threads(1)
     chosen = {key: models for key, models in families().items() if key in (arguments.families or [key])}
