@@ -96,9 +96,11 @@ def _levels_of(
         pairs = (large or pairs)[:_MOST_LEVELS]
     else:
         pairs = [(_last(student, ours), select(theirs, [-1])[0])]
-    resizes = any(a.shape[2:] != b.shape[2:] for a, b in pairs)
-    resize = ('teacher' if outside else 'student') if resizes else None
-    return Source(_settings(ours, theirs, pairs, resizes), pairs, resize)
+    (first, counterpart), *_ = pairs
+    resize = None
+    if first.shape[2:] != counterpart.shape[2:]:  # the larger map is resized, as the loss takes room for its pixels
+        resize = 'student' if first.stride < counterpart.stride else 'teacher'
+    return Source(_settings(ours, theirs, pairs, resize is not None), pairs, resize)
 
 
 def _nearest(ours: Features, theirs: Features) -> Tuple[Level, Level]:
@@ -155,7 +157,7 @@ def loss_memory(source: Source, batch_size: int, input_size: Tuple[int, int]) ->
     for ours, theirs in source.pairs:
         channels = theirs.shape[1]
         with FakeTensorMode():  # nothing is computed, and nothing takes room
-            loss = CanKDLoss(channels, resize='student')
+            loss = CanKDLoss(channels, resize=source.resize)
             maps = [
                 torch.empty(batch_size, channels, *(max(round(side / level.stride), 1) for side in input_size))
                 for level in (ours, theirs)

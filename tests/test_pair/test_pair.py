@@ -90,34 +90,40 @@ def test_pair_of_the_demo_is_planned_and_runs(pairs, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    'teacher, student, settings, resizes',
+    'teacher, student, settings, resize',
     [
-        ('yolox_s_8xb8-300e_coco', 'yolox_tiny_8xb8-300e_coco', dict(source='neck', levels=3), False),
-        ('faster-rcnn_r50_fpn_1x_coco', 'retinanet_r18_fpn_1x_coco', dict(source='neck', levels=4), False),
+        ('yolox_s_8xb8-300e_coco', 'yolox_tiny_8xb8-300e_coco', dict(source='neck', levels=3), None),
+        ('faster-rcnn_r50_fpn_1x_coco', 'retinanet_r18_fpn_1x_coco', dict(source='neck', levels=4), None),
         (
             'segformer_mit-b1_8xb2-160k_ade20k-512x512',
             'segformer_mit-b0_8xb2-160k_ade20k-512x512',
             dict(source='backbone', levels=[-1]),
-            False,
+            None,
         ),
         (
             'segformer_mit-b1_8xb2-160k_ade20k-512x512',
             'pspnet_r18-d8_4xb2-80k_cityscapes-512x1024',
             dict(source='backbone', levels=[-1], teacher_levels=[-1]),
-            True,
+            'student',
+        ),
+        (
+            'pspnet_r18-d8_4xb2-80k_cityscapes-512x1024',
+            'segformer_mit-b0_8xb2-160k_ade20k-512x512',
+            dict(source='backbone', levels=[-1], teacher_levels=[-1]),
+            'teacher',
         ),
         # more branches while it trains, of which the second is the one that is evaluated
         (
             'pidnet-m_2xb6-120k_1024x1024-cityscapes',
             'pidnet-s_2xb6-120k_1024x1024-cityscapes',
             dict(source='backbone', levels=[1]),
-            False,
+            None,
         ),
     ],
 )
-def test_sources_of_the_zoos(teacher, student, settings, resizes):
+def test_sources_of_the_zoos(teacher, student, settings, resize):
     plan = plan_pair(teacher, student)
-    assert plan.source.settings == settings and plan.source.resize == ('student' if resizes else None)
+    assert plan.source.settings == settings and plan.source.resize == resize
     assert plan.teacher_ckpt == find_model(teacher, 'teacher').weights
 
 
