@@ -109,7 +109,7 @@ def test_pair_of_the_demo_is_planned_and_runs(pairs, tmp_path, monkeypatch):
         (
             'pspnet_r18-d8_4xb2-80k_cityscapes-512x1024',
             'segformer_mit-b0_8xb2-160k_ade20k-512x512',
-            dict(source='backbone', levels=[-1], teacher_levels=[-1]),
+            dict(source='backbone', levels=[-1]),
             'teacher',
         ),
         # more branches while it trains, of which the second is the one that is evaluated
