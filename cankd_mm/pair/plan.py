@@ -44,7 +44,7 @@ def plan_pair(teacher: str, student: str, teacher_ckpt: Optional[str] = None) ->
     cfg = load_config(ours.config)
     if not from_timm(theirs.config):
         scopes = load_config(theirs.config).get('default_scope'), cfg.get('default_scope')
-        if scopes[0] != scopes[1]:
+        if None not in scopes and scopes[0] != scopes[1]:
             raise SetupError(
                 f'The teacher {theirs.name!r} is a model of {scopes[0]} and the student {ours.name!r} one of '
                 f'{scopes[1]}: give two of one task.'
@@ -64,7 +64,7 @@ def plan_pair(teacher: str, student: str, teacher_ckpt: Optional[str] = None) ->
         f'teacher: {_described(theirs, models[0])}',
         f'student: {_described(ours, models[1])}',
         f'source: {sources[0]}{_resized(sources[0])}{_connected(sources[0])}',
-        *(f'also possible: {other}{_resized(other)}' for other in sources[1:]),
+        *(f'also possible: {other}{_resized(other)}{_connected(other)}' for other in sources[1:]),
         f'could start from the teacher, by init_from_teacher: {", ".join(parts) or "nothing"}',
         f'kept from the student: {_schedule(cfg)}',
         _memory(sources[0], cfg, size),

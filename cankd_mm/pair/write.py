@@ -35,7 +35,7 @@ def pair_text(plan: Plan, student: str) -> str:
         f"_base_ = ['{student}', 'cankd_mm::_base_/{base}.py']",
         'model = dict(',
         "    _delete_=True, _scope_='mmrazor', type='FeatureDistill', architecture=_base_.model,",
-        f'    teacher={_quoted(plan.teacher.config)},',
+        f'    teacher={plan.teacher.config!r},',
     ]
     if plan.teacher_ckpt:
         lines += _broken('    teacher_ckpt=', plan.teacher_ckpt)
@@ -48,13 +48,9 @@ def pair_text(plan: Plan, student: str) -> str:
 def _broken(key: str, address: str) -> List[str]:
     """An entry whose value goes on in a second line where it is long."""
     if len(key) + len(address) + 3 <= _WIDTH:
-        return [f'{key}{_quoted(address)},']
+        return [f'{key}{address!r},']
     at = address.rfind('/') + 1
-    return [f'{key}{_quoted(address[:at])}', f'    {_quoted(address[at:])},']
-
-
-def _quoted(text: str) -> str:
-    return repr(text)
+    return [f'{key}{address[:at]!r}', f'    {address[at:]!r},']
 
 
 def base_name(config: str, folder: Path) -> str:
