@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 # Before anything imports it: several test processes on few cores are slower with many threads.
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 # Processes that are started find no transformers and sklearn, which MMEngine and MMDetection would import: 2.5 seconds.
-os.environ['PYTHONPATH'] = os.pathsep.join([str(ROOT / 'tests' / 'without'), os.environ.get('PYTHONPATH', '')])
+os.environ['PYTHONPATH'] = os.pathsep.join(filter(None, [str(ROOT / 'tests/without'), os.environ.get('PYTHONPATH')]))
 warnings.filterwarnings('ignore')
 
 from mmengine.logging import MMLogger  # noqa: E402

@@ -102,6 +102,7 @@ def pair(run, digits):
 
 def test_the_whole_way(run, pair):
     trained = 'work_dirs/pair/epoch_1.pth'
+    student, weights = 'cankd_mm::demo/fpn-r18w16_digits300.py', 'work_dirs/teacher/epoch_1.pth'
     methods = ['--methods', 'cankd_mm::methods/pkd.py', '--seeds', '0', '--jobs', '1']
     said = run.commands(
         ['check', pair],
@@ -113,8 +114,21 @@ def test_the_whole_way(run, pair):
         ['compare', pair, *methods],
         ['reproduce'],
         ['reproduce', '2', '--check'],
+        [
+            'pair',
+            'teacher.py',
+            student,
+            '--data',
+            'teacher.py',
+            '--teacher-ckpt',
+            weights,
+            '--out',
+            'made.py',
+            '--check',
+        ],
     )
-    assert all(said[i][0] == 0 for i in range(8)) and said[8][0] == 1, said
+    assert all(said[i][0] == 0 for i in (*range(8), 9)) and said[8][0] == 1, said
+    assert "source: neck: the student's levels 0, 1, 2" in said[9][1] and 'preflight' in said[9][1]
     config, weights = said[4][1].split()[-2:]
     script = run.folder / 'plain.py'
     script.write_text(
