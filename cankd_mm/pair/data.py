@@ -36,7 +36,7 @@ def data_text(student: str, base: str, data: str) -> str:
     splits = {split: _split(given, split, data) for split in _SPLITS}
     before = _inner(cfg, 'train', student)[1]
     common = {key: value for key, value in splits['train'].items() if all(s.get(key) == value for s in splits.values())}
-    lines = [f'_base_ = {base!r}', f'data = dict({_arguments(common)})']
+    lines = [f'_base_ = {base!r}', _wrapped(f'data = dict({_arguments(common)})')]
     for split, found in splits.items():
         if split == 'test' and found == splits['val']:
             lines.append('test_dataloader = val_dataloader')
@@ -173,6 +173,12 @@ def _plain(value: object) -> object:
 
 def _arguments(entries: dict) -> str:
     return ', '.join(f'{key}={_literal(value)}' for key, value in entries.items())
+
+
+def _wrapped(line: str, width: int = 118) -> str:
+    """Go on in a second line before the names of the classes, which may be many."""
+    head, comma, tail = line.partition(' metainfo=')
+    return f'{head}\n   {comma}{tail}' if comma and len(line) > width else line
 
 
 def _literal(value: object) -> str:
