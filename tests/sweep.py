@@ -174,6 +174,10 @@ def shrink(path, side):
         small_batches(cfg, side)
     length = 'max_iters' if 'max_iters' in cfg.train_cfg else 'max_epochs'
     cfg.train_cfg[length] = 1
+    if cfg.optim_wrapper.get('type') == 'AmpOptimWrapper':  # for accelerators alone
+        cfg.optim_wrapper.type = 'OptimWrapper'
+        cfg.optim_wrapper.pop('loss_scale', None)
+        cfg.optim_wrapper.pop('dtype', None)
     if 'lr' in cfg.optim_wrapper.get('optimizer', {}):
         cfg.optim_wrapper.optimizer.lr = 1e-6  # of random weights, with which some training ends in no number
     if length == 'max_epochs':  # of two iterations

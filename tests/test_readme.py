@@ -6,7 +6,7 @@ import pytest
 from mmengine.config import Config
 from mmengine.fileio import load
 
-from benchmarks import growth, loss, operators, step
+from benchmarks import growth, loss, operators, step, teachers
 from cankd_mm.compare import results_table
 from cankd_mm.compare.report import blocks_table
 from cankd_mm.demo import report
@@ -44,7 +44,7 @@ def test_links_lead_somewhere(page):
 
 def test_benchmarks_are_those_that_were_measured():
     text = (ROOT / 'docs' / 'benchmarks.md').read_text()
-    for module, key in ((loss, 'results'), (growth, 'curves'), (step, 'results')):
+    for module, key in ((loss, 'results'), (growth, 'curves'), (step, 'results'), (teachers, 'results')):
         name = module.__name__.split('.')[-1]
         assert module.table(load(str(ROOT / 'docs' / 'results' / f'benchmark_{name}.json'))[key]) in text
     for path in (ROOT / 'docs' / 'results').glob('benchmark_operators*.json'):
