@@ -3,6 +3,7 @@ from importlib.util import find_spec
 from typing import Dict, List, Optional, Sequence, Tuple, Union
 
 from mmengine.model import BaseModel, ImgDataPreprocessor
+from mmengine.utils import import_modules_from_strings
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -67,7 +68,7 @@ class BackboneTeacher(BaseModel):
         self.name = backbone if isinstance(backbone, str) else None
         known: Dict[str, object] = {}
         if self.name is None:
-            module = MODELS.build(backbone)
+            module = _registered(backbone)
         elif from_timm(self.name):
             module, known = _of_timm(self.name[len(TIMM) :], out_indices)
         else:
@@ -140,6 +141,19 @@ class BackboneTeacher(BaseModel):
             ) from e
         self.backbone.load_state_dict(module.state_dict())
         return self.name
+
+
+def _registered(backbone: dict) -> nn.Module:
+    """Build a backbone, of a library that may not have been imported yet."""
+    scope, dot, _ = str(backbone['type']).rpartition('.')
+    if dot and scope.isidentifier() and scope not in ('mmdet', 'mmseg', 'mmrazor'):
+        if find_spec(scope) is None:
+            raise SetupError(
+                f"The teacher's backbone {backbone['type']!r} is of the package {scope!r}, which is not installed: install "
+                'it, or correct the type.'
+            )
+        import_modules_from_strings(f'{scope}.models')
+    return MODELS.build(backbone)
 
 
 def _of_timm(

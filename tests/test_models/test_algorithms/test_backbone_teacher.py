@@ -115,8 +115,25 @@ def test_teacher_without_weights_stops(own_pair):
 
 
 @pytest.mark.parametrize(
+    'backbone',
+    [
+        dict(type='mmpretrain.ResNet', depth=18, out_indices=[2, 3]),
+        dict(type='mmpretrain.VisionTransformer', arch='deit-tiny', img_size=224, out_type='featmap'),
+        dict(type='mmdet.ResNet', depth=18, out_indices=[2, 3]),
+    ],
+)
+def test_backbones_of_other_libraries(backbone):
+    pytest.importorskip(backbone['type'].split('.')[0])
+    teacher = build_model(dict(type='mmrazor.BackboneTeacher', backbone=backbone), 'teacher')
+    with torch.no_grad():
+        maps = teacher.extract_feat(torch.randn(1, 3, 100, 130))
+    assert maps[-1].dim() == 4 and tuple(maps[-1].shape[2:]) in ((4, 5), (8, 10))
+
+
+@pytest.mark.parametrize(
     'backbone, words',
     [
+        (dict(type='nowhere.ResNet'), "backbone 'nowhere.ResNet' is of the package 'nowhere', which is not installed"),
         ('resnet50', r"backbone 'resnet50' is not known: name one of timm as 'timm::NAME'"),
         ('timm::no_such_model', r"timm has no model 'no_such_model'|is a model of timm, which is not installed"),
     ],
