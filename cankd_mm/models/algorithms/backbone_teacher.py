@@ -149,8 +149,8 @@ def _registered(backbone: dict) -> nn.Module:
     if dot and scope.isidentifier() and scope not in ('mmdet', 'mmseg', 'mmrazor'):
         if find_spec(scope) is None:
             raise SetupError(
-                f"The teacher's backbone {backbone['type']!r} is of the package {scope!r}, which is not installed: install "
-                'it, or correct the type.'
+                f"The teacher's backbone {backbone['type']!r} is of the package {scope!r}, which is not installed: "
+                'install it, or correct the type.'
             )
         import_modules_from_strings(f'{scope}.models')
     return MODELS.build(backbone)
