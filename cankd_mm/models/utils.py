@@ -80,4 +80,5 @@ def heads_of(model: nn.Module) -> Dict[str, nn.Module]:
         if name.rstrip('.0123456789').split('.')[-1] in _HEADS
         and 'rpn_head' not in name
         and isinstance(getattr(module, 'num_classes', None), int)
+        and not hasattr(module, 'boundary_threshold')  # STDC's, for edges that it finds in the label map
     }

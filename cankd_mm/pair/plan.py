@@ -136,6 +136,7 @@ def _doubts(teacher: ZooModel, student: ZooModel, models: List[BaseModel]) -> It
                     f'the teacher has {better:g} {metric} on {dataset} and the student alone {value:g}: there is '
                     'nothing to learn from it.'
                 )
+                break
 
 
 def input_size(cfg: Config) -> Optional[Tuple[int, int]]:

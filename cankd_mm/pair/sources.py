@@ -16,6 +16,8 @@ from cankd_mm.models.distillers.probe import Features, probe
 from cankd_mm.models.losses import CanKDLoss
 from cankd_mm.models.saved import saved_bytes
 
+# The last, a segmentor's logits, where neither of the others gives feature maps.
+_SOURCES = ('neck', 'backbone', 'decode_head.conv_seg')
 # More than the paper distils of a feature pyramid; what lies above is small.
 _MOST_LEVELS = 4
 
@@ -32,7 +34,7 @@ class Source(NamedTuple):
         numbers = [[level.index for level in levels if level.index is not None] for levels in (ours, theirs)]
         where = ['', '']
         for i, found in enumerate(numbers):
-            where[i] = f'level{"s" * (len(found) > 1)} {", ".join(map(str, found))}' if found else 'its map'
+            where[i] = f'level{"s" * (len(found) > 1)} {", ".join(map(str, found))}' if found else 'map'
         return (
             f"{self.settings['source']}: the student's {where[0]} ({_strides(ours)}), the teacher's {where[1]}"
             f'{f" ({_strides(theirs)})" if self.resize else ""}'
@@ -46,8 +48,9 @@ def _strides(levels: Sequence[Level]) -> str:
 def find_sources(student: BaseModel, teacher: BaseModel, input_size: Optional[Tuple[int, int]]) -> List[Source]:
     """Find what can be distilled of two models, the best first.
 
-    The necks where both have one, level by level of equal stride; the last stages of the backbones otherwise. A
-    backbone from outside stands beside the student's neck: its levels of equal stride, or else its last one.
+    The necks where both have one, level by level of equal stride; the last stages of the backbones otherwise; where
+    neither gives feature maps, the logits of segmentors. A backbone from outside stands beside the student's neck: its
+    levels of equal stride, or else its last one.
 
     Args:
         student (BaseModel): The student.
@@ -62,9 +65,11 @@ def find_sources(student: BaseModel, teacher: BaseModel, input_size: Optional[Tu
         SetupError: If there is nothing, with the reason for every module that both have.
     """
     found, reasons = [], []
-    for name in ('neck', 'backbone'):
+    for name in _SOURCES:
+        if name == 'decode_head.conv_seg' and found:
+            break
         of_teacher = 'backbone' if isinstance(teacher, BackboneTeacher) else name
-        if all(isinstance(getattr(*of, None), nn.Module) for of in ((student, name), (teacher, of_teacher))):
+        if name in dict(student.named_modules()) and of_teacher in dict(teacher.named_modules()):
             try:
                 found.append(_levels_of(student, teacher, name, of_teacher, input_size))
             except SetupError as e:

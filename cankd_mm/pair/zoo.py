@@ -86,16 +86,17 @@ def zoo() -> List[ZooModel]:
 def _models_of(package: str) -> List[ZooModel]:
     root = Path(get_installed_path(package)) / '.mim'
     index = root / 'model-index.yml'
+    files = {f'{package}::{path.relative_to(root / "configs").as_posix()}' for path in root.glob('configs/[!_]*/*.py')}
     models = []
     for metafile in _read(index)['Import'] if index.is_file() else ():
         content = _read(root / metafile)
         for entry in content.get('Models') or [] if isinstance(content, dict) else content:
-            # Some name the file alone.
+            # Some name the file alone, and some one that is not there.
             path = f'{package}::{Path(metafile).parent.name}/{Path(entry["Config"]).name}'
-            models.append(ZooModel(entry['Name'], path, entry.get('Weights'), _figures(entry.get('Results'))))
+            if path in files:
+                models.append(ZooModel(entry['Name'], path, entry.get('Weights'), _figures(entry.get('Results'))))
     named = {model.config for model in models}
-    others = (f'{package}::{path.relative_to(root / "configs").as_posix()}' for path in root.glob('configs/[!_]*/*.py'))
-    return [*models, *(ZooModel(Path(path).stem, path) for path in sorted(others) if path not in named)]
+    return [*models, *(ZooModel(Path(path).stem, path) for path in sorted(files - named))]
 
 
 def _read(path: Path) -> object:
