@@ -1,5 +1,6 @@
 """What the README says is what the repository holds."""
 
+import json
 import re
 
 import pytest
@@ -67,3 +68,10 @@ def test_what_the_pair_and_the_paper_differ_in_is_said():
     cfg = Config.fromstring(setting, '.py')
     assert cfg.optim_wrapper.optimizer.lr == shipped.optim_wrapper.optimizer.lr
     assert cfg.optim_wrapper.clip_grad == shipped.optim_wrapper.clip_grad
+
+
+def test_sweep_of_the_zoos_is_the_one_that_was_run():
+    from tests.sweep import table
+
+    lines = [json.loads(line) for line in (ROOT / 'docs' / 'results' / 'zoo.jsonl').open()]
+    assert table(lines) in (ROOT / 'docs' / 'zoo.md').read_text()
