@@ -40,7 +40,7 @@ def pair_text(plan: Plan, student: str) -> str:
     if plan.teacher_ckpt:
         lines += _broken('    teacher_ckpt=', plan.teacher_ckpt)
     if plan.parts:
-        lines.append(f'    # init_from_teacher={plan.parts},  # these fit, and could start from its weights')
+        lines.append(f'    # init_from_teacher={plan.parts},  # these fit')
     lines.append(f'    distiller={distiller})')
     return '\n'.join(lines) + '\n'
 
