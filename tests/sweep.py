@@ -45,7 +45,7 @@ from cankd_mm.pair.zoo import zoo  # noqa: E402
 from tests.test_configs.small import offline, small_batches, small_images  # noqa: E402
 
 MINUTES = 12  # for a family
-SIDES = (128, 256)
+SIDES = (128, 512)
 CLASSES = ('cat', 'dog', 'bird')
 
 
