@@ -127,5 +127,19 @@ def test_plain_models_differ_from_the_zoos_in_the_backbone():
         (base,) = Config._get_base_files(str(path))
         ours, stock = (without_scope(cfg.to_dict()) for cfg in (Config.fromfile(str(path)), get_config(base)))
         changed = {key for key in stock['model'] if ours['model'][key] != stock['model'][key]}
-        assert changed <= {'backbone', 'neck'} and 'backbone' in changed
+        for head in changed & {'decode_head', 'auxiliary_head'}:  # as wide as the backbone's stages ask for
+            widths = ('in_channels', 'channels')
+            assert all(
+                ours['model'][head][key] == value for key, value in stock['model'][head].items() if key not in widths
+            )
+            changed.remove(head)
+        assert changed <= {'backbone', 'neck', 'pretrained'} and 'backbone' in changed
         assert all(ours[key] == stock[key] for key in stock if key not in ('model', 'pretrained'))
+
+
+def test_pspnet_r18_is_that_of_the_zoo_on_another_data_set():
+    ours = Config.fromfile(str(CONFIGS / 'models' / 'pspnet_r18-d8_4xb4-80k_ade20k-512x512.py')).model
+    stock = get_config('mmseg::pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py').model
+    assert ours.pretrained == stock.pretrained and ours.backbone.depth == stock.backbone.depth == 18
+    for head in ('decode_head', 'auxiliary_head'):
+        assert all(ours[head][key] == stock[head][key] for key in ('in_channels', 'channels'))
