@@ -89,6 +89,7 @@ def test_pair_of_the_demo_is_planned_and_runs(pairs, tmp_path, monkeypatch):
         write_pair(cfg.model.teacher, str(student), 'made/pair.py', teacher_ckpt=cfg.model.teacher_ckpt)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'teacher, student, settings, resize',
     [
@@ -188,6 +189,7 @@ def test_mistakes_are_one_clear_sentence(teacher, student, words):
     assert '\n' not in str(error.value)
 
 
+@pytest.mark.slow
 def test_teacher_that_is_smaller_or_worse_is_a_warning():
     warnings = plan_pair('retinanet_r18_fpn_1x_coco', 'retinanet_r50_fpn_1x_coco').warnings
     assert re.search(r'the teacher has \d+\.\d M parameters and the student \d+\.\d M', warnings[0])
