@@ -291,6 +291,8 @@ def mend_config_paths() -> bool:
     named so is looked up in a scope of its name; this one registers its components where MMRazor has its own, and its
     configs name what MMDetection and MMSegmentation register. They are read as files, without a scope.
 
+    Folders with a sign in their name, as MMDetection's ``gn+ws`` and ``legacy_1.x``, are found as all others.
+
     A sister package whose distribution has another name than in MMEngine's table, as that of the maintained fork's
     MMSegmentation, is found by its import name.
 
@@ -311,7 +313,13 @@ def mend_config_paths() -> bool:
     def _get_cfg_path(cfg_path: str, filename: str):
         if cfg_path.startswith('cankd_mm::'):
             return config_file(cfg_path), None
-        return original(cfg_path, filename)
+        try:
+            return original(cfg_path, filename)
+        except ValueError:
+            file = config_file(cfg_path)
+            if file == cfg_path:
+                raise
+            return file, cfg_path.split('::')[0]
 
     Config._get_cfg_path = staticmethod(_get_cfg_path)
     return True

@@ -188,6 +188,20 @@ def test_a_config_is_based_on_those_of_the_package(tmp_path):
         Config.fromfile(str(path))
 
 
+@pytest.mark.parametrize(
+    'path', ['gn+ws/mask-rcnn_r50_fpn_gn-ws-all_2x_coco.py', 'legacy_1.x/retinanet_r50_fpn_1x_coco_v1.py']
+)
+def test_a_config_is_based_on_those_in_folders_with_a_sign_in_their_name(tmp_path, path):
+    from mmengine.config import Config
+
+    (tmp_path / 'mine.py').write_text(f"_base_ = ['mmdet::{path}', 'cankd_mm::_base_/cankd_fpn.py']\n")
+    cfg = Config.fromfile(str(tmp_path / 'mine.py'))
+    assert cfg.model._scope_ == 'mmdet' and cfg.distiller.source == 'neck'
+    (tmp_path / 'mine.py').write_text("_base_ = 'mmdet::gn+ws/none.py'\n")
+    with pytest.raises(ValueError, match='please specify the package name'):
+        Config.fromfile(str(tmp_path / 'mine.py'))
+
+
 def test_folders_are_shown_as_in_a_clone():
     assert str(package.folder('configs')) == 'configs'
     assert package.config_file('cankd_mm::methods/pkd.py') == 'configs/methods/pkd.py'
