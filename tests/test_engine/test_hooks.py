@@ -38,6 +38,7 @@ TABLE = {
     'SyncBuffersHook': 'test_buffers_and_norms_are_those_of_the_student_and_what_is_trained_beside_it',
     'CheckInvalidLossHook': NOTHING,
     'DetVisualizationHook': NOTHING,
+    'TrainAugmentDetVisualizationHook': NOTHING,
     'GroundingVisualizationHook': NOTHING,
     'MeanTeacherHook': 'test_mean_teacher_is_refused_as_for_a_student_alone',
     'MemoryProfilerHook': NOTHING,
