@@ -35,7 +35,7 @@ warnings.filterwarnings('ignore')
 import cankd_mm.register  # noqa: E402, F401
 from cankd_mm.apis import export_student, train  # noqa: E402
 from cankd_mm.apis.config import load_config, student_config  # noqa: E402
-from cankd_mm.errors import explain, reason_of  # noqa: E402
+from cankd_mm.errors import SetupError, explain, reason_of  # noqa: E402
 from cankd_mm.models.algorithms import feature_distill  # noqa: E402
 from cankd_mm.models.builders import build_model, load_model_cfg  # noqa: E402
 from cankd_mm.models.distillers.probe import PROBE_SIZES, probe  # noqa: E402
@@ -152,7 +152,10 @@ def side_of(student, side):
     """How large images have to be."""
     model = build_model(ConfigDict(offline(load_model_cfg(student).to_dict())), 'student')
     source = next(name for name in ('neck', 'backbone') if isinstance(getattr(model, name, None), torch.nn.Module))
-    size = probe(model, source, 'student', training=True).image
+    try:
+        size = probe(model, source, 'student', training=True).image
+    except SetupError:  # it gives more than maps
+        return side
     return side if size == PROBE_SIZES[0] else max(size)
 
 
