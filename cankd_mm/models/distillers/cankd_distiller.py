@@ -129,7 +129,7 @@ class CanKDDistiller(ConfigurableDistiller):
             features = probe(model, self.teacher_source, 'teacher', self.image_size, first_size=student.image)
             if features.image != student.image:  # strides are compared on one image
                 student = self._probe_student(self._student(), features.image)
-            del self._student
+            del self._student, self._student_features
             recorders = {self.teacher_source: dict(type='ModuleOutputs', source=self.teacher_source)}
             self.teacher_recorders = RecorderManager({**recorders, **self._given['teacher_recorders']})
             self._build_expanded(student, features)

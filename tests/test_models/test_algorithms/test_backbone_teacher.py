@@ -109,6 +109,13 @@ def test_keys_stay_on_the_grid_of_the_teacher(own_pair):
     assert seen == [[(16, 16), (18, 18)], [(8, 8), (9, 9)]] and all(value > 0 for value in losses.values())
 
 
+def test_images_of_one_size():
+    teacher = build_model({**OWN, 'image_size': (96, 144)}, 'teacher')
+    with torch.no_grad():
+        maps = teacher.extract_feat(torch.randn(1, 3, 100, 300))
+    assert [tuple(f.shape[2:]) for f in maps] == [(12, 18), (6, 9)]
+
+
 def test_teacher_without_weights_stops(own_pair):
     with pytest.raises(SetupError, match='BackboneTeacher has no trained weights: set model.teacher_ckpt'):
         build(own_pair, teacher_ckpt=None).init_weights()
@@ -191,6 +198,14 @@ def test_features_of_timm_are_those_of_its_own_preprocessing(pairs, of_timm):
         expected = module.forward_intermediates(expected_input, intermediates_only=True)
     torch.testing.assert_close(found[-1], expected[-1], rtol=1e-3, atol=1e-3)
     assert found[-1].shape[2:] == (side // TIMM[name], side // TIMM[name])
+
+
+def test_stages_of_timm_that_are_asked_for():
+    pytest.importorskip('timm')
+    cfg = dict(type='mmrazor.BackboneTeacher', backbone='timm::test_convnext', out_indices=[1, 3])
+    with torch.no_grad():
+        maps = build_model(cfg, 'teacher').extract_feat(torch.randn(1, 3, 100, 130))
+    assert [tuple(f.shape[2:]) for f in maps] == [(16, 20), (4, 5)]
 
 
 def test_weights_that_cannot_be_fetched_are_one_sentence(monkeypatch):
