@@ -2,6 +2,7 @@ import gc
 import os
 import time
 import warnings
+from itertools import count
 from pathlib import Path
 from unittest.mock import patch
 
@@ -16,8 +17,8 @@ os.environ.setdefault('OMP_NUM_THREADS', '1')
 os.environ['PYTHONPATH'] = os.pathsep.join(filter(None, [str(ROOT / 'tests/without'), os.environ.get('PYTHONPATH')]))
 warnings.filterwarnings('ignore')
 
-from mmengine.logging import MMLogger  # noqa: E402
 from mmengine.runner import Runner  # noqa: E402
+from mmengine.visualization import Visualizer  # noqa: E402
 
 import cankd_mm  # noqa: E402, F401
 
@@ -118,15 +119,18 @@ def pairs(write_config, tmp_path_factory):
 
 
 @pytest.fixture(autouse=True, scope='session')
-def _loggers_of_their_own():
-    """Trainings of one config that start in the same second have one logger, which writes where the first one does."""
-    original = Runner.build_logger
+def _each_run_for_itself():
+    """In one process MMEngine shares the visualizer, and of runs of one config in one second logger and scope, too."""
+    original = Runner.setup_env
+    number = count()
 
-    def build_logger(self, *args, **kwargs):
-        MMLogger._instance_dict.pop(self.experiment_name, None)
-        return original(self, *args, **kwargs)
+    def setup_env(self, *args):
+        original(self, *args)
+        self._timestamp += f'_{next(number)}'
+        for visualizer in Visualizer.__subclasses__():
+            visualizer._instance_dict.clear()
 
-    with patch.object(Runner, 'build_logger', build_logger):
+    with patch.object(Runner, 'setup_env', setup_env):
         yield
 
 

@@ -47,7 +47,7 @@ custom_hooks = [dict(type='mmrazor.StopDistillHook', stop_epoch=1)]
 def test_algorithm_of_mmrazor_goes_the_whole_way(pairs, tmp_path):
     pair = tmp_path / 'single.py'
     pair.write_text(SINGLE_TEACHER.format(student=pairs['detection'].with_name('detection_student.py')))
-    options = {'train_cfg.max_epochs': 1, 'train_cfg.val_interval': 1, 'visualizer.name': str(tmp_path)}
+    options = {'train_cfg.max_epochs': 1, 'train_cfg.val_interval': 1}
     train(str(pair), work_dir=str(tmp_path), cfg_options=options)
     runner = train(str(pair), work_dir=str(tmp_path), resume='auto', cfg_options={**options, 'train_cfg.max_epochs': 2})
     assert runner.iter == 4
@@ -123,7 +123,7 @@ def test_grey_student_of_a_teacher_for_colour(pairs, tmp_path):
         'model = dict(architecture=dict(data_preprocessor=preprocessor, backbone=dict(in_channels=1)))\n'
         'train_cfg = dict(max_epochs=1, val_interval=1)\n'
     )
-    train(str(pair), work_dir=str(tmp_path), cfg_options={'visualizer.name': str(tmp_path)})
+    train(str(pair), work_dir=str(tmp_path))
     validated = next(entry for entry in read_scalars(tmp_path) if 'teacher/coco/bbox_mAP' in entry)
     alone = evaluate(str(pair), teacher=True, work_dir=str(tmp_path / 'test'))
     assert alone['coco/bbox_mAP_50'] == pytest.approx(validated['teacher/coco/bbox_mAP_50'], abs=1e-6)

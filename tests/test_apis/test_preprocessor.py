@@ -62,7 +62,6 @@ def test_exported_student_scores_what_the_validation_said(pairs, tmp_path, where
             preprocessor.update(size=(128, 128), seg_pad_val=255)
     if 'data_preprocessor' in cfg.model.architecture:
         cfg.model.architecture.data_preprocessor.update(size=(128, 128), seg_pad_val=255)
-    cfg.visualizer.name = str(tmp_path)
     pair = tmp_path / 'pair.py'
     cfg.dump(str(pair))
     train(str(pair), work_dir=str(tmp_path / 'run'))

@@ -47,9 +47,7 @@ print(type(model).__name__, len(result))
 @pytest.fixture(scope='module', params=list(TASKS))
 def run(request, pairs, tmp_path_factory):
     work_dir = tmp_path_factory.mktemp('run')
-    # Visualizers of one name are one, and write where the first of this process does.
-    options = {'visualizer.name': str(work_dir)}
-    runner = train(str(pairs[request.param]), work_dir=str(work_dir), cfg_options=options)
+    runner = train(str(pairs[request.param]), work_dir=str(work_dir))
     return request.param, pairs[request.param], work_dir, runner
 
 

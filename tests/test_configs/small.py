@@ -67,8 +67,6 @@ def shrink(path, data, bert=None) -> Config:
     cfg.train_cfg.val_begin = 9
     cfg.default_hooks.checkpoint.update(interval=1)
     cfg.default_hooks.logger.interval = 1
-    # Visualizers of one name are one, and write where the first of a process does.
-    cfg.visualizer.name = path.stem
     return cfg
 
 

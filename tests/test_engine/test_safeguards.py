@@ -22,11 +22,6 @@ def log_of(work_dir):
     return next(work_dir.glob('*/*.log')).read_text()
 
 
-def named(work_dir):
-    """Visualizers of one name are one, and write where the first of this process does."""
-    return {'visualizer.name': str(work_dir)}
-
-
 @pytest.fixture(scope='module')
 def checked(pairs, tmp_path_factory):
     """The logs of `tools/train.py --check --teacher-eval 3` of both tasks."""
@@ -156,7 +151,7 @@ def test_finite_losses_pass():
 
 @pytest.mark.parametrize('when, evaluated', [('once', 1), ('always', 2), ('never', 0)])
 def test_student_and_teacher_are_validated(pairs, tmp_path, monkeypatch, when, evaluated):
-    options = {'train_cfg.val_interval': 1, 'val_cfg': dict(type='DistillValLoop', teacher=when), **named(tmp_path)}
+    options = {'train_cfg.val_interval': 1, 'val_cfg': dict(type='DistillValLoop', teacher=when)}
     calls, evaluate = [], DistillValLoop.evaluate_teacher
     monkeypatch.setattr(DistillValLoop, 'evaluate_teacher', lambda loop: calls.append(1) or evaluate(loop))
     runner = train(str(pairs['segmentation']), work_dir=str(tmp_path), cfg_options=options)
@@ -175,7 +170,6 @@ def test_student_that_detects_nothing_is_validated(pairs, tmp_path):
         'model.architecture.test_cfg.score_thr': 2.0,
         'train_cfg.val_interval': 1,
         'default_hooks.checkpoint.save_best': 'coco/bbox_mAP',
-        **named(tmp_path),
     }
     runner = train(str(pairs['detection']), work_dir=str(tmp_path), cfg_options=options)
     assert runner.iter == 4 and not list(tmp_path.glob('best*'))
@@ -192,7 +186,7 @@ def test_validation_shows_the_teacher_what_tools_test_does(pairs, tmp_path):
         'model = dict(data_preprocessor=dict(mean=[103.5, 116.3, 123.7], std=[1.0, 1.0, 1.0], bgr_to_rgb=False))\n'
     )
     own.write_text(f"_base_ = '{pair.name}'\nmodel = dict(teacher='{teacher}')\n")
-    train(str(own), work_dir=str(tmp_path), cfg_options=named(tmp_path))
+    train(str(own), work_dir=str(tmp_path))
     reported = next(entry for entry in read_scalars(tmp_path) if 'teacher/mIoU' in entry)
     alone = evaluate(str(own), teacher=True, work_dir=str(tmp_path / 'test'))
     other = evaluate(str(pair), teacher=True, work_dir=str(tmp_path / 'test'))
@@ -268,7 +262,6 @@ def test_can_block_monitor(pairs, tmp_path):
         'train_cfg.max_epochs': 1,
         'train_cfg.val_interval': 9,
         'default_hooks.logger.interval': 1,
-        **named(tmp_path),
     }
     runner = train(str(pairs['segmentation']), work_dir=str(tmp_path), cfg_options=options)
     first, second = [entry for entry in read_scalars(tmp_path) if 'loss' in entry]
