@@ -28,6 +28,7 @@ for module in [name for name in sys.modules if name.split('.')[0] == 'cankd_mm']
 
 from mmengine.runner import Runner  # noqa: E402
 from mmengine.utils import get_installed_path  # noqa: E402
+from mmengine.visualization import Visualizer  # noqa: E402
 
 load = Runner.load_checkpoint
 
@@ -42,6 +43,8 @@ for line in sys.stdin:
     tool = os.path.join(get_installed_path(package), '.mim', 'tools', 'test.py')
     sys.argv = [tool, *arguments, '--work-dir', work_dir]
     answer = 'ok'
+    for visualizer in Visualizer.__subclasses__():
+        visualizer._instance_dict.clear()  # of one name, they would be one, and write where the first does
     with contextlib.redirect_stdout(sys.stderr):
         try:
             runpy.run_path(tool, run_name='__main__')

@@ -65,7 +65,7 @@ def shrink(path, data, bert=None) -> Config:
     small_batches(cfg)
     cfg.train_cfg['max_iters' if 'max_iters' in cfg.train_cfg else 'max_epochs'] = 1
     cfg.train_cfg.val_begin = 9
-    cfg.default_hooks.checkpoint.update(interval=1)
+    cfg.default_hooks.checkpoint.update(interval=1, max_keep_ckpts=1)
     cfg.default_hooks.logger.interval = 1
     return cfg
 

@@ -61,6 +61,13 @@ def tiny_bert(tmp_path_factory):
     return str(folder)
 
 
+@pytest.fixture
+def tmp_path(tmp_path):
+    """A folder whose gigabytes are gone after a test that fails, too."""
+    yield tmp_path
+    shutil.rmtree(tmp_path)
+
+
 def random_weights(model, init_cfg, whose):
     """Stand in for the file of the teacher, the same every time."""
     generator = torch.Generator().manual_seed(0)
@@ -107,4 +114,3 @@ def test_trained_resumed_exported_and_evaluated_elsewhere(path, data, plain, tmp
     plain.stdin.flush()
     answer = plain.stdout.readline().strip()
     assert answer == 'ok', answer.encode().decode('unicode_escape')[-3000:]
-    shutil.rmtree(tmp_path)  # up to two gigabytes

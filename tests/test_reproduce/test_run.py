@@ -124,4 +124,3 @@ def test_row_of_the_paper_on_small_images(tmp_path):
     assert result['paper'] == row.paper and result['lr'] > 0
     assert metric in result['metrics'] or not result['metrics']  # nothing detected at all, nothing reported
     assert json.loads((work_dir / 'reproduction.json').read_text()) == result
-    shutil.rmtree(tmp_path)
