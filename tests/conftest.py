@@ -121,16 +121,21 @@ def pairs(write_config, tmp_path_factory):
 @pytest.fixture(autouse=True, scope='session')
 def _each_run_for_itself():
     """In one process MMEngine shares the visualizer, and of runs of one config in one second logger and scope, too."""
-    original = Runner.setup_env
+    original, original_get = Runner.setup_env, Visualizer.get_instance
     number = count()
 
     def setup_env(self, *args):
         original(self, *args)
         self._timestamp += f'_{next(number)}'
-        for visualizer in Visualizer.__subclasses__():
-            visualizer._instance_dict.clear()
 
-    with patch.object(Runner, 'setup_env', setup_env):
+    def get_instance(cls, name, **kwargs):
+        if kwargs:
+            cls._instance_dict.pop(name, None)
+        return original_get.__func__(cls, name, **kwargs)
+
+    with patch.object(Runner, 'setup_env', setup_env), patch.object(
+        Visualizer, 'get_instance', classmethod(get_instance)
+    ):
         yield
 
 
