@@ -106,10 +106,12 @@ def pair(parser: argparse.ArgumentParser) -> Run:
 
     def run(teacher, student, teacher_ckpt, data, out, check) -> None:
         from cankd_mm.apis import train
+        from cankd_mm.models.utils import quiet
         from cankd_mm.pair import write_pair
 
         out = out or f'cankd_{Path(teacher).stem}_{Path(student).stem}.py'.replace(':', '-')
-        with _without_log():
+        with quiet(), warnings.catch_warnings():
+            warnings.simplefilter('ignore')
             lines = write_pair(teacher, student, out, teacher_ckpt, data)
         _say('\n'.join([*lines, '', Path(out).read_text(encoding='utf-8').rstrip()]))
         if check:
@@ -199,6 +201,29 @@ def reproduce(parser: argparse.ArgumentParser) -> Run:
     return run
 
 
+def show(parser: argparse.ArgumentParser) -> Run:
+    """Write a page that shows what a student has learnt from its teacher, and where it has not."""
+    parser.add_argument('config', help='config of the pair, or package::path')
+    parser.add_argument('checkpoint', help='checkpoint of its training')
+    parser.add_argument('--images', nargs='+', metavar='PATH', help='images to look at; defaults to some of the data')
+    parser.add_argument('--split', default='val', help='data that the images are of: val, test or train')
+    parser.add_argument('-n', type=int, default=8, dest='count', metavar='N', help='how many images; defaults to 8')
+    parser.add_argument('--against', metavar='PTH', help='checkpoint of the student that was trained alone')
+    parser.add_argument(
+        '--at', nargs=2, type=float, metavar=('X', 'Y'), help='pixel whose attention is shown, of the image file'
+    )
+    parser.add_argument('--out', metavar='DIR', help='folder to write; defaults to `show` beside the checkpoint')
+    parser.add_argument('--no-eval', action='store_true', help='do not rate the models on the whole validation set')
+    _add_cfg_options(parser)
+
+    def run(no_eval, **arguments) -> None:
+        from cankd_mm.show import show
+
+        _say(f'The page: {show(evaluate=not no_eval, **arguments)}')
+
+    return run
+
+
 def results(parser: argparse.ArgumentParser) -> Run:
     """Gather the results and logs under a folder into one table beside the paper's, as Markdown and JSON."""
     parser.add_argument('folder', nargs='?', type=Path, default=Path('work_dirs'), help='defaults to work_dirs')
@@ -230,6 +255,7 @@ def demo(parser: argparse.ArgumentParser) -> Run:
         with _goes_on():
             table = run_demo(root, seeds, controls, quick, tasks)
         _say(f'\n{table}\n\nThe table as JSON: {root}/results.json\nThe picture: {root}/comparison.jpg')
+        _say('\n'.join(f'What the student learnt: {root}/{task}_page/report.html' for task in tasks))
         if quick:
             _say('One short epoch each: the figures mean nothing.')
 
@@ -255,6 +281,7 @@ COMMANDS = {
     pair: 'write the config of a pair of your own',
     compare: 'compare CanKD with other methods on a pair',
     reproduce: "reproduce a row of the paper's tables",
+    show: 'show what a student learnt, and where not',
     results: "put all runs beside the paper's figures",
     demo: 'show it on digits, with nothing to download',
     doctor: 'say what is installed, and what to repair',
@@ -301,7 +328,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=_RawFormatter,
     )
-    parser.add_argument('--version', action='version', version=f'cankd-mm {__version__}')
+    parser.add_argument('-V', '--version', action='version', version=f'cankd-mm {__version__}')
     commands = parser.add_subparsers(prog='cankd', dest='command', metavar='COMMAND', required=True)
     for command, summary in COMMANDS.items():
         _complete(commands.add_parser(command.__name__, help=summary, formatter_class=_Formatter), command)
@@ -364,21 +391,6 @@ def _with_local_rank(arguments: dict) -> dict:
     """Set the local rank that the launcher gave, which is no argument of what runs."""
     os.environ.setdefault('LOCAL_RANK', str(arguments.pop('local_rank')))
     return arguments
-
-
-@contextmanager
-def _without_log() -> Iterator[None]:
-    """Leave out what the libraries say while they build a model that is only looked at."""
-    import logging
-
-    before = logging.root.manager.disable
-    logging.disable(logging.INFO)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')
-            yield
-    finally:
-        logging.disable(before)
 
 
 @contextmanager

@@ -126,8 +126,9 @@ def test_the_whole_way(run, pair):
             'made.py',
             '--check',
         ],
+        ['show', pair, trained, '-n', '1', '--no-eval', '--out', 'page'],
     )
-    assert all(said[i][0] == 0 for i in (*range(8), 9)) and said[8][0] == 1, said
+    assert all(said[i][0] == 0 for i in (*range(8), 9, 10)) and said[8][0] == 1, said
     assert "source: neck: the student's levels 0, 1, 2" in said[9][1] and 'preflight' in said[9][1]
     config, weights = said[4][1].split()[-2:]
     script = run.folder / 'plain.py'

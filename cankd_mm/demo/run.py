@@ -3,7 +3,7 @@ import sys
 import time
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Sequence
+from typing import Dict, Sequence
 
 from mmengine.fileio import dump, load
 
@@ -14,6 +14,7 @@ from cankd_mm.demo.plan import NUM_SMALL, NUM_TRAIN, NUM_VAL, TASKS, Task, plan
 from cankd_mm.machine import describe_machine
 from cankd_mm.models.builders import build_model
 from cankd_mm.runs import Job, run_jobs
+from cankd_mm.show import show
 
 # What the table and the picture call a kind of training.
 KINDS = {
@@ -40,7 +41,7 @@ def run_demo(
     What an earlier, interrupted call has finished is kept.
 
     Args:
-        root (Path): Takes work folders, ``results.json``, ``results.md`` and ``comparison.jpg``.
+        root (Path): Takes work folders, ``results.json``, ``results.md``, ``comparison.jpg``, and a page for each task.
         seeds (Sequence[int]): The seeds of the students. Defaults to (0, ).
         controls (bool): Whether to add the fair controls, see :func:`plan`. Defaults to False.
         quick (bool): Whether everything is trained for one short epoch, to show the way. Defaults to False.
@@ -74,7 +75,24 @@ def run_demo(
     dump(results, str(root / 'results.json'), indent=2)
     (root / 'results.md').write_text(table + '\n')
     report.picture(predictions, root / 'comparison.jpg')
+    with open(root / 'evaluation.log', 'a') as log, redirect_stdout(log):
+        for task, jobs in planned:
+            _show(task, {job.work_dir.name: job for job in jobs}, seeds[0], root)
     return table
+
+
+def _show(task: Task, jobs: Dict[str, Job], seed: int, root: Path) -> None:
+    """Write the page of a task's pair."""
+    distilled, alone = jobs[f'cankd_seed{seed}'], jobs[f'student_seed{seed}']
+    page = root / f'{task.name}_page' / 'report.html'
+    if not page.exists() or page.stat().st_mtime < distilled.checkpoint.stat().st_mtime:
+        show(
+            distilled.config,
+            str(distilled.checkpoint),
+            against=str(alone.checkpoint),
+            out=str(page.parent),
+            cfg_options=distilled.options,
+        )
 
 
 def evaluate(task: Task, job: Job) -> dict:

@@ -1,6 +1,7 @@
 from cankd_mm.engine.hooks import (
     BestStudentHook,
     CanBlockMonitorHook,
+    DistillVisualizationHook,
     FiniteLossHook,
     IterationSeedHook,
 )
@@ -13,6 +14,7 @@ __all__ = [
     'BestStudentHook',
     'CanBlockMonitorHook',
     'DistillRunner',
+    'DistillVisualizationHook',
     'DistillValLoop',
     'FiniteLossHook',
     'IterationSeedHook',

@@ -1,3 +1,4 @@
+import logging
 import random
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -5,6 +6,7 @@ from typing import Dict, Iterator
 
 import numpy as np
 import torch
+from mmengine.logging import MMLogger
 from mmengine.model import is_model_wrapper
 from torch import nn
 
@@ -21,6 +23,22 @@ def untouched_generators() -> Iterator[None]:
     finally:
         random.setstate(states[0])
         np.random.set_state(states[1])
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Leave out what the libraries log while they do what a user has not asked for."""
+    levels = [(logger, logger.level) for logger in MMLogger._instance_dict.values()]
+    before = logging.root.manager.disable
+    logging.disable(logging.INFO)
+    for logger, _ in levels:
+        logger.setLevel(logging.WARNING)  # MMEngine's remember what they are enabled for
+    try:
+        yield
+    finally:
+        logging.disable(before)
+        for logger, level in levels:
+            logger.setLevel(level)
 
 
 _HEADS = ('bbox_head', 'mask_head', 'decode_head', 'auxiliary_head')

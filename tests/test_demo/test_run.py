@@ -65,6 +65,8 @@ def test_demo_from_end_to_end(digits, tmp_path, monkeypatch):
     assert results['rows'][1]['parameters'] == results['rows'][2]['parameters'] < results['rows'][0]['parameters']
     assert results['machine']['versions']['mmdet']
     assert (tmp_path / 'comparison.jpg').stat().st_size > 10000
+    page = (tmp_path / 'detection_page' / 'report.html').read_text()
+    assert 'student alone' in page and 'What it changed' in page
     monkeypatch.setattr(run, 'run_jobs', lambda jobs, slots: [1 / 0 for job in jobs if not job.done])
     assert run.run_demo(tmp_path, quick=True, tasks=['detection'], data=digits) == table
 

@@ -62,7 +62,7 @@ class DistillValLoop(ValLoop):
         hub = self.runner.message_hub
         model = unwrap(self.runner.model)
         turn = self.teacher == 'always' or self.teacher == 'once' and not hub.runtime_info.get(_EVALUATED)
-        if turn and isinstance(model, FeatureDistill) and not _other_classes(model):
+        if turn and isinstance(model, FeatureDistill) and teacher_is_rateable(model):
             for key, value in self.evaluate_teacher().items():
                 if isinstance(value, Real):
                     hub.update_scalar(f'val/teacher/{key}', value)
@@ -85,7 +85,7 @@ class DistillValLoop(ValLoop):
         model, dataset = unwrap(self.runner.model), self.dataloader.dataset
         if isinstance(model.teacher, BackboneTeacher):
             raise SetupError(f'The teacher {NO_PREDICTIONS}: leave --teacher-eval out.')
-        if _other_classes(model):
+        if not teacher_is_rateable(model):
             raise SetupError(
                 f'A teacher of {count_classes(model.teacher)} classes cannot be rated on data for a student of '
                 f'{count_classes(model)}: leave --teacher-eval out.'
@@ -111,12 +111,19 @@ class DistillValLoop(ValLoop):
             yield self.dataloader.collate_fn([self.dataloader.dataset[index]])
 
 
-def _other_classes(model: FeatureDistill) -> bool:
-    """Whether the teacher predicts other classes than the student, for whom the data is, or none."""
+def teacher_is_rateable(model: FeatureDistill) -> bool:
+    """Tell whether the teacher predicts the classes of the student, for whom the data is.
+
+    Args:
+        model (FeatureDistill): The pair.
+
+    Returns:
+        bool: Whether it predicts anything, and as many classes.
+    """
     if isinstance(model.teacher, BackboneTeacher):
-        return True
+        return False
     with model.student_alone() as student:
-        return count_classes(model.teacher) != count_classes(student)
+        return count_classes(model.teacher) == count_classes(student)
 
 
 def count_classes(model: nn.Module) -> int:

@@ -1,3 +1,5 @@
+from typing import Sequence, Tuple
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -80,6 +82,32 @@ class CanBlock(nn.Module):
             x, t = x.to(self.g.weight.dtype), t.to(self.g.weight.dtype)
         z = self._normalize(getattr(self, f'_{self.mode}')(x, t))
         return z + x if self.residual else z
+
+    @torch.no_grad()
+    def affinity(self, x: Tensor, t: Tensor, pixels: Sequence[Tuple[int, int]]) -> Tensor:
+        """Compute what single pixels of the student look at, a row of the affinity's matrix for each.
+
+        Args:
+            x (Tensor): Student feature, ``(1, C, H, W)``.
+            t (Tensor): Teacher feature, ``(1, C, H', W')``.
+            pixels (Sequence[tuple[int, int]]): The K pixels, as row and column.
+
+        Returns:
+            Tensor: ``f(i, j)`` of every pixel over the teacher's pooled map, ``(K, H'', W'')``.
+        """
+        rows, columns = zip(*pixels)
+        queries = x[:, :, list(rows), list(columns)][..., None]  # (1, C, K, 1)
+        keys = self._pool(t if self.mode == 'gaussian' else self.phi(t))
+        queries = queries if self.mode == 'gaussian' else self.theta(queries)
+        size, queries, keys = keys.shape[2:], queries.flatten(2), keys.flatten(2)
+        if self.mode == 'concatenation':
+            a, b = self.concat_project.weight.flatten(1).chunk(2, dim=1)
+            f = F.relu((a @ queries).transpose(1, 2) + b @ keys) / keys.shape[2]
+        elif self.mode == 'dot_product':
+            f = queries.transpose(1, 2) @ keys / keys.shape[2]
+        else:
+            f = (queries.transpose(1, 2) @ keys).softmax(2)
+        return f[0].unflatten(1, size)
 
     def _dot_product(self, x: Tensor, t: Tensor) -> Tensor:
         phi, g = self._keys_and_values(t)

@@ -1,4 +1,4 @@
-from typing import Optional
+from typing import Optional, Tuple
 
 import torch
 from mmrazor.registry import MODELS
@@ -100,6 +100,23 @@ class CanKDLoss(nn.Module):
         """
         if s_feature.numel() == 0:  # no image, or none of its pixels
             return s_feature.sum() + 0 * sum(p.sum() for p in self.parameters())
+        s_feature, t_feature, target = self.resized(s_feature, t_feature)
+        z = s_feature if self.can is None else self.can(s_feature, t_feature)
+        if self.norm is None:
+            with torch.autocast(z.device.type, enabled=False):
+                return self.loss_weight * F.mse_loss(*at_least_float32(z, target))
+        return self.loss_weight * normalized_mse(z, target, self.norm)
+
+    def resized(self, s_feature: Tensor, t_feature: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
+        """Bring both features to one type, and to one size where ``resize`` says so.
+
+        Args:
+            s_feature (Tensor): Student feature, ``(N, C, H, W)``.
+            t_feature (Tensor): Teacher feature, ``(N, C, H', W')``.
+
+        Returns:
+            tuple[Tensor]: What the block takes of the student and of the teacher, and what its result is compared with.
+        """
         # A teacher may run in half precision beside a student that does not.
         t_feature = t_feature.detach().to(torch.promote_types(s_feature.dtype, t_feature.dtype))
         sizes = s_feature.shape[2:], t_feature.shape[2:]
@@ -114,8 +131,4 @@ class CanKDLoss(nn.Module):
                 f'{tuple(t_feature.shape)}: both must be (N, C, H, W) of one shape, or set resize where they differ '
                 'in H and W.'
             )
-        z = s_feature if self.can is None else self.can(s_feature, t_feature)
-        if self.norm is None:
-            with torch.autocast(z.device.type, enabled=False):
-                return self.loss_weight * F.mse_loss(*at_least_float32(z, target))
-        return self.loss_weight * normalized_mse(z, target, self.norm)
+        return s_feature, t_feature, target

@@ -1,0 +1,3 @@
+from cankd_mm.show.show import show
+
+__all__ = ['show']

@@ -1,0 +1,94 @@
+"""The page: one file with its pictures inside, and the pictures beside it."""
+
+import base64
+from importlib.resources import files
+from pathlib import Path
+from typing import List, NamedTuple, Optional, Sequence, Tuple
+
+import cv2
+import numpy as np
+from jinja2 import Environment, StrictUndefined
+
+from cankd_mm.show import pictures
+
+
+class Picture(NamedTuple):
+    """Images in rows, under titles, and what they mean.
+
+    Args:
+        name (str): Of its file, without the ending.
+        meaning (str): A sentence.
+        rows (Sequence[Sequence[np.ndarray]]): Each ``(H, W, 3)``, or ``(H, W, 4)`` for a plot that any background
+            shines through; None leaves a gap.
+        titles (Sequence[str]): Of the columns. Defaults to none, of a single plot.
+    """
+
+    name: str
+    meaning: str
+    rows: Sequence[Sequence[Optional[np.ndarray]]]
+    titles: Sequence[str] = ()
+
+    @property
+    def image(self) -> np.ndarray:
+        """All of it as one image, ``(H, W, 3)``."""
+        if self.titles:
+            return pictures.grid(self.rows, self.titles)
+        (((image,),),) = (self.rows,)
+        return pictures.on_white(image)
+
+
+class Table(NamedTuple):
+    """Rows under heads, and what they mean in a sentence."""
+
+    heads: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    meaning: str
+
+
+class Section(NamedTuple):
+    """A part of the page: a title, what there is to say, tables, and pictures."""
+
+    title: str
+    words: Sequence[str]
+    tables: Sequence[Table]
+    pictures: Sequence[Picture]
+
+
+def write_page(out: Path, title: str, facts: Sequence[Tuple[str, str]], sections: List[Section]) -> Path:
+    """Write the page and its pictures.
+
+    Args:
+        out (Path): The folder.
+        title (str): Of the page.
+        facts (Sequence[tuple[str, str]]): What stands on top, by name.
+        sections (list[Section]): The parts.
+
+    Returns:
+        Path: ``report.html`` in the folder.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    for section in sections:
+        for picture in section.pictures:
+            (out / f'{picture.name}.png').write_bytes(_encoded('.png', picture.image))
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string(files(__package__).joinpath('report.html.jinja').read_text(encoding='utf-8'))
+    html = template.render(title=title, facts=facts, sections=sections, inside=_inside, slug=_slug)
+    path = out / 'report.html'
+    path.write_text(html, encoding='utf-8')
+    return path
+
+
+def _slug(title: str) -> str:
+    return ''.join(c if c.isalnum() else '-' for c in title.lower())
+
+
+def _inside(image: np.ndarray) -> str:
+    """An image as an address that holds it: photos as JPEG, plots with what shines through them as PNG."""
+    kind, ending = ('png', '.png') if image.shape[2] == 4 else ('jpeg', '.jpg')
+    return f'data:image/{kind};base64,{base64.b64encode(_encoded(ending, image)).decode()}'
+
+
+def _encoded(ending: str, image: np.ndarray) -> bytes:
+    order = cv2.COLOR_RGBA2BGRA if image.shape[2] == 4 else cv2.COLOR_RGB2BGR
+    quality: Optional[list] = [cv2.IMWRITE_JPEG_QUALITY, 85] if ending == '.jpg' else []
+    return cv2.imencode(ending, cv2.cvtColor(image, order), quality)[1].tobytes()
