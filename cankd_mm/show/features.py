@@ -69,6 +69,20 @@ class Level(NamedTuple):
         size = student.norm(dim=1) * target.norm(dim=1)
         return torch.where(size > 0, (student * target).sum(1) / size, 0.0).float()
 
+    def cka(self) -> float:
+        """Compute how alike both features are up to a rotation of the channels, by linear centred kernel alignment.
+
+        `Kornblith et al. 2019 <https://arxiv.org/abs/1905.00414>`_, over the pixels. Two networks that were trained
+        apart have their channels in different orders, which this does not see.
+
+        Returns:
+            float: 1 where both are alike, 0 where they have nothing in common, or where one is constant.
+        """
+        student, target = (f[0].flatten(1).double() for f in (self.student, self.target))
+        student, target = student - student.mean(1, keepdim=True), target - target.mean(1, keepdim=True)
+        size = (student @ student.T).norm() * (target @ target.T).norm()
+        return float((student @ target.T).square().sum() / size) if size > 0 else 0.0
+
 
 @torch.no_grad()
 def levels_of(model: FeatureDistill, inputs: Tensor, data_samples: List[BaseDataElement]) -> Dict[str, Level]:

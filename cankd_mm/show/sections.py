@@ -101,12 +101,14 @@ class _Seen:
         self.left: Dict[str, List[Tensor]] = {}
         self.correlations: Dict[str, List[Tensor]] = {}
         self.through: List[float] = []
+        self.cka: Dict[str, List[float]] = {}
         self.maps: List[Dict[str, Tensor]] = []
         self.images: List[np.ndarray] = []
 
     def add(self, stage: str, number: int, level: Level, inputs: Tensor) -> None:
         self.left.setdefault(stage, []).append(level.left().cpu())
         self.correlations.setdefault(stage, []).append(level.correlation().cpu())
+        self.cka.setdefault(stage, []).append(level.cka())
         if stage == AFTER:
             self.through.append(float(level.left(through_block=True).mean()))
         if number >= _MAPS:
@@ -120,8 +122,8 @@ class _Seen:
         left = [
             f'{np.mean([float(m.mean()) for m in self.left[s]]):.3f}' if s in self.left else 'connector' for s in stages
         ]
-        correlation = [f'{float(self.correlation(s).mean()):.2f}' if s in self.left else 'connector' for s in stages]
-        return [name, self.size, *left, f'{np.mean(self.through):.3f}', *correlation]
+        cka = [f'{np.mean(self.cka[s]):.2f}' if s in self.left else 'connector' for s in stages]
+        return [name, self.size, *left, f'{np.mean(self.through):.3f}', *cka]
 
     def correlation(self, stage: str) -> Tensor:
         return torch.stack(self.correlations[stage]).mean(0)
@@ -149,11 +151,11 @@ def features(stages: Pair, chosen: Sequence[Sample]) -> List[Section]:
                         continue
                     seen.setdefault(name, _Seen(level)).add(stage, number, level, inputs)
     heads = ['level', 'channels x height x width', *(f'left, {_NAMES[s]}' for s in order), 'left, through the block']
-    heads += [f'correlation, {_NAMES[s]}' for s in order]
+    heads += [f'CKA, {_NAMES[s]}' for s in order]
     meaning = (
         'Left is the mean squared difference between student and teacher after the normalization of the loss, which is '
         'the loss over its weight: after instance norm 0 where both are equal, 2 where they have nothing in common. '
-        'The correlation is over the pixels, averaged over channels and images.'
+        'CKA says how alike both are whatever the order of their channels, 1 at most, over the pixels of an image.'
     )
     if any(ALONE in stages and ALONE not in level.left for level in seen.values()):
         meaning += ' Of the student alone nothing can be said where a connector lies between, trained with the other.'

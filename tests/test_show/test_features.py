@@ -61,6 +61,21 @@ def test_correlation_is_pearsons():
     torch.testing.assert_close(found, torch.tensor([expected, -1.0, 0.0]))
 
 
+def test_cka_is_that_of_the_kernels_and_sees_no_rotation():
+    s, t = torch.randn(1, 5, 6, 4).double(), torch.randn(1, 5, 6, 4).double()
+    kernels = []
+    centre = torch.eye(24).double() - 1 / 24
+    for feature in (s, t):
+        pixels = feature[0].flatten(1).T
+        kernels.append(centre @ pixels @ pixels.T @ centre)
+    expected = (kernels[0] * kernels[1]).sum() / kernels[0].norm() / kernels[1].norm()
+    assert Level('x', s, t, t, None, None).cka() == pytest.approx(float(expected))
+    rotation, _ = torch.linalg.qr(torch.randn(5, 5).double())
+    rotated = 3 * torch.einsum('cd,ndhw->nchw', rotation, s) + 7
+    assert Level('x', rotated, s, s, None, None).cka() == pytest.approx(1)
+    assert Level('x', torch.ones_like(s), s, s, None, None).cka() == 0
+
+
 def test_looks_from_points_of_the_input():
     block = trained(CanBlock(4, sub_sample=False)).float()
     x, t = torch.randn(1, 4, 8, 12), torch.randn(1, 4, 8, 12)

@@ -53,7 +53,7 @@ def test_page_holds_all_that_there_is_to_see(shown):
     # Of two images: predictions of three models, features and what is left of three stages, at most three points.
     assert 9 + 2 * 4 + 3 * 2 * (5 + 4 + 3) <= images <= 9 + 2 * 4 + 3 * 2 * (5 + 4 + 5)
     assert config in html and 'What RetinaNet' in html or task == 'segmentation'
-    for word in ('every class', 'has stayed the identity', 'student alone', 'correlation, before'):
+    for word in ('every class', 'has stayed the identity', 'student alone', 'CKA, before'):
         assert word in html, word
     assert html.count('<figcaption>') == len(names)
 
