@@ -1,9 +1,10 @@
 """What teacher, student and student alone predict: pictures beside the ground truth, and figures for each class."""
 
 import copy
+import inspect
 import io
 from contextlib import redirect_stdout
-from typing import Dict, List, NamedTuple, Optional, Sequence
+from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -11,10 +12,12 @@ from matplotlib.colors import hsv_to_rgb
 from mmengine.config import Config
 from mmengine.evaluator import Evaluator
 from mmengine.model import BaseModel
-from mmengine.registry import DATASETS, METRICS, VISUALIZERS, DefaultScope
+from mmengine.registry import DATASETS, METRICS, TRANSFORMS, VISUALIZERS, DefaultScope
 from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
 from mmengine.visualization import Visualizer
+from torch import Tensor
+from torch.nn import functional as F
 
 from cankd_mm.models.utils import quiet
 from cankd_mm.show.pictures import shrunk
@@ -61,11 +64,9 @@ def draw(
     Returns:
         np.ndarray: The picture, ``(H, W, 3)``.
     """
-    # Small images are enlarged first: the visualizers' boxes and names have pixels of their own.
-    image, factor = sample.image, max(1.0, SIDE / max(sample.image.shape[:2]))
-    drawn = sample.annotations if found is None else found
-    if factor > 1 and scope == 'mmdet':
-        image, drawn = shrunk(image, SIDE), _scaled(drawn, factor)
+    image, drawn = sample.image, (sample.annotations if found is None else found).cpu()
+    if scope == 'mmdet':
+        image, drawn = _prepared(image, drawn)
     visualizer = _visualizer(scope)
     visualizer.dataset_meta = dict(dataset_meta)
     options = dict(pred_score_thr=score_thr) if scope == 'mmdet' else dict(with_labels=False)
@@ -79,16 +80,25 @@ def _visualizer(scope: str) -> Visualizer:
     return kind(name='show') if scope == 'mmdet' else kind(name='show', alpha=0.6)
 
 
-def _scaled(drawn: BaseDataElement, factor: float) -> BaseDataElement:
-    """The instances of an image that is enlarged; its masks are left out."""
-    drawn = drawn.cpu().clone()
+def _prepared(image: np.ndarray, drawn: BaseDataElement) -> Tuple[np.ndarray, BaseDataElement]:
+    """Have boxes as tensors, and small images enlarged: what is drawn has a size of its own in pixels."""
+    maps = {'gt_sem_seg', 'gt_panoptic_seg', 'pred_sem_seg', 'pred_panoptic_seg'} & set(drawn.keys())
+    factor = 1.0 if maps else max(1.0, SIDE / max(image.shape[:2]))
+    image = shrunk(image, SIDE) if factor > 1 else image
+    drawn = drawn.clone()
     for key in {'gt_instances', 'pred_instances'} & set(drawn.keys()):
         instances = drawn.get(key)
         boxes = instances.bboxes
         instances.bboxes = torch.as_tensor(getattr(boxes, 'tensor', boxes)) * factor
-        if 'masks' in instances:
-            del instances.masks
-    return drawn
+        if 'masks' in instances and factor > 1:
+            masks = instances.masks
+            if isinstance(masks, Tensor):
+                size = (len(masks), *image.shape[:2])
+                masks = F.interpolate(masks[None].float(), size[1:])[0].bool() if len(masks) else masks.new_zeros(size)
+            else:
+                masks = masks.resize(image.shape[:2])
+            instances.masks = masks
+    return image, drawn
 
 
 @torch.no_grad()
@@ -104,7 +114,13 @@ def rate(model: BaseModel, cfg: Config, split: str = 'val') -> Ratings:
         Ratings: COCO's average precision of boxes, or the intersection over union of label maps.
     """
     scope = cfg.default_scope
-    loader = Runner.build_dataloader(copy.deepcopy(cfg[f'{split}_dataloader']), seed=0)
+    loader_cfg = copy.deepcopy(cfg[f'{split}_dataloader'])
+    given = cfg[f'{split}_evaluator']
+    given = given[0] if isinstance(given, (list, tuple)) else given
+    file = given.get('ann_file') if str(given.type).split('.')[-1] == 'CocoMetric' else None
+    if scope == 'mmdet' and file is None:
+        _keep_annotations(loader_cfg.dataset)
+    loader = Runner.build_dataloader(loader_cfg, seed=0)
     metainfo = loader.dataset.metainfo
     if scope == 'mmseg':
         metric = METRICS.build(dict(type='mmseg.IoUMetric'))
@@ -114,10 +130,6 @@ def rate(model: BaseModel, cfg: Config, split: str = 'val') -> Ratings:
         areas = [sum(parts) for parts in zip(*metric.results)]
         found = metric.total_area_to_metrics(*areas, ['mIoU'])['IoU'] * 100
         return Ratings('mIoU', float(np.nanmean(found)), dict(zip(metainfo['classes'], found.tolist())), {})
-    given = cfg[f'{split}_evaluator']
-    given = given[0] if isinstance(given, (list, tuple)) else given
-    # Without a file of annotations, those that the images come with are taken.
-    file = given.get('ann_file') if str(given.type).endswith('CocoMetric') else None
     metric = METRICS.build(dict(type='mmdet.CocoMetric', ann_file=file, metric='bbox', classwise=True))
     evaluator = Evaluator([metric])
     evaluator.dataset_meta = metainfo
@@ -133,6 +145,17 @@ def rate(model: BaseModel, cfg: Config, split: str = 'val') -> Ratings:
     sizes = {name: figure(f'bbox_mAP_{name[0]}') for name in ('small', 'medium', 'large')}
     classes = {name: figure(f'{name}_precision') for name in metainfo['classes']}
     return Ratings('box AP', figure('bbox_mAP'), classes, sizes)
+
+
+def _keep_annotations(dataset: dict) -> None:
+    """Have a data set that is not in COCO's format hand on the annotations that COCO's metric wants."""
+    for inner in (dataset.get('dataset'), *(dataset.get('datasets') or ())):
+        if inner:
+            _keep_annotations(inner)
+    for step in dataset.get('pipeline') or ():
+        if str(step['type']).split('.')[-1] == 'PackDetInputs':
+            usual = inspect.signature(TRANSFORMS.get('mmdet.PackDetInputs')).parameters['meta_keys'].default
+            step['meta_keys'] = (*(step.get('meta_keys') or usual), 'instances')
 
 
 def telling_classes(ratings: Sequence[Ratings], most: int = 25) -> List[str]:

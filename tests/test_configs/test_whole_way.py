@@ -68,12 +68,24 @@ def tmp_path(tmp_path):
     shutil.rmtree(tmp_path)
 
 
-def random_weights(model, init_cfg, whose):
-    """Stand in for the file of the teacher, the same every time."""
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(0, 0.02, generator=generator)
+@pytest.fixture
+def teacher_once(monkeypatch):
+    """Build the teacher once for both trainings of a test, with random weights that stand in for those of its file."""
+    build, built = feature_distill.build_model, []
+
+    def build_once(model, whose, *args):
+        if whose != 'teacher':
+            return build(model, whose, *args)
+        if not built:
+            built.append(build(model, whose, *args))
+            generator = torch.Generator().manual_seed(0)
+            with torch.no_grad():
+                for parameter in built[0].parameters():
+                    parameter.normal_(0, 0.02, generator=generator)
+        return built[0]
+
+    monkeypatch.setattr(feature_distill, 'build_model', build_once)
+    monkeypatch.setattr(feature_distill, 'load_pretrained', lambda *args: None)
 
 
 # Of a pair with and without what starts from the teacher the former, and the pairs that are of no paper.
@@ -81,11 +93,10 @@ ALL = [*(path for path in PAIRS if path not in VARIANTS.values()), *sorted((CONF
 
 
 @pytest.mark.parametrize('path', ALL, ids=lambda path: path.stem)
-def test_trained_resumed_exported_and_evaluated_elsewhere(path, data, plain, tmp_path, monkeypatch, request):
+def test_trained_resumed_exported_and_evaluated_elsewhere(path, data, plain, teacher_once, tmp_path, request):
     bert = request.getfixturevalue('tiny_bert') if 'grounding' in path.stem else None
     cfg = shrink(path, data, bert)
     cfg.model['teacher_ckpt'] = cfg.model.get('teacher_ckpt') or 'trained_by_the_user.pth'
-    monkeypatch.setattr(feature_distill, 'load_pretrained', random_weights)
     config = tmp_path / path.name
     cfg.dump(str(config))
 

@@ -52,7 +52,7 @@ def config(pairs):
     path.write_text(
         f"_base_ = '{pairs['segmentation'].name}'\n"
         'train_dataloader = dict(batch_size=2, num_workers=0, persistent_workers=False)\n'
-        'train_cfg = dict(max_epochs=12, val_interval=12)\n'
+        'train_cfg = dict(max_epochs=6, val_interval=6)\n'
         'randomness = dict(seed=3)\n'
         'default_hooks = dict(checkpoint=dict(interval=1), logger=dict(interval=1))\n'
     )
@@ -91,7 +91,7 @@ def test_two_tasks_train_one_pair(trained):
     work_dir, log = trained
     assert 'GPU number: 2' in log and 'mIoU' in log
     # 8 images in batches of 2 on two tasks: two steps an epoch.
-    assert torch.load(work_dir / 'epoch_12.pth')['meta']['iter'] == 24
+    assert torch.load(work_dir / 'epoch_6.pth')['meta']['iter'] == 12
     assert all(entry['distill.loss_neck_0'] > 0 for entry in read_scalars(work_dir) if 'loss' in entry)
 
 
@@ -103,7 +103,7 @@ def test_the_failure_of_one_task_ends_all(partition, config, tmp_path):
     output, _ = script.communicate(timeout=60)
     assert script.returncode != 0, output[-3000:]
     wait_for(lambda: not tasks(work_dir), 30)
-    assert not (work_dir / 'epoch_12.pth').exists()
+    assert not (work_dir / 'epoch_6.pth').exists()
 
 
 def test_a_requeued_job_goes_on_with_nothing_lost(partition, config, trained, tmp_path):
@@ -111,10 +111,10 @@ def test_a_requeued_job_goes_on_with_nothing_lost(partition, config, trained, tm
     training = ['tools/slurm_train.sh', partition, 'cankd', config, work_dir, '--resume']
     options = ['--parsable', '--requeue', '--ntasks=2', f'--output={log}', '--open-mode=append']
     job = say('sbatch', *options, '--wrap', shlex.join(map(str, training))).strip()
-    wait_for(lambda: (work_dir / 'epoch_3.pth').exists())
+    wait_for(lambda: (work_dir / 'epoch_2.pth').exists())
     say('scontrol', 'requeue', job)
-    wait_for(lambda: (work_dir / 'epoch_12.pth').exists(), 240)
+    wait_for(lambda: (work_dir / 'epoch_6.pth').exists(), 240)
     wait_for(lambda: job not in say('squeue', '--noheader', '--format=%A').split(), 60)
     assert 'resumed epoch' in log.read_text() and 'Traceback' not in log.read_text()
-    expected, found = (torch.load(folder / 'epoch_12.pth')['state_dict'] for folder in (trained[0], work_dir))
+    expected, found = (torch.load(folder / 'epoch_6.pth')['state_dict'] for folder in (trained[0], work_dir))
     assert [key for key in expected if not torch.equal(expected[key], found[key])] == []
