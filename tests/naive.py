@@ -1,7 +1,6 @@
 """The paper's formulas written down as plainly as possible: quadratic in the pixels, every map formed."""
 
 import torch
-from torch.nn import functional as F
 
 
 def naive_attention(theta, phi, g):
@@ -36,7 +35,11 @@ def naive_block(can, x, t):
     """``z`` of a Can block in training mode, from its parameters."""
 
     def pool(feature):
-        return F.max_pool2d(feature, 2) if can.sub_sample and min(t.shape[2:]) > 1 else feature
+        side, (height, width) = int(can.sub_sample), t.shape[2:]
+        if side == 1 or min(height, width) < side:
+            return feature
+        rows = feature[:, :, : height // side * side].unflatten(2, (-1, side)).amax(3)
+        return rows[..., : width // side * side].unflatten(3, (-1, side)).amax(4)
 
     g = pool(conv(can.g, t)).flatten(2)
     if can.mode == 'gaussian':

@@ -1,6 +1,7 @@
 from cankd_mm.engine.hooks import (
     BestStudentHook,
     CanBlockMonitorHook,
+    DistillScheduleHook,
     DistillVisualizationHook,
     FiniteLossHook,
     IterationSeedHook,
@@ -14,6 +15,7 @@ __all__ = [
     'BestStudentHook',
     'CanBlockMonitorHook',
     'DistillRunner',
+    'DistillScheduleHook',
     'DistillVisualizationHook',
     'DistillValLoop',
     'FiniteLossHook',

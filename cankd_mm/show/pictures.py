@@ -206,7 +206,8 @@ def _plot(width: float, height: float) -> tuple:
 
 
 def _legend(axis) -> None:
-    axis.legend(fontsize=7, labelcolor=_INK, frameon=False)
+    where = dict(loc='lower left', bbox_to_anchor=(0, 1), ncols=4, columnspacing=1, handlelength=1.2)
+    axis.legend(fontsize=7, labelcolor=_INK, frameon=False, **where)
 
 
 def _pixels(figure: Figure) -> np.ndarray:

@@ -11,6 +11,7 @@ from mmengine.dataset import Compose, pseudo_collate
 from mmengine.registry import DATASETS
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from cankd_mm.errors import SetupError
@@ -135,15 +136,18 @@ def preprocessed(model: nn.Module, sample: Sample) -> Tuple[Tensor, List[BaseDat
     return data['inputs'], data['data_samples']
 
 
-def picture_of(inputs: Tensor) -> np.ndarray:
+def picture_of(sample: Sample, inputs: Tensor) -> np.ndarray:
     """Show what a model was given, padding included.
 
     Args:
-        inputs (Tensor): One normalized image, ``(1, C, H, W)``.
+        sample (Sample): The image.
+        inputs (Tensor): What the model's preprocessor makes of it, ``(1, C, H, W)``.
 
     Returns:
-        np.ndarray: ``(H, W, 3)``, stretched to the range of bytes.
+        np.ndarray: ``(H, W, 3)`` in RGB, black where it is padded.
     """
-    image = inputs[0].float().cpu()
-    image = (image - image.amin()) / (image.amax() - image.amin()).clamp(min=1e-12) * 255
-    return image.byte().expand(3, -1, -1).permute(1, 2, 0).numpy()
+    image = sample.data['inputs'][0].float().clamp(0, 255)
+    image = image.flip(0) if len(image) == 3 else image[:1].expand(3, -1, -1)  # OpenCV reads blue first
+    height, width = inputs.shape[2:]
+    padded = F.pad(image, (0, width - image.shape[2], 0, height - image.shape[1]))
+    return padded.byte().permute(1, 2, 0).numpy()

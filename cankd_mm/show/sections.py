@@ -105,7 +105,7 @@ class _Seen:
         self.maps: List[Dict[str, Tensor]] = []
         self.images: List[np.ndarray] = []
 
-    def add(self, stage: str, number: int, level: Level, inputs: Tensor) -> None:
+    def add(self, stage: str, number: int, level: Level, image: np.ndarray) -> None:
         self.left.setdefault(stage, []).append(level.left().cpu())
         self.correlations.setdefault(stage, []).append(level.correlation().cpu())
         self.cka.setdefault(stage, []).append(level.cka())
@@ -115,7 +115,7 @@ class _Seen:
             return
         if number == len(self.maps):
             self.maps.append({_TEACHER: level.normalized(level.target).abs().mean(1)[0].cpu()})
-            self.images.append(samples.picture_of(inputs))
+            self.images.append(image)
         self.maps[number][stage] = level.normalized(level.student).abs().mean(1)[0].cpu()
 
     def row(self, name: str, stages: Sequence[str]) -> List[str]:
@@ -145,16 +145,18 @@ def features(stages: Pair, chosen: Sequence[Sample]) -> List[Section]:
         with stages.at(stage) as model:
             for number, sample in enumerate(chosen):
                 inputs, data_samples = samples.preprocessed(model, sample)
+                image = samples.picture_of(sample, inputs)
                 for name, level in levels_of(model, inputs, data_samples).items():
                     # A connector is trained with its student; that of the distilled one says nothing of another.
                     if stage == ALONE and f'loss_{name}' in model.distiller.connectors:
                         continue
-                    seen.setdefault(name, _Seen(level)).add(stage, number, level, inputs)
-    heads = ['level', 'channels x height x width', *(f'left, {_NAMES[s]}' for s in order), 'left, through the block']
+                    seen.setdefault(name, _Seen(level)).add(stage, number, level, image)
+    heads = ['level', 'size', *(f'left, {_NAMES[s]}' for s in order), 'left, through the block']
     heads += [f'CKA, {_NAMES[s]}' for s in order]
     meaning = (
-        'Left is the mean squared difference between student and teacher after the normalization of the loss, which is '
-        'the loss over its weight: after instance norm 0 where both are equal, 2 where they have nothing in common. '
+        'The size is channels x height x width. Left is the mean squared difference between student and teacher after '
+        'the normalization of the loss, which is the loss over its weight: after instance norm 0 where both are equal, '
+        '2 where they have nothing in common. '
         'CKA says how alike both are whatever the order of their channels, 1 at most, over the pixels of an image.'
     )
     if any(ALONE in stages and ALONE not in level.left for level in seen.values()):
@@ -215,7 +217,7 @@ def attention(stages: Pair, chosen: Sequence[Sample], at: Optional[Point] = None
     with stages.at(AFTER) as model:
         for sample in chosen:
             inputs, data_samples = samples.preprocessed(model, sample)
-            size, image = tuple(inputs.shape[2:]), samples.picture_of(inputs)
+            size, image = tuple(inputs.shape[2:]), samples.picture_of(sample, inputs)
             points = [at] if at else points_of(sample.annotations, sample.annotations.metainfo['ori_shape'][:2])
             points = [to_input(point, sample.annotations) for point in points]
             for name, level in levels_of(model, inputs, data_samples).items():

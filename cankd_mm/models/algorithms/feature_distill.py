@@ -131,6 +131,7 @@ class FeatureDistill(BaseModel):
             self._teacher_mode = 'loss'  # anything that a training runs may be delivered
         self.distiller = distiller
         self.distillation_stopped = False  # set by MMRazor's StopDistillHook
+        self.distill_scale = 1.0  # set by DistillScheduleHook
         parts = init_from_teacher or {}
         self.init_from_teacher = dict(parts) if isinstance(parts, Mapping) else {part: part for part in parts}
         for part, source in self.init_from_teacher.items():
@@ -204,7 +205,7 @@ class FeatureDistill(BaseModel):
         distiller.set_deliveries_override(True)
         with distiller.student_recorders, distiller.deliveries:
             losses = add_prefix(super().loss(inputs, data_samples), 'student')
-        distill_losses = distiller.compute_distill_losses()
+        distill_losses = {k: self.distill_scale * v for k, v in distiller.compute_distill_losses().items()}
         # A log entry, since its name has no 'loss': the first thing to look at when loss_weight is in question.
         with torch.no_grad():
             (distill, _), (task, _) = self.parse_losses(distill_losses), self.parse_losses(losses)

@@ -37,7 +37,8 @@ class CanKDDistiller(ConfigurableDistiller):
             first, or which ones, counted from 0, or from -1 for the last. Defaults to None, all of which the teacher
             has one of the same stride.
         loss (dict, optional): Config of the loss, of which every level gets its own. Any loss of MMRazor that takes a
-            student's and a teacher's feature will do. Channel counts are filled in.
+            student's and a teacher's feature will do. Channel counts are filled in. A list as ``loss_weight`` holds
+            one weight for each level.
         connector (dict, optional): Config of a connector of MMRazor that the student's feature of every level goes
             through, such as ``dict(type='MGDConnector', lambda_mgd=0.65)``. Channel counts are filled in. Defaults to
             None, a 1x1 convolution where the channels differ.
@@ -49,9 +50,9 @@ class CanKDDistiller(ConfigurableDistiller):
         **long_form: The arguments of :class:`mmrazor.models.ConfigurableDistiller`.
 
     Raises:
-        SetupError: If the source or a level does not exist, if the strides of a level differ and the loss does not
-            resize, or if the loss is not registered. The message names the strides of both, and the setting that would
-            do, or the nearest names.
+        SetupError: If the source or a level does not exist, if there is not one weight for each level, if the strides
+            of a level differ and the loss does not resize, or if the loss is not registered. The message names the
+            strides of both, and the setting that would do, or the nearest names.
 
     Examples:
         >>> # The first four levels of a feature pyramid.
@@ -156,7 +157,7 @@ class CanKDDistiller(ConfigurableDistiller):
         resizes = any(self.loss.get(option) is not None for option in ('resize', 'resize_stu'))
         pairs = pair_levels(student_features, teacher_features, self.levels, self.teacher_levels, resizes)
         connectors, losses, mappings = {}, {}, {}
-        for student, teacher in pairs:
+        for loss, (student, teacher) in zip(self._loss_of_each(len(pairs)), pairs):
             name = f'loss_{student.source.replace(".", "_")}_{student.index or 0}'
             in_channel, out_channel = student.shape[1], teacher.shape[1]
             if self.connector is not None or in_channel != out_channel:
@@ -166,7 +167,7 @@ class CanKDDistiller(ConfigurableDistiller):
             if name in connectors or name in self._given['connectors']:
                 student_record['connector'] = name
             teacher_record = dict(recorder=teacher.source, from_student=False, data_idx=teacher.index)
-            losses[name], arguments = _complete('loss', self.loss, out_channel, out_channel)
+            losses[name], arguments = _complete('loss', loss, out_channel, out_channel)
             mappings[name] = dict(zip(arguments, (student_record, teacher_record)))
             how = 'through a connector' if 'connector' in student_record else 'as it is'
             print_log(f'{name}: {self.loss["type"]} takes {student} {how} to {teacher}.', logger='current')
@@ -176,6 +177,18 @@ class CanKDDistiller(ConfigurableDistiller):
         self._check_loss_forward_mappings(
             self.distill_losses, self.loss_forward_mappings, self.student_recorders, self.teacher_recorders
         )
+
+    def _loss_of_each(self, levels: int) -> List[dict]:
+        """The config of every level's loss, which differ where each has a weight of its own."""
+        weights = self.loss.get('loss_weight')
+        if not isinstance(weights, (list, tuple)):
+            return [self.loss] * levels
+        if len(weights) != levels:
+            raise SetupError(
+                f"The distiller's loss has {len(weights)} weights, {list(weights)}, for {levels} levels: give one "
+                'weight for each level, or a single one for all.'
+            )
+        return [dict(self.loss, loss_weight=weight) for weight in weights]
 
 
 def _complete(what: str, cfg: dict, student_channels: int, teacher_channels: int) -> Tuple[dict, List[str]]:

@@ -1,4 +1,4 @@
-from typing import Sequence, Tuple
+from typing import Sequence, Tuple, Union
 
 import torch
 from torch import Tensor, nn
@@ -29,8 +29,8 @@ class CanBlock(nn.Module):
     Args:
         in_channels (int): Channels C of both features.
         reduction (int): The inner channels D are ``max(C // reduction, 1)``. Defaults to 2.
-        sub_sample (bool): Whether keys and values go through 2x2 max pooling. A teacher map with a side
-            of one pixel is left as it is. Defaults to True.
+        sub_sample (bool | int): Side of the windows in which keys and values are max pooled; True is 2, False
+            is none. A teacher map with a shorter side is left as it is. Defaults to True.
         mode (str): The affinity ``f(i, j)``, with M teacher pixels. Defaults to 'dot_product', the paper's.
 
             - ``'dot_product'``: ``theta(x_i) . phi(t_j) / M``;
@@ -40,21 +40,26 @@ class CanBlock(nn.Module):
         residual (bool): Whether x is added. Defaults to True.
 
     Raises:
-        SetupError: If there is no such mode.
+        SetupError: If there is no such mode, or no window of that side.
     """
 
     def __init__(
         self,
         in_channels: int,
         reduction: int = 2,
-        sub_sample: bool = True,
+        sub_sample: Union[bool, int] = True,
         mode: str = 'dot_product',
         residual: bool = True,
     ) -> None:
         super().__init__()
         if mode not in MODES:
             raise SetupError(f'There is no mode {mode!r}: use {", ".join(map(repr, MODES[:-1]))} or {MODES[-1]!r}.')
-        self.sub_sample = sub_sample
+        if not isinstance(sub_sample, int) or sub_sample is not False and sub_sample < 1:
+            raise SetupError(
+                f'The Can block cannot pool with sub_sample={sub_sample!r}: give the side of the windows, True for 2, '
+                'or False for none.'
+            )
+        self.sub_sample = {True: 2, False: 1}[sub_sample] if isinstance(sub_sample, bool) else sub_sample
         self.mode = mode
         self.residual = residual
         inner_channels = max(in_channels // reduction, 1)
@@ -147,7 +152,7 @@ class CanBlock(nn.Module):
         return self._pool(F.conv2d(t, weight, bias)).flatten(2).chunk(2, dim=1)
 
     def _pool(self, feature: Tensor) -> Tensor:
-        return F.max_pool2d(feature, 2) if self.sub_sample and min(feature.shape[2:]) > 1 else feature
+        return F.max_pool2d(feature, self.sub_sample) if 1 < self.sub_sample <= min(feature.shape[2:]) else feature
 
     def _project(self, y: Tensor, x: Tensor) -> Tensor:
         """``W y`` in the height and width of x."""

@@ -1,4 +1,4 @@
-from typing import Optional, Tuple
+from typing import Optional, Tuple, Union
 
 import torch
 from mmrazor.registry import MODELS
@@ -30,7 +30,8 @@ class CanKDLoss(nn.Module):
     Args:
         in_channels (int): Channels C of both features. :class:`CanKDDistiller` fills it in.
         reduction (int): The block's inner channels are ``max(C // reduction, 1)``. Defaults to 2.
-        sub_sample (bool): Whether the teacher's keys and values are max pooled 2x2. Defaults to True.
+        sub_sample (bool | int): Side of the windows in which the teacher's keys and values are max pooled; True is 2,
+            False none. The paper's ablations take 2, 4 and 8. Defaults to True.
         mode (str, optional): The affinity: ``'dot_product'``, ``'embedded_gaussian'``, ``'gaussian'`` or
             ``'concatenation'``, see :class:`CanBlock`. None leaves the block out, for an ablation. Defaults to
             'dot_product', the paper's.
@@ -59,7 +60,7 @@ class CanKDLoss(nn.Module):
         self,
         in_channels: int,
         reduction: int = 2,
-        sub_sample: bool = True,
+        sub_sample: Union[bool, int] = True,
         mode: Optional[str] = 'dot_product',
         residual: bool = True,
         norm: Optional[str] = 'instance',

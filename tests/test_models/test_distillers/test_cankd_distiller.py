@@ -103,6 +103,18 @@ def test_every_level_has_weights_of_its_own():
     assert all(isinstance(loss, CanKDLoss) for loss in losses.values())
 
 
+@pytest.mark.parametrize('kind', ['CanKDLoss', 'PKDLoss'])
+def test_every_level_has_a_weight_of_its_own(kind):
+    student, teacher = Net(4), Net(4)
+    torch.manual_seed(0)
+    single = build(student, teacher, source='neck', loss=dict(type=kind, loss_weight=1.0))
+    torch.manual_seed(0)
+    weighted = build(student, teacher, source='neck', loss=dict(type=kind, loss_weight=[0.5, 3]))
+    ones, found = losses_of(single, student, teacher, IMAGE), losses_of(weighted, student, teacher, IMAGE)
+    for level, weight in ((0, 0.5), (1, 3)):
+        torch.testing.assert_close(found[f'loss_neck_{level}'], weight * ones[f'loss_neck_{level}'])
+
+
 def test_single_feature_map():
     student, teacher = Net(4), Net(6)
     distiller = build(student, teacher, source='backbone.0', loss=LOSS)
@@ -247,6 +259,10 @@ def test_probing_leaves_the_model_as_it_was():
         (dict(source='neck', connector=dict(type='MGD')), r"connector type 'MGD' is not registered; did you mean"),
         (dict(source=None, connector=dict(type='MGDConnector')), r'got connector but no source'),
         (dict(source=None, levels=4), r'got levels but no source'),
+        (
+            dict(source='neck', loss=dict(type='CanKDLoss', loss_weight=[1, 2, 3])),
+            r'3 weights, \[1, 2, 3\], for 2 levels: give one weight for each level, or a single one',
+        ),
     ],
 )
 def test_mistakes_are_one_clear_sentence(cfg, words):

@@ -46,7 +46,7 @@ def compare(loss, shape, norm='instance', rtol=1e-10, dtype=torch.double):
 
 
 @pytest.mark.parametrize('mode', MODES)
-@pytest.mark.parametrize('sub_sample', [True, False])
+@pytest.mark.parametrize('sub_sample', [True, False, 4])
 @pytest.mark.parametrize('shape', SHAPES)
 def test_equals_the_quadratic_form_in_value_and_every_gradient(shape, sub_sample, mode):
     compare(_trained(CanKDLoss(shape[1], sub_sample=sub_sample, mode=mode, loss_weight=3.0)), shape)
@@ -271,3 +271,21 @@ def test_empty_features_are_a_loss_of_zero(shape):
     value = loss(x, torch.zeros(shape))
     value.backward()
     assert value == 0 and all(p.grad is not None for p in loss.parameters())
+
+
+@pytest.mark.parametrize('given, side', [(True, 2), (False, 1), (1, 1), (2, 2), (8, 8)])
+def test_side_of_the_pooled_windows(given, side):
+    """True is two, and one is none, though both are equal to Python."""
+    block = CanKDLoss(4, sub_sample=given).can
+    assert block.sub_sample == side and type(block.sub_sample) is int
+    assert block.affinity(torch.randn(1, 4, 3, 3), torch.randn(1, 4, 17, 25), [(0, 0)]).shape == (
+        1,
+        17 // side,
+        25 // side,
+    )
+
+
+@pytest.mark.parametrize('given', [0, -2, 2.0, '2'])
+def test_windows_without_a_side(given):
+    with pytest.raises(SetupError, match='cannot pool with sub_sample=.*: give the side of the windows'):
+        CanKDLoss(4, sub_sample=given)
