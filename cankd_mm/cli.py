@@ -157,6 +157,41 @@ def compare(parser: argparse.ArgumentParser) -> Run:
     return run
 
 
+def tune(parser: argparse.ArgumentParser) -> Run:
+    """Search on the validation set for weight, levels, parts that start from the teacher, or any key of the config."""
+    parser.add_argument('config', help='config of a pair, or package::path')
+    parser.add_argument(
+        '--search',
+        nargs='+',
+        default=['weight', 'levels', 'init'],
+        metavar='WHAT',
+        help='weight, levels, init (the default), level-weights, mode, KEY=LOW..HIGH[:log] or KEY=A,B,C',
+    )
+    parser.add_argument('--trials', type=int, default=20, metavar='N', help='trials of the search; defaults to 20')
+    parser.add_argument('--hours', type=float, metavar='H', help='begin no trial after this time')
+    parser.add_argument('--seed', type=int, default=0, metavar='N', help='of every training; defaults to 0')
+    parser.add_argument('--storage', metavar='URL', help='database that several calls share; defaults to a file')
+    parser.add_argument('--work-dir', metavar='DIR', help='defaults to work_dirs/tune/<name of the config>')
+    parser.add_argument(
+        '--jobs', type=int, dest='slots', metavar='N', help='side by side; defaults to one per GPU, or core up to 4'
+    )
+    _add_cfg_options(parser)
+
+    def run(**arguments) -> None:
+        try:
+            from cankd_mm.tune import tune
+        except ModuleNotFoundError as e:
+            if e.name != 'optuna':
+                raise
+            sys.exit('error: cankd tune searches with Optuna, which is not installed: pip install "cankd-mm[tune]".')
+        with _goes_on():
+            tuned = tune(**arguments)
+        _say(f'\n{tuned.read_text(encoding="utf-8")}\nThe page: {tuned.with_name("report.html")}')
+        _say(f'The best of many was lucky, too; what it is worth: cankd compare {tuned} --seeds 11 12 13 14 15')
+
+    return run
+
+
 def reproduce(parser: argparse.ArgumentParser) -> Run:
     """Reproduce a row of the paper's tables: check what it needs, train, export, test in the plain library, report."""
     parser.add_argument('row', nargs='?', help='number, config name or config path; left out, the rows are listed')
@@ -280,6 +315,7 @@ COMMANDS = {
     check: 'look at a training before it starts',
     pair: 'write the config of a pair of your own',
     compare: 'compare CanKD with other methods on a pair',
+    tune: 'search for weight, levels and the like',
     reproduce: "reproduce a row of the paper's tables",
     show: 'show what a student learnt, and where not',
     results: "put all runs beside the paper's figures",

@@ -76,7 +76,7 @@ def plan(configs: Dict[str, Config], seeds: Sequence[int], root: Path) -> List[J
     if checkpoint is None:
         raise SetupError('The pair names no checkpoint of its teacher: add --cfg-options model.teacher_ckpt=PATH.')
     check_checkpoint(checkpoint, 'teacher')
-    iters = _count_iters(pair)
+    iters = count_iters(pair)
     jobs = []
     for name, cfg in configs.items():
         _write_config(_with_monitor(cfg), root, folder_name(name))
@@ -127,8 +127,15 @@ def _reread(cfg: Config) -> dict:
     return Config.fromstring(cfg.pretty_text, '.py').to_dict()
 
 
-def _count_iters(cfg: Config) -> int:
-    """The iterations of a training, for its progress."""
+def count_iters(cfg: Config) -> int:
+    """Count the iterations of a training, for its progress.
+
+    Args:
+        cfg (Config): Its config.
+
+    Returns:
+        int: The number, with one process.
+    """
     if cfg.train_cfg.get('max_iters'):
         return cfg.train_cfg.max_iters
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmengine')):

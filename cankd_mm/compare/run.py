@@ -1,12 +1,10 @@
 import hashlib
 import json
-import os
 import sys
 from pathlib import Path
 from statistics import median
 from typing import Dict, List, Optional, Sequence, TextIO
 
-import torch
 from mmengine.config import Config
 from mmengine.fileio import load, put
 
@@ -69,7 +67,7 @@ def compare(
     known = {(run['method'], run['seed']) for run in earlier['runs']}
     jobs = [(name, job) for name, job in jobs if (name, job.options['randomness.seed']) not in known]
     if train:
-        run_jobs([job for _, job in jobs], slots or torch.cuda.device_count() or min(os.cpu_count() or 1, 4), stream)
+        run_jobs([job for _, job in jobs], slots, stream)
     runs = earlier['runs'] + [_describe(job, name, configs[name]) for name, job in jobs if job.done]
     results = dict(
         pair=pair,

@@ -1,4 +1,3 @@
-import os
 import sys
 import time
 from contextlib import redirect_stdout
@@ -58,7 +57,7 @@ def run_demo(
     # Teachers first: they take longest, and students wait for them.
     jobs = [job for _, jobs in planned for job in jobs]
     jobs.sort(key=lambda job: not job.work_dir.name.startswith('teacher'))
-    run_jobs(jobs, slots=min(os.cpu_count() or 1, 4))
+    run_jobs(jobs)
 
     rows, predictions = [], {}
     # One log for all: MMEngine's loggers keep the stream that they were made with.

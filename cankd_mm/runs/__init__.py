@@ -1,4 +1,4 @@
-from cankd_mm.runs.jobs import Job, peak_memory, run_jobs
+from cankd_mm.runs.jobs import Job, Slots, failure_of, peak_memory, run_jobs
 from cankd_mm.runs.logs import (
     METRICS,
     final_checkpoint,
@@ -11,6 +11,8 @@ from cankd_mm.runs.logs import (
 __all__ = [
     'METRICS',
     'Job',
+    'Slots',
+    'failure_of',
     'final_checkpoint',
     'is_finished',
     'last_checkpoint',

@@ -72,58 +72,127 @@ class Job(NamedTuple):
         return (steps[-1], seconds_per_step(self.work_dir) or self.seconds) if steps else (0, self.seconds)
 
 
-def run_jobs(jobs: List[Job], slots: int, stream: TextIO = sys.stdout) -> None:
-    """Run what is not done yet, ``slots`` trainings at a time.
+class Slots:
+    """Where trainings run side by side: each on a GPU of its own, or on its share of the processor's cores.
 
-    Where there are GPUs, every training gets one of its own, and there are no more slots than GPUs. An interrupted run
-    goes on at the last checkpoint of every training when it is started again.
+    As a context, it ends what still runs when it is left; a training goes on from its last checkpoint when it is
+    started again.
+
+    Args:
+        count (int, optional): How many trainings at most, no more than there are GPUs. Defaults to None: one on every
+            GPU, or without one as many as the processor has cores, up to four. The cores are shared out among them,
+            unless ``OMP_NUM_THREADS`` says how many threads each has.
+    """
+
+    def __init__(self, count: Optional[int] = None) -> None:
+        gpus, cores = torch.cuda.device_count(), os.cpu_count() or 1
+        count = count or gpus or min(cores, 4)
+        self.count = min(count, gpus) if gpus else count
+        self._free = [slot if gpus else None for slot in range(self.count)]
+        self._running: Dict[Path, Tuple[Job, subprocess.Popen, Optional[int]]] = {}
+        self._threads = max(cores // self.count, 1)
+
+    @property
+    def free(self) -> bool:
+        """Whether another training can start."""
+        return bool(self._free)
+
+    @property
+    def running(self) -> List[Job]:
+        """The trainings that run."""
+        return [job for job, _, _ in self._running.values()]
+
+    def start(self, job: Job) -> None:
+        """Start a training.
+
+        Args:
+            job (Job): The training.
+        """
+        slot = self._free.pop(0)
+        self._running[job.work_dir] = job, _start(job, self._threads, slot), slot
+
+    def ended(self) -> List[Tuple[Job, bool]]:
+        """Wait a second, and look which trainings have come to their ends.
+
+        Returns:
+            list[tuple[Job, bool]]: Those that have, and whether they are done.
+        """
+        time.sleep(1)
+        over = []
+        for job, process, _ in list(self._running.values()):
+            _note_memory(job, process)
+            if process.poll() is not None:
+                self._release(job)
+                over.append((job, process.returncode == 0 and job.done))
+        return over
+
+    def end(self, job: Job) -> None:
+        """End a training before it is done.
+
+        Args:
+            job (Job): The training.
+        """
+        _, process, _ = self._running[job.work_dir]
+        process.terminate()
+        process.wait()
+        self._release(job)
+
+    def _release(self, job: Job) -> None:
+        _, _, slot = self._running.pop(job.work_dir)
+        self._free.append(slot)
+
+    def __enter__(self) -> 'Slots':
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        for _, process, _ in self._running.values():
+            process.terminate()
+        for _, process, _ in self._running.values():
+            process.wait()
+
+
+def run_jobs(jobs: List[Job], slots: Optional[int] = None, stream: TextIO = sys.stdout) -> None:
+    """Run what is not done yet.
 
     Args:
         jobs (list[Job]): The trainings, those that others need first.
-        slots (int): How many run side by side. The processor's cores are shared out among them, unless
-            ``OMP_NUM_THREADS`` says how many threads each has.
+        slots (int, optional): How many run side by side, see :class:`Slots`. Defaults to None.
         stream (TextIO): Takes the progress. Defaults to the standard output.
 
     Raises:
         SetupError: If a training fails. The message names its log.
     """
-    gpus = torch.cuda.device_count()
-    slots = min(slots, gpus) if gpus else slots
-    free = list(range(slots))
-    waiting, running = [job for job in jobs if not job.done], []
-    threads = max((os.cpu_count() or 1) // slots, 1)
+    waiting = [job for job in jobs if not job.done]
     last_line = 0.0
-    try:
-        while waiting or running:
+    with Slots(slots) as place:
+        while waiting or place.running:
             for job in list(waiting):
-                unfinished = {other.work_dir for other in [*waiting, *(other for other, _, _ in running)]}
-                if free and job.needs not in unfinished:
+                unfinished = {other.work_dir for other in [*waiting, *place.running]}
+                if place.free and job.needs not in unfinished:
                     waiting.remove(job)
-                    slot = free.pop(0)
-                    running.append((job, _start(job, threads, slot if gpus else None), slot))
+                    place.start(job)
                     stream.write(f'started   {job.work_dir}\n')
-            time.sleep(1)
-            for job, process, slot in list(running):
-                _note_memory(job, process)
-                if process.poll() is None:
-                    continue
-                running.remove((job, process, slot))
-                free.append(slot)
-                if process.returncode != 0 or not job.done:
-                    raise SetupError(
-                        f'The training {job.work_dir} failed: {_last_line(job.work_dir / "train.log")} '
-                        f'(its log is {job.work_dir / "train.log"}).'
-                    )
+            for job, done in place.ended():
+                if not done:
+                    raise failure_of(job)
                 stream.write(f'finished  {job.work_dir}\n')
-            if time.time() - last_line > 15 and running:
+            if time.time() - last_line > 15 and place.running:
                 last_line = time.time()
-                stream.write(_progress_line([job for job, _, _ in running], waiting, slots))
+                stream.write(_progress_line(place.running, waiting, place.count))
             stream.flush()
-    finally:
-        for _, process, _ in running:
-            process.terminate()
-        for _, process, _ in running:
-            process.wait()
+
+
+def failure_of(job: Job) -> SetupError:
+    """Say what a training failed of.
+
+    Args:
+        job (Job): The training.
+
+    Returns:
+        SetupError: With the last line of its log.
+    """
+    log = job.work_dir / 'train.log'
+    return SetupError(f'The training {job.work_dir} failed: {_last_line(log)} (its log is {log}).')
 
 
 def peak_memory(work_dir: Path) -> Optional[float]:

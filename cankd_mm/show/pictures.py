@@ -110,7 +110,8 @@ def bars(values: Dict[str, Sequence[float]], labels: Sequence[str], what: str) -
     height = 0.8 / len(values)
     for number, (name, figures) in enumerate(values.items()):
         places = np.arange(len(labels)) + (number - (len(values) - 1) / 2) * height
-        drawn = axis.barh(places, np.nan_to_num(np.asarray(figures, float)), height, color=COLOURS[name], label=name)
+        colour = COLOURS.get(name, COLOURS['student'])
+        drawn = axis.barh(places, np.nan_to_num(np.asarray(figures, float)), height, color=colour, label=name)
         texts = ['none' if np.isnan(f) else f'{f:.1f}' for f in np.asarray(figures, float)]
         axis.bar_label(drawn, texts, padding=2, fontsize=7, color=_INK)
     axis.set_yticks(range(len(labels)), labels)
@@ -121,13 +122,16 @@ def bars(values: Dict[str, Sequence[float]], labels: Sequence[str], what: str) -
     return _pixels(figure)
 
 
-def curves(lines: Dict[str, List[Tuple[float, float]]], what: str, log: bool = False) -> np.ndarray:
+def curves(
+    lines: Dict[str, List[Tuple[float, float]]], what: str, log: bool = False, at: str = 'iteration'
+) -> np.ndarray:
     """Draw what a training logged.
 
     Args:
         lines (dict[str, list[tuple[float, float]]]): Pairs of iteration and figure by name.
         what (str): What the figures are.
         log (bool): Whether the scale of the figures is logarithmic. Defaults to False.
+        at (str): What they are logged at. Defaults to 'iteration'.
 
     Returns:
         np.ndarray: The plot, ``(H, W, 4)``.
@@ -141,9 +145,31 @@ def curves(lines: Dict[str, List[Tuple[float, float]]], what: str, log: bool = F
             axis.plot(*zip(*pairs), marker='o' if len(pairs) < 12 else None, markersize=3, **style)
     if log:
         axis.set_yscale('log')
-    axis.set_xlabel('iteration')
+    axis.set_xlabel(at)
     axis.set_ylabel(what)
     _legend(axis)
+    return _pixels(figure)
+
+
+def points(pairs: Sequence[Tuple[object, float]], across: str, what: str) -> np.ndarray:
+    """Draw figures over what was chosen, numbers over a logarithmic scale where they span more than ten times.
+
+    Args:
+        pairs (Sequence[tuple[object, float]]): A choice and its figure.
+        across (str): What is chosen.
+        what (str): What the figures are.
+
+    Returns:
+        np.ndarray: The plot, ``(H, W, 4)``.
+    """
+    figure, axis = _plot(4.2, 2.6)
+    chosen, figures = zip(*pairs)
+    numbers = all(isinstance(c, (int, float)) and not isinstance(c, bool) for c in chosen)
+    axis.plot(chosen if numbers else list(map(str, chosen)), figures, 'o', markersize=4, color=COLOURS['student'])
+    if numbers and min(chosen) > 0 and max(chosen) > 10 * min(chosen):
+        axis.set_xscale('log')
+    axis.set_xlabel(across)
+    axis.set_ylabel(what)
     return _pixels(figure)
 
 

@@ -67,7 +67,7 @@ def test_demo_from_end_to_end(digits, tmp_path, monkeypatch):
     assert (tmp_path / 'comparison.jpg').stat().st_size > 10000
     page = (tmp_path / 'detection_page' / 'report.html').read_text()
     assert 'student alone' in page and 'What it changed' in page
-    monkeypatch.setattr(run, 'run_jobs', lambda jobs, slots: [1 / 0 for job in jobs if not job.done])
+    monkeypatch.setattr(run, 'run_jobs', lambda jobs: [1 / 0 for job in jobs if not job.done])
     assert run.run_demo(tmp_path, quick=True, tasks=['detection'], data=digits) == table
 
 

@@ -1,0 +1,3 @@
+from cankd_mm.tune.run import tune
+
+__all__ = ['tune']
