@@ -245,10 +245,10 @@ def show(parser: argparse.ArgumentParser) -> Run:
     parser.add_argument('-n', type=int, default=8, dest='count', metavar='N', help='how many images; defaults to 8')
     parser.add_argument('--against', metavar='PTH', help='checkpoint of the student that was trained alone')
     parser.add_argument(
-        '--at', nargs=2, type=float, metavar=('X', 'Y'), help='pixel whose attention is shown, of the image file'
+        '--at', nargs=2, type=float, metavar=('X', 'Y'), help='pixel of the image whose attention is shown'
     )
     parser.add_argument('--out', metavar='DIR', help='folder to write; defaults to `show` beside the checkpoint')
-    parser.add_argument('--no-eval', action='store_true', help='do not rate the models on the whole validation set')
+    parser.add_argument('--no-eval', action='store_true', help='do not rate the models on the validation set')
     _add_cfg_options(parser)
 
     def run(no_eval, **arguments) -> None:

@@ -90,7 +90,10 @@ def from_files(cfg: Config, paths: Sequence[str]) -> List[Sample]:
         if mmcv.imread(path) is None:
             raise SetupError(f'The image {path!r} cannot be decoded: give --images files that are images.')
         data = dict(img_path=path, img_id=number, instances=[], seg_fields=[], reduce_zero_label=False)
-        samples.append(_sample(pipeline(data), number))
+        data = pipeline(data)
+        for key in {'gt_instances', 'ignored_instances', 'gt_sem_seg'} & set(data['data_samples'].keys()):
+            delattr(data['data_samples'], key)  # empty, as there are no annotations
+        samples.append(_sample(data, number))
     return samples
 
 

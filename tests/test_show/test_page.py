@@ -146,5 +146,6 @@ def test_files_without_annotations_and_without_data(shown, tmp_path):
     options = {'val_dataloader.dataset.data_root': 'nowhere/'}
     page = show(config, checkpoint, images=[str(image)], at=(40, 30), cfg_options=options, out=str(tmp_path / 'page'))
     html = page.read_text()
+    assert 'By column: image, teacher, student' in html and 'ground truth' not in html
     assert 'validation set needs nowhere/' in html and 'There is no log of the training' in html
     assert page == tmp_path / 'page' / 'report.html' and (tmp_path / 'page' / 'neck_0_attention.png').exists()
