@@ -35,6 +35,15 @@ def test_comparisons_are_those_that_were_measured():
     assert blocks_table(load(str(ROOT / 'docs' / 'results' / 'attention_digits-detection.json'))) in page
 
 
+def test_pages_of_three_pairs_say_what_was_measured():
+    page = (ROOT / 'docs' / 'show.md').read_text()
+    for pair in load(str(ROOT / 'docs' / 'results' / 'show.json')).values():
+        for level, block in zip(pair['levels'][1:], pair['blocks'][1:]):
+            assert ' | '.join([level[0], *level[2:], block[2]]) in page
+        for _, figure, *_ in pair['models'][1:]:
+            assert figure in page
+
+
 @pytest.mark.parametrize('page', ['README.md', *(f'docs/{path.name}' for path in (ROOT / 'docs').glob('*.md'))])
 def test_links_lead_somewhere(page):
     links = re.findall(r'\]\((?!http)([^)#]+)(?:#[^)]*)?\)', (ROOT / page).read_text())
