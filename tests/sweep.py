@@ -151,9 +151,11 @@ def data_of(student, folder):
 def side_of(student, side):
     """How large images have to be."""
     model = build_model(ConfigDict(offline(load_model_cfg(student).to_dict())), 'student')
-    source = next(name for name in ('neck', 'backbone') if isinstance(getattr(model, name, None), torch.nn.Module))
+    sources = [name for name in ('neck', 'backbone') if isinstance(getattr(model, name, None), torch.nn.Module)]
+    if not sources:  # of which `cankd pair` says what it makes
+        return side
     try:
-        size = probe(model, source, 'student', training=True).image
+        size = probe(model, sources[0], 'student', training=True).image
     except SetupError:  # it gives more than maps
         return side
     return side if size == PROBE_SIZES[0] else max(size)
