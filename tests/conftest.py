@@ -1,9 +1,11 @@
 import gc
 import os
+import subprocess
 import time
 import warnings
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import patch
 
 import pytest
@@ -116,6 +118,21 @@ def pairs(write_config, tmp_path_factory):
         Config.fromfile(str(pair))
         found[task] = pair
     return found
+
+
+@pytest.fixture(scope='module')
+def forked():
+    """Have what this package starts as processes of Python start with the libraries imported; see `tests/forked.py`."""
+    from tests import forked
+
+    def run(words, **options):  # the plain libraries' tools start without this package
+        return (subprocess if '-m' in words else forked).run(words, **options)
+
+    jobs = SimpleNamespace(Popen=forked.Popen, STDOUT=subprocess.STDOUT)
+    with patch('cankd_mm.runs.jobs.subprocess', jobs), patch(
+        'cankd_mm.reproduce.run.subprocess', SimpleNamespace(run=run)
+    ):
+        yield
 
 
 @pytest.fixture(autouse=True, scope='session')

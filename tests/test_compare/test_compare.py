@@ -57,7 +57,7 @@ def test_methods_change_nothing_but_the_distillation(pairs):
         assert alone[key] == cankd[key] == pkd[key], key
 
 
-def test_comparison_from_end_to_end(pairs, tmp_path):
+def test_comparison_from_end_to_end(pairs, forked, tmp_path):
     """Two methods, two seeds; the second call trains nothing, a third adds a seed."""
     methods = [str(ROOT / 'configs/methods/pkd.py')]
     options = {'train_cfg.max_epochs': 1, 'train_cfg.val_interval': 1, 'train_dataloader.dataset.indices': 4}

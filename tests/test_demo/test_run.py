@@ -52,7 +52,7 @@ def test_table():
     assert '| 10.0 14.0 | 12.0 | 2.8 | 1.00 M | 0.10 |' in text
 
 
-def test_demo_from_end_to_end(digits, tmp_path, monkeypatch):
+def test_demo_from_end_to_end(digits, forked, tmp_path, monkeypatch):
     """The way of `make demo-quick`, on a few scenes; the second call has nothing left to do."""
     from cankd_mm.demo import run
 

@@ -39,7 +39,7 @@ def small_row(task, config):
 
 
 @pytest.fixture(scope='module', params=list(METRICS))
-def done(request, pairs, tmp_path_factory):
+def done(request, pairs, forked, tmp_path_factory):
     row = small_row(request.param, pairs[request.param])
     folder = tmp_path_factory.mktemp('work_dirs')
     options = {'train_dataloader.batch_size': 2}
@@ -100,14 +100,14 @@ def test_what_is_missing_is_said_before_anything_is_trained(pairs, tmp_path):
     assert not (tmp_path / 'run').exists()
 
 
-def test_a_training_that_fails_is_named(pairs, tmp_path):
+def test_a_training_that_fails_is_named(pairs, forked, tmp_path):
     row = small_row('detection', pairs['detection'])
     options = {'model.distiller.source': 'nekc'}
     with pytest.raises(SetupError, match=f'training of {row.name} failed with status 1.*the same command resumes'):
         reproduce(row, 0, work_dir=str(tmp_path / 'run'), cfg_options=options)
 
 
-def test_row_of_the_paper_on_small_images(tmp_path):
+def test_row_of_the_paper_on_small_images(forked, tmp_path):
     """A transformer at full architecture, beside the small dense detector and segmentor above."""
     make_data(tmp_path / 'data')
     row = find_row(load_rows(ROOT / 'configs'), '8')

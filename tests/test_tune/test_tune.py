@@ -144,7 +144,7 @@ def test_no_time(pairs, tmp_path, stand_in):
         search(pairs, tmp_path, hours=0)
 
 
-def test_with_real_trainings(pairs, tmp_path):
+def test_with_real_trainings(pairs, forked, tmp_path):
     options = {'train_cfg.max_epochs': 1, 'train_cfg.val_interval': 1, 'train_dataloader.dataset.indices': 4}
     tuned, said = search(pairs, tmp_path, search=['init'], trials=2, cfg_options=options)
     assert said.count('mIoU') == 2
