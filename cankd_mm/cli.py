@@ -127,20 +127,18 @@ def compare(parser: argparse.ArgumentParser) -> Run:
         '--methods',
         nargs='+',
         default=[],
-        metavar='CONFIG',
-        help='configs with what further methods change in the pair',
+        metavar='CFG',
+        help='configs of what further methods change',
     )
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2], metavar='N', help='seeds of every method')
     parser.add_argument(
         '--work-dir', metavar='DIR', help='folder of all trainings; defaults to work_dirs/compare/<name of the pair>'
     )
-    parser.add_argument(
-        '--jobs', type=int, metavar='N', help='trainings side by side; defaults to one per GPU, or per core up to 4'
-    )
+    _add_place(parser)
     parser.add_argument('--no-train', action='store_true', help='lay out what is done already, and train nothing')
     _add_cfg_options(parser)
 
-    def run(pair, methods, seeds, work_dir, jobs, no_train, cfg_options) -> None:
+    def run(pair, methods, seeds, work_dir, no_train, cfg_options, **place) -> None:
         from mmengine.fileio import load
 
         from cankd_mm.compare import compare
@@ -151,7 +149,8 @@ def compare(parser: argparse.ArgumentParser) -> Run:
             _say(write_report(load(str(path)), path.parent, path.stem))
             return
         with _goes_on():
-            results = compare(pair, methods, seeds, work_dir, jobs, cfg_options, not no_train)
+            root = work_dir or Path('work_dirs', 'compare', Path(pair).stem)
+            results = compare(pair, methods, seeds, work_dir, _place(root, **place), cfg_options, not no_train)
         _say(f'\n{tables(results)}')
 
     return run
@@ -165,27 +164,26 @@ def tune(parser: argparse.ArgumentParser) -> Run:
         nargs='+',
         default=['weight', 'levels', 'init'],
         metavar='WHAT',
-        help='weight, levels, init (the default), level-weights, mode, KEY=LOW..HIGH[:log] or KEY=A,B,C',
+        help='weight, levels, init; or level-weights, mode, KEY=LOW..HIGH[:log], KEY=A,B,C',
     )
     parser.add_argument('--trials', type=int, default=20, metavar='N', help='trials of the search; defaults to 20')
     parser.add_argument('--hours', type=float, metavar='H', help='begin no trial after this time')
     parser.add_argument('--seed', type=int, default=0, metavar='N', help='of every training; defaults to 0')
-    parser.add_argument('--storage', metavar='URL', help='database that several calls share; defaults to a file')
+    parser.add_argument('--storage', metavar='URL', help='database that several calls share')
     parser.add_argument('--work-dir', metavar='DIR', help='defaults to work_dirs/tune/<name of the config>')
-    parser.add_argument(
-        '--jobs', type=int, dest='slots', metavar='N', help='side by side; defaults to one per GPU, or core up to 4'
-    )
+    _add_place(parser)
     _add_cfg_options(parser)
 
-    def run(**arguments) -> None:
+    def run(jobs, executor, partition, slurm, **arguments) -> None:
         try:
             from cankd_mm.tune import tune
         except ModuleNotFoundError as e:
             if e.name != 'optuna':
                 raise
             sys.exit('error: cankd tune searches with Optuna, which is not installed: pip install "cankd-mm[tune]".')
+        root = arguments['work_dir'] or Path('work_dirs', 'tune', Path(arguments['config']).stem)
         with _goes_on():
-            tuned = tune(**arguments)
+            tuned = tune(place=_place(root, jobs, executor, partition, slurm), **arguments)
         _say(f'\n{tuned.read_text(encoding="utf-8")}\nThe page: {tuned.with_name("report.html")}')
         _say(f'The best of many was lucky, too; what it is worth: cankd compare {tuned} --seeds 11 12 13 14 15')
 
@@ -418,9 +416,34 @@ def _add_cfg_options(parser: argparse.ArgumentParser) -> None:
         nargs='+',
         action=_CfgOptions,
         metavar='KEY=VALUE',
-        help='override entries of the config: model.teacher_ckpt=teacher.pth train_dataloader.batch_size=4. '
-        'Lists are "[a,b]" in quotes, without blanks.',
+        help='override entries of the config: model.teacher_ckpt=a.pth "model.distiller.levels=[0,2]"',
     )
+
+
+def _add_place(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('--jobs', type=int, metavar='N', help='trainings side by side; one per GPU, or per core')
+    parser.add_argument('--executor', choices=['local', 'slurm'], default='local', metavar='E', help='local or slurm')
+    parser.add_argument('--partition', metavar='P', help='of Slurm')
+    parser.add_argument(
+        '--slurm', nargs='+', default=[], metavar='OPT', help='sbatch options: account=A time=60 gres=gpu:1'
+    )
+
+
+def _place(root: object, jobs: Optional[int], executor: str, partition: Optional[str], slurm: list) -> object:
+    """Where trainings run."""
+    if executor == 'local':
+        from cankd_mm.runs import Slots
+
+        return Slots(jobs)
+    try:
+        from cankd_mm.runs.cluster import Cluster
+    except ModuleNotFoundError as e:
+        if e.name != 'submitit':
+            raise
+        sys.exit(
+            'error: --executor slurm goes through submitit, which is not installed: pip install "cankd-mm[slurm]".'
+        )
+    return Cluster(Path(root) / 'slurm', partition, dict(word.split('=', 1) for word in slurm))
 
 
 def _with_local_rank(arguments: dict) -> dict:

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from cankd_mm.runs import Job, run_jobs
+from cankd_mm.runs import Job, Slots, run_jobs
 from cankd_mm.runs.jobs import subprocess
 
 
@@ -29,5 +29,5 @@ def test_every_training_has_a_gpu_of_its_own(tmp_path, monkeypatch, visible, exp
     if visible:
         monkeypatch.setenv('CUDA_VISIBLE_DEVICES', visible)
     jobs = [Job(tmp_path / str(i), 'config.py', {}, 'epoch_1.pth', 1, 0.1) for i in range(3)]
-    run_jobs(jobs, slots=8, stream=io.StringIO())
+    run_jobs(jobs, Slots(8), stream=io.StringIO())
     assert [environment['CUDA_VISIBLE_DEVICES'] for environment in environments] == expected

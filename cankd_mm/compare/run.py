@@ -13,7 +13,7 @@ from cankd_mm.compare.plan import ALONE, folder_name, method_configs, plan
 from cankd_mm.compare.report import write_report
 from cankd_mm.errors import SetupError
 from cankd_mm.machine import describe_machine
-from cankd_mm.runs import METRICS, Job, peak_memory, read_scalars, run_jobs, seconds_per_step
+from cankd_mm.runs import METRICS, Job, Slots, peak_memory, read_scalars, run_jobs, seconds_per_step
 
 _POINTS = 10  # at how many iterations what the Can blocks do is kept
 
@@ -23,7 +23,7 @@ def compare(
     methods: Sequence[str],
     seeds: Sequence[int] = (0, 1, 2),
     work_dir: Optional[str] = None,
-    slots: Optional[int] = None,
+    place: Optional[Slots] = None,
     cfg_options: Optional[dict] = None,
     train: bool = True,
     stream: TextIO = sys.stdout,
@@ -40,8 +40,7 @@ def compare(
         seeds (Sequence[int]): The seeds of every method. Defaults to (0, 1, 2).
         work_dir (str, optional): Takes configs, work folders, ``results.json``, ``results.md`` and ``results.png``.
             Defaults to None, ``./work_dirs/compare/<name of the pair>``.
-        slots (int, optional): How many trainings run side by side. Defaults to None: one on every GPU, or without one
-            as many as the processor has cores, up to four.
+        place (Slots | Cluster, optional): Where the trainings run. Defaults to None, this machine's :class:`Slots`.
         cfg_options (dict, optional): Entries that override those of every config. Defaults to None.
         train (bool): Whether to train what is missing; False reports what is there. Defaults to True.
         stream (TextIO): Takes the progress. Defaults to the standard output.
@@ -67,7 +66,7 @@ def compare(
     known = {(run['method'], run['seed']) for run in earlier['runs']}
     jobs = [(name, job) for name, job in jobs if (name, job.options['randomness.seed']) not in known]
     if train:
-        run_jobs([job for _, job in jobs], slots, stream)
+        run_jobs([job for _, job in jobs], place, stream)
     runs = earlier['runs'] + [_describe(job, name, configs[name]) for name, job in jobs if job.done]
     results = dict(
         pair=pair,

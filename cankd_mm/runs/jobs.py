@@ -151,12 +151,12 @@ class Slots:
             process.wait()
 
 
-def run_jobs(jobs: List[Job], slots: Optional[int] = None, stream: TextIO = sys.stdout) -> None:
+def run_jobs(jobs: List[Job], place: Optional[Slots] = None, stream: TextIO = sys.stdout) -> None:
     """Run what is not done yet.
 
     Args:
         jobs (list[Job]): The trainings, those that others need first.
-        slots (int, optional): How many run side by side, see :class:`Slots`. Defaults to None.
+        place (Slots | Cluster, optional): Where they run. Defaults to None, on this machine, see :class:`Slots`.
         stream (TextIO): Takes the progress. Defaults to the standard output.
 
     Raises:
@@ -164,7 +164,7 @@ def run_jobs(jobs: List[Job], slots: Optional[int] = None, stream: TextIO = sys.
     """
     waiting = [job for job in jobs if not job.done]
     last_line = 0.0
-    with Slots(slots) as place:
+    with place or Slots() as place:
         while waiting or place.running:
             for job in list(waiting):
                 unfinished = {other.work_dir for other in [*waiting, *place.running]}

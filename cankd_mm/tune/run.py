@@ -29,7 +29,7 @@ def tune(
     seed: int = 0,
     storage: Optional[str] = None,
     work_dir: Optional[str] = None,
-    slots: Optional[int] = None,
+    place: Optional[Slots] = None,
     cfg_options: Optional[dict] = None,
     stream: TextIO = sys.stdout,
 ) -> Path:
@@ -48,7 +48,7 @@ def tune(
         storage (str, optional): An address that Optuna knows. Defaults to None, a SQLite file in ``work_dir``.
         work_dir (str, optional): Takes configs, trainings, and the report. Defaults to None,
             ``./work_dirs/tune/<name of the config>``.
-        slots (int, optional): How many trainings run side by side, see :class:`Slots`. Defaults to None.
+        place (Slots | Cluster, optional): Where the trainings run. Defaults to None, this machine's :class:`Slots`.
         cfg_options (dict, optional): Entries that override the config's in every trial. Defaults to None.
         stream (TextIO): Takes the progress. Defaults to the standard output.
 
@@ -79,7 +79,7 @@ def tune(
     )
     _check_same(study, config, space, cfg_options, seed)
     _take_up(study)
-    _Search(study, config, cfg, space, root, seed, dict(cfg_options or {}), stream).run(trials, hours, slots)
+    _Search(study, config, cfg, space, root, seed, dict(cfg_options or {}), stream).run(trials, hours, place)
     return write_report(study, root, config)
 
 
@@ -102,12 +102,12 @@ class _Search:
         self.iters = count_iters(cfg)
         self.metric: Optional[str] = study.user_attrs.get('metric')
 
-    def run(self, trials: int, hours: Optional[float], slots: Optional[int]) -> None:
+    def run(self, trials: int, hours: Optional[float], place: Optional[Slots]) -> None:
         """Try until there are enough trials, or the time is over."""
         end = None if hours is None else time.monotonic() + 3600 * hours
         running: Dict[Path, Trial] = {}
         failed = 0
-        with Slots(slots) as place:
+        with place or Slots() as place:
             while True:
                 wanted = trials - self._count(*_OVER, TrialState.RUNNING)
                 if wanted > 0 and place.free and (end is None or time.monotonic() < end):

@@ -14,6 +14,7 @@ from cankd_mm.compare.plan import ALONE, MONITOR, method_configs, plan
 from cankd_mm.compare.report import blocks_table, paired_difference, write_report
 from cankd_mm.compare.run import _blocks
 from cankd_mm.errors import SetupError
+from cankd_mm.runs import Slots
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.slow
@@ -61,7 +62,7 @@ def test_comparison_from_end_to_end(pairs, forked, tmp_path):
     """Two methods, two seeds; the second call trains nothing, a third adds a seed."""
     methods = [str(ROOT / 'configs/methods/pkd.py')]
     options = {'train_cfg.max_epochs': 1, 'train_cfg.val_interval': 1, 'train_dataloader.dataset.indices': 4}
-    arguments = dict(work_dir=str(tmp_path), cfg_options=options, slots=2)
+    arguments = dict(work_dir=str(tmp_path), cfg_options=options, place=Slots(2))
     stream = io.StringIO()
     results = compare(str(pairs['segmentation']), methods, [0, 1], stream=stream, **arguments)
     assert stream.getvalue().count('finished') == 6

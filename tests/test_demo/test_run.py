@@ -9,7 +9,7 @@ from cankd_mm.demo import report
 from cankd_mm.demo.plan import TASKS, plan
 from cankd_mm.demo.scenes import Scene
 from cankd_mm.errors import SetupError
-from cankd_mm.runs import Job, run_jobs
+from cankd_mm.runs import Job, Slots, run_jobs
 
 pytestmark = pytest.mark.slow
 
@@ -35,7 +35,7 @@ def test_distilled_student_and_student_alone_differ_in_nothing_but_the_distillat
 def test_failed_training_names_its_log(tmp_path):
     job = Job(tmp_path / 'job', 'configs/nowhere.py', {'train_cfg.max_epochs': 1}, 'epoch_1.pth', 1, 0.1)
     with pytest.raises(SetupError, match=r"'configs/nowhere.py' does not exist.*train.log"):
-        run_jobs([job], slots=1, stream=io.StringIO())
+        run_jobs([job], Slots(1), stream=io.StringIO())
 
 
 def test_half_written_checkpoint_is_not_done(tmp_path):

@@ -11,7 +11,7 @@ from optuna.trial import TrialState
 
 from cankd_mm.apis.config import load_config
 from cankd_mm.errors import SetupError
-from cankd_mm.runs import Job
+from cankd_mm.runs import Job, Slots
 from cankd_mm.tune import run, tune
 
 pytestmark = pytest.mark.slow
@@ -56,7 +56,7 @@ def stand_in(tmp_path, monkeypatch):
 
 def search(pairs, tmp_path, **options):
     stream = io.StringIO()
-    options = {'search': ['weight'], 'slots': 2, 'work_dir': str(tmp_path / 'run'), 'stream': stream, **options}
+    options = {'search': ['weight'], 'place': Slots(2), 'work_dir': str(tmp_path / 'run'), 'stream': stream, **options}
     return tune(str(pairs['segmentation']), **options), stream.getvalue()
 
 
