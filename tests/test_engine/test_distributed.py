@@ -12,6 +12,7 @@ import torch
 
 from tests.conftest import ROOT
 from tests.distributed_step import step
+from tests.forked import Popen
 
 pytestmark = pytest.mark.slow
 
@@ -32,6 +33,21 @@ def torchrun(processes, *command, timeout=240):
         text=True,
         timeout=timeout,
     )
+
+
+def two_ranks(folder, ranks, *arguments):
+    """Run tools/train.py in two processes with the variables that a launcher sets."""
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = free.getsockname()[1]
+    common = dict(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port), CUDA_VISIBLE_DEVICES='')
+    command = [sys.executable, ROOT / 'tools' / 'train.py', *arguments]
+    running = []
+    for number, variables in enumerate(ranks):
+        with open(folder / f'rank{number}.txt', 'w') as log:
+            running.append(Popen(command, log, env={**os.environ, **common, **variables}, cwd=ROOT))
+    codes = [process.wait(240) for process in running]
+    assert codes == [0, 0], (folder / 'rank0.txt').read_text()[-3000:]
 
 
 @pytest.mark.parametrize('task', ['detection', 'segmentation'])
@@ -67,8 +83,8 @@ def test_synchronized_batch_norm_and_an_end_of_the_distillation(pairs, tmp_path)
         'train_cfg = dict(max_epochs=3, val_interval=9)\n'
         'default_hooks = dict(logger=dict(interval=1))\n'
     )
-    done = torchrun(2, 'tools/train.py', config, '--launcher', 'pytorch', '--work-dir', tmp_path)
-    assert done.returncode == 0, done.stderr[-3000:]
+    ranks = [dict(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE='2') for rank in '01']
+    two_ranks(tmp_path, ranks, config, '--launcher', 'pytorch', '--work-dir', tmp_path)
     scalars = next(tmp_path.glob('*/vis_data/scalars.json')).read_text().splitlines()
     steps = [json.loads(line) for line in scalars if '"loss"' in line]
     assert 'distill.loss_neck_0' in steps[0] and steps[-1]['distill.loss'] == 0 and len(steps) == 3
@@ -104,21 +120,10 @@ def test_error_on_one_rank_ends_all(pairs, tmp_path):
 
 def test_mpi_without_gpus(pairs, tmp_path):
     """Two processes with the variables that Open MPI sets."""
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, '-W', 'ignore', 'tools/train.py', str(pairs['segmentation']), '--launcher', 'mpi']
-    command += ['--work-dir', str(tmp_path), '--cfg-options', 'train_cfg.max_epochs=1', 'train_cfg.val_interval=2']
-    common = dict(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port), OMPI_COMM_WORLD_SIZE='2', CUDA_VISIBLE_DEVICES='')
-    running = []
-    for rank in '01':
-        ranks = dict(OMPI_COMM_WORLD_RANK=rank, OMPI_COMM_WORLD_LOCAL_RANK=rank)
-        environment = dict(os.environ, OMP_NUM_THREADS='1', **common, **ranks)
-        running.append(
-            subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        )
-    outputs = [process.communicate(timeout=240)[0].decode() for process in running]
-    assert [process.returncode for process in running] == [0, 0], outputs[0][-3000:]
+    variables = ('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_LOCAL_RANK')
+    ranks = [dict(dict.fromkeys(variables, rank), OMPI_COMM_WORLD_SIZE='2') for rank in '01']
+    options = ['--work-dir', tmp_path, '--cfg-options', 'train_cfg.max_epochs=1', 'train_cfg.val_interval=2']
+    two_ranks(tmp_path, ranks, pairs['segmentation'], '--launcher', 'mpi', *options)
     # 8 images in batches of 4 on two processes: one step.
     assert torch.load(tmp_path / 'epoch_1.pth')['meta']['iter'] == 1
 
