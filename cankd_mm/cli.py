@@ -19,8 +19,7 @@ from cankd_mm.version import __version__
 Run = Callable[..., object]
 
 _EPILOG = """\
-CONFIG is a file, or package::path for a config of an installed package:
-cankd_mm::detection/cankd_retinanet-r101_retinanet-r50_2x_coco.py
+CONFIG is a file, or as in cankd_mm::detection/cankd_retinanet-r101_retinanet-r50_2x_coco.py
 Several GPUs: torchrun --nproc_per_node=8 --no-python cankd train CONFIG --launcher pytorch
 """
 

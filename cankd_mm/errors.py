@@ -47,7 +47,7 @@ def _log_traceback() -> None:
     from mmengine.logging import MMLogger
 
     for handler in MMLogger.get_current_instance().handlers if MMLogger.check_instance_created('mmengine') else ():
-        if isinstance(handler, logging.FileHandler):
+        if isinstance(handler, logging.FileHandler) and handler.stream is not None:
             handler.stream.write(f'{traceback.format_exc()}\n')
             handler.flush()
 
