@@ -92,7 +92,8 @@ def build_model(model: Union[BaseModel, dict, str], whose: str, data_preprocesso
         BaseModel: The model.
 
     Raises:
-        SetupError: If the config does not name a model of MMDetection or MMSegmentation.
+        SetupError: If the config does not name a model of MMDetection or MMSegmentation, or one that is built in a
+            distributed training alone.
     """
     if isinstance(model, nn.Module):
         return model
@@ -107,12 +108,24 @@ def build_model(model: Union[BaseModel, dict, str], whose: str, data_preprocesso
             raise SetupError(
                 f"The {whose} is configured by {sorted(model)} alone: give its 'type', or the path of its config."
             )
-        return MODELS.build(model)
+        return _build(model, whose)
     if data_preprocessor is not None:
         model.setdefault('data_preprocessor', copy.deepcopy(data_preprocessor))
     if '_scope_' not in model and isinstance(model['type'], str):
         model['_scope_'] = _find_scope(model['type'], whose)
-    return MODELS.build(model)
+    return _build(model, whose)
+
+
+def _build(model: dict, whose: str) -> BaseModel:
+    try:
+        return MODELS.build(model)
+    except ValueError as e:
+        if 'process group' not in str(e):
+            raise
+        raise SetupError(
+            f"The {whose} has mmcv's synchronized batch norm, which is there in distributed trainings alone: set "
+            "type='SyncBN' in place of 'MMSyncBN' in its norm_cfg, torch's own, which is built anywhere."
+        ) from e
 
 
 def _find_scope(type_name: str, whose: str) -> str:

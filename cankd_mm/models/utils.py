@@ -97,6 +97,9 @@ def heads_of(model: nn.Module) -> Dict[str, nn.Module]:
         for name, module in model.named_modules()
         if name.rstrip('.0123456789').split('.')[-1] in _HEADS
         and 'rpn_head' not in name
+        and not any(
+            kind.__name__ == 'RPNHead' for kind in type(module).__mro__
+        )  # of an RPN by itself: tells no classes
         and isinstance(getattr(module, 'num_classes', None), int)
         and not hasattr(module, 'boundary_threshold')  # STDC's, for edges that it finds in the label map
     }
