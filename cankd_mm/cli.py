@@ -179,7 +179,7 @@ def tune(parser: argparse.ArgumentParser) -> Run:
         except ModuleNotFoundError as e:
             if e.name != 'optuna':
                 raise
-            sys.exit('error: cankd tune searches with Optuna, which is not installed: pip install "cankd-mm[tune]".')
+            sys.exit('error: cankd tune searches with Optuna, which is not installed: pip install optuna.')
         root = arguments['work_dir'] or Path('work_dirs', 'tune', Path(arguments['config']).stem)
         with _goes_on():
             tuned = tune(place=_place(root, jobs, executor, partition, slurm), **arguments)
@@ -439,9 +439,7 @@ def _place(root: object, jobs: Optional[int], executor: str, partition: Optional
     except ModuleNotFoundError as e:
         if e.name != 'submitit':
             raise
-        sys.exit(
-            'error: --executor slurm goes through submitit, which is not installed: pip install "cankd-mm[slurm]".'
-        )
+        sys.exit('error: --executor slurm goes through submitit, which is not installed: pip install submitit.')
     return Cluster(Path(root) / 'slurm', partition, dict(word.split('=', 1) for word in slurm))
 
 

@@ -13,6 +13,7 @@ from optuna.distributions import (
 )
 
 from cankd_mm.errors import SetupError
+from cankd_mm.models import FeatureDistill
 from cankd_mm.models.builders import build_model
 from cankd_mm.models.layers.can_block import MODES
 from cankd_mm.pair.sources import fitting_parts
@@ -72,7 +73,7 @@ class _Pair:
 
     def __init__(self, cfg: Config) -> None:
         self.cfg = cfg
-        self._models: Optional[tuple] = None
+        self._model: Optional[FeatureDistill] = None
 
     @property
     def loss(self) -> dict:
@@ -114,11 +115,11 @@ class _Pair:
         with model.student_alone() as student:
             return fitting_parts(student, model.teacher)
 
-    def _distilled(self):
-        if self._models is None:
+    def _distilled(self) -> FeatureDistill:
+        if self._model is None:
             init_default_scope(self.cfg.get('default_scope', 'mmengine'))
-            self._models = (build_model(self.cfg.model, 'model', self.cfg.get('data_preprocessor')),)
-        return self._models[0]
+            self._model = build_model(self.cfg.model, 'model', self.cfg.get('data_preprocessor'))
+        return self._model
 
 
 def _weight(pair: _Pair) -> Dict[str, BaseDistribution]:
