@@ -5,6 +5,7 @@ The result is written after every part. Without a GPU the same runs on the proce
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -89,7 +90,9 @@ def trainings(quick, scratch, left):
 
 
 def together(commands, timeout):
-    running = [subprocess.Popen(c, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) for c in commands]
+    # The package may be where this runs, and installed nowhere.
+    env = {**os.environ, 'PYTHONPATH': os.pathsep.join([os.getcwd(), os.environ.get('PYTHONPATH', '')])}
+    running = [subprocess.Popen(c, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=env) for c in commands]
     for command, process in zip(commands, running):
         output, _ = process.communicate(timeout=timeout)
         if process.returncode:
@@ -107,6 +110,7 @@ PARTS = dict(
     operators=benchmark('operators'),
     step=benchmark('step', '--variants'),
     trainings=trainings,
+    compiled=benchmark('step', '--compiled'),  # the last: it may take all that is left
 )
 
 if __name__ == '__main__':

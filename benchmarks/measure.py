@@ -8,7 +8,7 @@ import statistics
 import threading
 import time
 from pathlib import Path
-from typing import Callable, Dict, List, Optional
+from typing import Callable, Dict, List
 
 import torch
 
@@ -21,14 +21,14 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
 Side = Callable[[], Dict[str, float]]
 
 
-def parse_arguments(description: str, repeats: int, variants: Optional[str] = None) -> argparse.Namespace:
+def parse_arguments(description: str, repeats: int, **switches: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
     parser.add_argument('--repeats', type=int, default=repeats, help='how often each side is timed')
     parser.add_argument('--quick', action='store_true', help='small maps, once: shows that it runs')
     parser.add_argument('--out', type=Path, help='JSON file for the result')
-    if variants:
-        parser.add_argument('--variants', action='store_true', help=variants)
+    for name, words in switches.items():
+        parser.add_argument(f'--{name}', action='store_true', help=words)
     return parser.parse_args()
 
 

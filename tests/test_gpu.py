@@ -59,7 +59,7 @@ def test_every_mode_in_every_precision_is_the_naive_loss(mode, precision, tf32):
     enabled = precision in ('float16', 'bfloat16')
     with torch.autocast(DEVICE, getattr(torch, precision) if enabled else torch.bfloat16, enabled=enabled):
         found, found_gradients = both(module, x, t, module)
-    tolerance = dict(float32=1e-4, tf32=1e-2, float16=1e-2, bfloat16=1e-1)[precision]
+    tolerance = dict(float32=1e-4, tf32=1e-2, float16=2e-2, bfloat16=1e-1)[precision]
     torch.testing.assert_close(found, value, rtol=tolerance, atol=0)
     for actual, expected in zip(found_gradients, gradients):
         assert actual.isfinite().all()
@@ -81,7 +81,8 @@ def test_memory_is_linear_in_the_pixels(mode):
 
 @pytest.mark.parametrize('torchvision', [False, True])
 @pytest.mark.parametrize('detector', operators.DETECTORS)
-def test_operators_train_a_detector_as_plain_torch_does(detector, torchvision):
+def test_operators_train_a_detector_as_plain_torch_does(detector, torchvision, tf32):
+    tf32(False)  # which GPUs take for convolutions by default, with gradients that are 1 per cent off
     if torchvision and 'torchvision' not in operators.places():
         pytest.skip('no torchvision')
     model = operators.build(operators.DETECTORS[detector]).train()

@@ -9,6 +9,7 @@ from mmengine.config import Config
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 
+from cankd_mm.apis.config import load_config
 from cankd_mm.errors import SetupError
 from cankd_mm.package import config_file
 from cankd_mm.show import pictures
@@ -24,11 +25,27 @@ def write_config(path: Path, base: str, options: Dict[str, object]) -> None:
         options (dict[str, object]): Entries by key, with dots.
     """
     nested = Config()
-    nested.merge_from_dict(options)
+    nested.merge_from_dict(_whole_lists(base, options))
     base = base if '::' in base else str(Path(config_file(base)).resolve())
     lines = [f'_base_ = {base!r}']
     lines += [f'{key} = {_laid_out(value)}' for key, value in nested.to_dict().items()]
     path.write_text('\n'.join(lines) + '\n', encoding='utf-8')
+
+
+def _whole_lists(base: str, options: Dict[str, object]) -> Dict[str, object]:
+    """Replace entries of the base's lists by the lists: a config can change no entry of one that it inherits."""
+    merged = load_config(base, options)
+    found: Dict[str, object] = {}
+    for key, value in options.items():
+        node, path = merged, []
+        for part in key.split('.'):
+            path.append(part)
+            node = node[part]
+            if isinstance(node, (list, tuple)):
+                break
+        inside = len(path) < len(key.split('.'))
+        found['.'.join(path)] = node if inside else value
+    return found
 
 
 def _laid_out(value: object) -> str:

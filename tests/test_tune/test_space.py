@@ -38,6 +38,19 @@ def test_weights_of_the_levels_that_are_chosen(pairs):
     assert make_space(load_config(str(pairs['detection'])), ['level-weights']).options(factors)[WEIGHT] == [0.5, 10, 50]
 
 
+def test_entries_of_lists(pairs, tmp_path):
+    """A config inherits lists as they are or replaces them: what changes an entry replaces the list."""
+    base = str(pairs['detection'])
+    before = load_config(base)
+    options = {'param_scheduler.1.T_max': 7, 'param_scheduler.0.end': 3, 'default_hooks.logger.interval': 9}
+    write_config(tmp_path / 'trial.py', base, {**options, WEIGHT: 2.0})
+    after = load_config(str(tmp_path / 'trial.py'))
+    expected = load_config(base, {**options, WEIGHT: 2.0})
+    expected.work_dir = after.work_dir
+    assert after.to_dict() == expected.to_dict() != before.to_dict()
+    assert after.param_scheduler[1].T_max == 7 and after.model.distiller.loss.loss_weight == 2.0
+
+
 def test_parts_that_fit(pairs):
     """Of a teacher of another width the head alone."""
     space = make_space(load_config(str(pairs['detection'])), ['init'])
