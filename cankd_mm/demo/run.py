@@ -69,14 +69,14 @@ def run_demo(
             rows.append(row)
             if row['kind_name'] in TITLES and row['seed'] == seeds[0]:
                 predictions.setdefault(task.name, {})[TITLES[row['kind_name']]] = str(job.work_dir / 'predictions.pkl')
-    table = report.table(rows)
-    results = dict(quick=quick, seconds=round(time.time() - start), machine=describe_machine(), rows=rows)
-    dump(results, str(root / 'results.json'), indent=2)
-    (root / 'results.md').write_text(table + '\n')
-    report.picture(predictions, root / 'comparison.jpg')
-    with open(root / 'evaluation.log', 'a') as log, redirect_stdout(log):
-        for task, jobs in planned:
-            _show(task, {job.work_dir.name: job for job in jobs}, seeds[0], root)
+        table = report.table(rows)
+        results = dict(quick=quick, seconds=round(time.time() - start), machine=describe_machine(), rows=rows)
+        dump(results, str(root / 'results.json'), indent=2)
+        (root / 'results.md').write_text(table + '\n')
+        report.picture(predictions, root / 'comparison.jpg')
+        with redirect_stdout(log):
+            for task, jobs in planned:
+                _show(task, {job.work_dir.name: job for job in jobs}, seeds[0], root)
     return table
 
 

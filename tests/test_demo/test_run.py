@@ -52,7 +52,7 @@ def test_table():
     assert '| 10.0 14.0 | 12.0 | 2.8 | 1.00 M | 0.10 |' in text
 
 
-def test_demo_from_end_to_end(digits, forked, tmp_path, monkeypatch):
+def test_demo_from_end_to_end(digits, forked, tmp_path, monkeypatch, capsys):
     """The way of `make demo-quick`, on a few scenes; the second call has nothing left to do."""
     from cankd_mm.demo import run
 
@@ -69,6 +69,7 @@ def test_demo_from_end_to_end(digits, forked, tmp_path, monkeypatch):
     assert 'student alone' in page and 'What it changed' in page
     monkeypatch.setattr(run, 'run_jobs', lambda jobs: [1 / 0 for job in jobs if not job.done])
     assert run.run_demo(tmp_path, quick=True, tasks=['detection'], data=digits) == table
+    assert 'Logging error' not in capsys.readouterr().err  # of loggers that keep a stream that was closed
 
 
 def test_a_doubtful_second_name_is_not_drawn_over_the_first():
