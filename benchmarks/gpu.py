@@ -93,10 +93,14 @@ def together(commands, timeout):
     # The package may be where this runs, and installed nowhere.
     env = {**os.environ, 'PYTHONPATH': os.pathsep.join([os.getcwd(), os.environ.get('PYTHONPATH', '')])}
     running = [subprocess.Popen(c, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=env) for c in commands]
-    for command, process in zip(commands, running):
-        output, _ = process.communicate(timeout=timeout)
-        if process.returncode:
-            raise subprocess.CalledProcessError(process.returncode, command, output)
+    try:
+        for command, process in zip(commands, running):
+            output, _ = process.communicate(timeout=timeout)
+            if process.returncode:
+                raise subprocess.CalledProcessError(process.returncode, command, output)
+    finally:  # none is left on the device
+        for process in running:
+            process.kill()
 
 
 def log(work_dir):

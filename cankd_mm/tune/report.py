@@ -9,7 +9,7 @@ from mmengine.config import Config
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 
-from cankd_mm.apis.config import load_config
+from cankd_mm.apis.config import read_config
 from cankd_mm.errors import SetupError
 from cankd_mm.package import config_file
 from cankd_mm.show import pictures
@@ -34,7 +34,7 @@ def write_config(path: Path, base: str, options: Dict[str, object]) -> None:
 
 def _whole_lists(base: str, options: Dict[str, object]) -> Dict[str, object]:
     """Replace entries of the base's lists by the lists: a config can change no entry of one that it inherits."""
-    merged = load_config(base, options)
+    merged = read_config(base, options)
     found: Dict[str, object] = {}
     for key, value in options.items():
         node, path = merged, []
