@@ -118,8 +118,9 @@ class CanBlock(nn.Module):
         phi, g = self._keys_and_values(t)
         (d, m), c, p = phi.shape[1:], x.shape[1], x.shape[2] * x.shape[3]
         # theta, the contraction and W are linear maps of a pixel of x: on large maps, one matrix for all three is the
-        # least work, and neither theta nor y is formed.
-        if m * d * d + c * d * (d + c) + p * c * c >= 2 * p * c * d + min(2 * p * m * d, (p + m) * d * d):
+        # least work, and neither theta nor y is formed. On small ones its products are more kernels than they save.
+        least_work = m * d * d + c * d * (d + c) + p * c * c < 2 * p * c * d + min(2 * p * m * d, (p + m) * d * d)
+        if p < 32 * c or not least_work:
             return self._project(dot_product_attention(self.theta(x).flatten(2), phi, g), x)
         with torch.autocast(x.device.type, enabled=False):
             phi, g, features = at_least_float32(phi, g, x.flatten(2))

@@ -6,61 +6,57 @@ from torch import Tensor
 from cankd_mm.models.layers.affinity import at_least_float32
 
 # What shares a mean and a variance, as the dimensions of (N, C, H, W) that they are taken over.
-NORMS = {'instance': (2, 3), 'layer': (1, 2, 3)}
+NORMS = {'instance': (-2, -1), 'layer': (-3, -2, -1)}
 
 
 class _NormalizedMSE(torch.autograd.Function):
-    """The mean squared error of two normalized maps, without forming or storing either.
+    """The mean squared error of two normalized maps, in few kernels and with no normalized map stored.
 
-    With ``r = 1 / sqrt(var + eps)`` per group (an image's channel, or an image), a group's mean squared error is the
-    mean square of ``(z - mean_z) r_z - (t - mean_t) r_t``. It is also ``var_z r_z^2 + var_t r_t^2 - 2 cov r_z r_t``,
-    which gives the covariance, and with it the gradient: affine in z and t.
+    In a group (an image's channel, or an image) of m elements let z and t be without their means, and
+    ``r = 1 / sqrt(|z|^2 + m eps)``, so that ``sqrt(m) r z`` is normalized. The group's error is ``|d|^2`` with
+    ``d = r_z z - r_t t``, and its gradient ``2 r_z (d - k r_z z)`` with ``k = d . r_z z``, which takes no further
+    sum: it is ``(|d|^2 + m eps (r_t^2 - r_z^2)) / 2``.
     """
 
     @staticmethod
     def forward(ctx: Any, z: Tensor, t: Tensor, dims: Tuple[int, ...], eps: float) -> Tensor:
-        (dz, mean_z, rest_z), (dt, mean_t, rest_t) = (_center(f, dims) for f in at_least_float32(z, t))
-        var_z, var_t = _mean_square(dz, dims), _mean_square(dt, dims)
-        r_z, r_t = (var_z + eps).rsqrt(), (var_t + eps).rsqrt()
-        error = _mean_square(dz.mul_(r_z).addcmul_(dt, r_t, value=-1), dims)
-        # cov r_z r_t, the correlation but for eps
-        correlation = (var_z * r_z**2 + var_t * r_t**2 - error) / 2
-        # d loss / d z = a (z - mean_z) - b (t - mean_t)
-        a = 2 / z.numel() * r_z**2 * (eps * r_z**2 + correlation)
-        b = 2 / z.numel() * r_z * r_t
-        ctx.save_for_backward(z, t, mean_z, mean_t, a, b, b * rest_t - a * rest_z)
+        both = torch.stack(at_least_float32(z, t))  # which halves the kernels
+        # Two passes: E[x^2] - E[x]^2 loses the digits where the mean is large. So does a mean that is rounded to it.
+        mean = _mean(both, dims)
+        rest = _mean(both.sub_(mean), dims)
+        both.sub_(rest)
+        m_eps = eps * both.numel() / mean.numel()
+        square = _norm(both, dims).square().add_(m_eps).reciprocal_()
+        (r_z, r_t), (square_z, square_t) = square.sqrt(), square
+        d = both[0].mul_(r_z).addcmul_(both[1], r_t, value=-1)
+        error = _norm(d, dims).square()
+        # The gradient is a (z - mean_z) - b (t - mean_t), over half the number of groups.
+        twice_k = error.add(square_t - square_z, alpha=m_eps)
+        a, b = square_z.addcmul(square_z, twice_k, value=-0.5), r_z * r_t
+        ctx.save_for_backward(z, t, *mean, *rest, a, b)
         return error.mean()
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Tuple[Optional[Tensor], ...]:
-        z, t, mean_z, mean_t, a, b, rest = ctx.saved_tensors
+        z, t, mean_z, mean_t, rest_z, rest_t, a, b = ctx.saved_tensors
+        scale = grad * (2 / a.numel())
+        a, b = a * scale, b * scale
         # The means are taken off first: a z - a mean would lose the digits where the mean is large.
-        grad_z = (z - mean_z).mul_(grad * a).addcmul_(t - mean_t, grad * b, value=-1).add_(grad * rest)
+        grad_z = (z - mean_z).mul_(a).addcmul_(t - mean_t, b, value=-1).add_((b * rest_t).addcmul_(a, rest_z, value=-1))
         return grad_z.to(z.dtype), None, None, None
-
-
-def _center(feature: Tensor, dims: Tuple[int, ...]) -> Tuple[Tensor, Tensor, Tensor]:
-    """Take the mean off, which is a number of full precision and what its rounding has left.
-
-    Two passes: E[x^2] - E[x]^2 loses the digits where the mean is large. So does a mean that is rounded to it.
-    """
-    mean = _mean(feature, dims)
-    centered = feature - mean
-    rest = _mean(centered, dims)
-    return centered.sub_(rest), mean, rest
 
 
 def _mean(feature: Tensor, dims: Tuple[int, ...]) -> Tensor:
     # Over the pixels first: a single sum over channels and pixels is too long for float32.
-    mean = feature.mean((2, 3), keepdim=True)
-    return mean.mean(1, keepdim=True) if 1 in dims else mean
+    mean = feature.mean((-2, -1), keepdim=True)
+    return mean.mean(-3, keepdim=True) if -3 in dims else mean
 
 
-def _mean_square(feature: Tensor, dims: Tuple[int, ...]) -> Tensor:
-    # The norm reads the map once and makes no other, in any memory format; over the pixels first, as above.
-    square = torch.linalg.vector_norm(feature, dim=(2, 3), keepdim=True).square() / feature[0, 0].numel()
-    return square.mean(1, keepdim=True) if 1 in dims else square
+def _norm(feature: Tensor, dims: Tuple[int, ...]) -> Tensor:
+    # Reads the map once and makes no other; over the pixels first, as above.
+    norm = torch.linalg.vector_norm(feature, dim=(-2, -1), keepdim=True)
+    return torch.linalg.vector_norm(norm, dim=-3, keepdim=True) if -3 in dims else norm
 
 
 def normalized_mse(z: Tensor, t: Tensor, norm: str = 'instance', eps: float = 1e-5) -> Tensor:

@@ -26,7 +26,10 @@ def _trained(loss):
     return loss.double()
 
 
-SHAPES = [(2, 6, 7, 5), (1, 6, 9, 11), (1, 5, 2, 3), (2, 6, 1, 1), (2, 6, 1, 7), (3, 1, 4, 4), (2, 40, 3, 3)]
+SHAPES = [
+    *[(2, 6, 7, 5), (1, 6, 9, 11), (1, 5, 2, 3), (2, 6, 1, 1), (2, 6, 1, 7), (3, 1, 4, 4), (2, 40, 3, 3)],
+    (2, 2, 9, 11),  # large beside its channels
+]
 
 
 def compare(loss, shape, norm='instance', rtol=1e-10, dtype=torch.double):
