@@ -6,6 +6,7 @@ The result is written after every part. Without a GPU the same runs on the proce
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -20,7 +21,7 @@ LIMIT = 540  # seconds, on a GPU
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--out', type=Path, default=Path('work_dirs/gpu.json'), help='JSON file for the result')
-    parser.add_argument('--parts', nargs='+', choices=PARTS, default=DEFAULT, help='which parts')
+    parser.add_argument('--parts', nargs='+', choices=PARTS, default=list(PARTS), help='which parts')
     arguments = parser.parse_args()
     machine = describe_machine()
     result = dict(machine=machine, quick=not machine['accelerators'], parts={})
@@ -62,40 +63,53 @@ def benchmark(module, *options):
 
 
 def trainings(quick, scratch, left):
-    """The demo's pairs: the teachers, and students with CanKD with and without mixed precision, side by side."""
+    """The demo's pairs: the teachers, where the demo has not left them, and students with CanKD, all side by side."""
     from cankd_mm.demo.dataset import prepare
     from cankd_mm.demo.plan import NUM_SMALL, NUM_TRAIN, NUM_VAL, TASKS, plan
 
-    data = Path('data/digits')
+    start, data = time.monotonic(), Path('data/digits')
     prepare(data, NUM_TRAIN, NUM_SMALL, NUM_VAL)
-    planned = {task.name: plan(task, scratch, data, [0], quick=quick) for task in TASKS}
-    found = {}
-    together([jobs[0].command() for jobs in planned.values()], left)
-    for amp in (False, *(() if quick else (True,))):  # which MMEngine has for accelerators alone
-        jobs = {name: jobs[2] for name, jobs in planned.items()}
-        folders = {name: job.work_dir.with_name('cankd_amp' if amp else 'cankd') for name, job in jobs.items()}
-        jobs = {name: job._replace(work_dir=folders[name]) for name, job in jobs.items()}
-        # Before --resume: what follows --cfg-options is its own.
-        at, words = jobs['detection'].command().index('--resume'), ['--amp'] if amp else []
-        together([[*job.command()[:at], *words, *job.command()[at:]] for job in jobs.values()], left)
-        for task in TASKS:
-            scalars = [json.loads(line) for line in log(folders[task.name]).splitlines()]
-            steps = [entry for entry in scalars if 'loss' in entry]
-            found[f'{task.name}{", AMP" if amp else ""}'] = dict(
-                value=next((entry[task.metric] for entry in scalars if task.metric in entry), None),
-                last_loss=steps[-1]['loss'],
-                seconds_per_step=sorted(entry['time'] for entry in steps)[len(steps) // 2],
-            )
-    return dict(trainings=found)
+    root = scratch if quick else Path('work_dirs/demo')
+    planned = [(task, plan(task, root, data, [0], quick=quick)) for task in TASKS]
+    together([teacher.command() for _, (teacher, *_) in planned if not teacher.checkpoint.exists()], left)
+    # Those of docs/comparison.md.
+    length = {'train_cfg.max_epochs': 10, 'train_cfg.val_interval': 10, 'param_scheduler.1.T_max': 10}
+    students = {}
+    for task, (_, _, distilled) in planned:
+        # MMEngine has mixed precision for accelerators alone.
+        for name, words in {task.name: [], **({} if quick else {f'{task.name}, AMP': ['--amp']})}.items():
+            options = {**distilled.options, **({} if quick else length)}
+            job = distilled._replace(work_dir=scratch / name.replace(', ', '_'), options=options)
+            at = job.command().index('--resume')  # before which: what follows --cfg-options is its own
+            students[name] = task, job.work_dir, [*job.command()[:at], *words, *job.command()[at:]]
+    late = {}
+    try:
+        together([command for _, _, command in students.values()], left - (time.monotonic() - start))
+    except subprocess.TimeoutExpired:
+        late['failed'] = 'out of time: what the trainings have come to stands here'
+    values = {}
+    for name, (task, work_dir, _) in students.items():
+        scalars = [json.loads(line) for line in log(work_dir).splitlines()]
+        steps = [entry for entry in scalars if 'loss' in entry]
+        times = [entry['time'] for entry in steps]
+        values[name] = dict(
+            value=next((entry[task.metric] for entry in scalars if task.metric in entry), None),
+            steps=steps[-1]['step'] if steps else 0,
+            last_loss=steps[-1]['loss'] if steps else None,
+            seconds_per_step=statistics.median(times) if times else None,
+        )
+    return dict(trainings=values, **late)
 
 
 def together(commands, timeout):
     # The package may be where this runs, and installed nowhere.
-    env = {**os.environ, 'PYTHONPATH': os.pathsep.join([os.getcwd(), os.environ.get('PYTHONPATH', '')])}
+    threads = dict(OMP_NUM_THREADS=str(max(os.cpu_count() // len(commands), 1))) if commands else {}
+    env = {**threads, **os.environ, 'PYTHONPATH': os.pathsep.join([os.getcwd(), os.environ.get('PYTHONPATH', '')])}
     running = [subprocess.Popen(c, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=env) for c in commands]
+    end = time.monotonic() + timeout
     try:
         for command, process in zip(commands, running):
-            output, _ = process.communicate(timeout=timeout)
+            output, _ = process.communicate(timeout=max(end - time.monotonic(), 0))
             if process.returncode:
                 raise subprocess.CalledProcessError(process.returncode, command, output)
     finally:  # none is left on the device
@@ -114,9 +128,7 @@ PARTS = dict(
     operators=benchmark('operators'),
     step=benchmark('step', '--variants'),
     trainings=trainings,
-    compiled=benchmark('step', '--compiled'),
 )
-DEFAULT = [part for part in PARTS if part != 'compiled']  # which takes minutes by itself
 
 if __name__ == '__main__':
     main()

@@ -42,19 +42,12 @@ VARIANTS = {
     f'{OURS}, AMP': (OURS, True, {}),
     f'{OURS}, teacher in bfloat16': (OURS, False, dict(teacher_dtype='bfloat16')),
 }
-COMPILED = {f'{OURS}, teacher compiled': (OURS, False, dict(compile_teacher=True))}
 
 
 def main():
-    arguments = parse_arguments(
-        __doc__,
-        repeats=3,
-        variants='mixed precision and a teacher in bfloat16, too',
-        compiled='a compiled teacher, too, which takes minutes to compile',
-    )
+    arguments = parse_arguments(__doc__, repeats=3, variants='mixed precision and a teacher in bfloat16, too')
     kinds = {key: (key, False, {}) for key in (NONE, PKD, OURS, STOCK)}
     kinds.update(VARIANTS if arguments.variants else {})
-    kinds.update(COMPILED if arguments.compiled else {})
     results = []
     for name, pair in PAIRS.items():
         size = (128, 192) if arguments.quick else pair['size']

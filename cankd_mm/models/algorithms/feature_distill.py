@@ -52,9 +52,6 @@ class FeatureDistill(BaseModel):
         teacher_dtype (str, optional): ``'bfloat16'`` or ``'float16'`` runs the teacher under autocast in that type,
             also where the student trains in full precision. Measured for RetinaNet R101 at 800x1216 on two cores of an
             AMD EPYC: the teacher's pass takes 1.1 s in bfloat16 in place of 2.5 s. Defaults to None, the student's.
-        compile_teacher (bool): Whether the teacher's pass goes through :func:`torch.compile`. Every new image size
-            is compiled once more, so that it is of use for crops of one size. On the machine above it was slower than
-            without; on a GPU it has not been measured. Defaults to False.
         data_preprocessor (dict, optional): The student's, where its own config has none, as MMEngine's Runner gives it
             to any model. Defaults to None.
 
@@ -97,7 +94,6 @@ class FeatureDistill(BaseModel):
         teacher_ckpt: Optional[str] = None,
         init_from_teacher: Optional[Parts] = None,
         teacher_dtype: Optional[str] = None,
-        compile_teacher: bool = False,
         data_preprocessor: Optional[dict] = None,
     ) -> None:
         # The student is complete: nothing of it is initialized again.
@@ -118,9 +114,7 @@ class FeatureDistill(BaseModel):
             if hasattr(module, 'inplace'):
                 module.inplace = False
         # Not a child: it is in no state dict, no optimizer, no average of the weights, and nothing broadcasts it.
-        object.__setattr__(
-            self, '_teacher', FrozenTeacher(teacher, self.data_preprocessor, teacher_dtype, compile_teacher)
-        )
+        object.__setattr__(self, '_teacher', FrozenTeacher(teacher, self.data_preprocessor, teacher_dtype))
         self._teacher_mode: Optional[str] = None
         # The distiller's parts are MMRazor's, whatever library the rest of the config is of.
         with DefaultScope.overwrite_default_scope('mmrazor'):

@@ -20,20 +20,15 @@ class FrozenTeacher(nn.Module):
         model (BaseModel): The teacher, with its weights.
         preprocessor (nn.Module): The student's data preprocessor, which makes the batches.
         dtype (str, optional): ``'bfloat16'`` or ``'float16'`` for a pass under autocast in that type. Defaults to None.
-        compile (bool): Whether ``extract_feat`` goes through :func:`torch.compile`. Defaults to False.
     """
 
-    def __init__(
-        self, model: BaseModel, preprocessor: nn.Module, dtype: Optional[str] = None, compile: bool = False
-    ) -> None:
+    def __init__(self, model: BaseModel, preprocessor: nn.Module, dtype: Optional[str] = None) -> None:
         super().__init__()
         self.model = model.requires_grad_(False)
         self.input = TeacherInput(preprocessor, model.data_preprocessor)
         spread_grey(model.data_preprocessor)
         self.dtype = dtype and getattr(torch, dtype)
         self._fingerprint: Optional[Tensor] = None
-        if compile:
-            model.extract_feat = torch.compile(model.extract_feat)
         self.eval()
 
     @torch.no_grad()

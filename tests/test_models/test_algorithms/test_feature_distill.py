@@ -111,18 +111,6 @@ def test_teacher_in_reduced_precision(pairs):
     assert all(parameter.grad.isfinite().all() for parameter in reduced.distiller.parameters())
 
 
-def test_compiled_teacher(pairs, monkeypatch):
-    compiled = []
-    # The graph as it is: generating code for it takes too long for a test.
-    original = torch.compile
-    monkeypatch.setattr(torch, 'compile', lambda f: compiled.append(f) or original(f, backend='eager'))
-    plain, other = build(pairs['detection']), build(pairs['detection'], compile_teacher=True)
-    other.load_state_dict(plain.state_dict())
-    data = batch('detection')
-    torch.testing.assert_close(losses_of(other.train(), data), losses_of(plain.train(), data))
-    assert len(compiled) == 1
-
-
 def test_student_predicts(pairs):
     model = build(pairs['detection']).eval()
     data = batch('detection')
