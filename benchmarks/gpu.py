@@ -6,7 +6,6 @@ The result is written after every part. Without a GPU the same runs on the proce
 import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -66,6 +65,7 @@ def trainings(quick, scratch, left):
     """The demo's pairs: the teachers, where the demo has not left them, and students with CanKD, all side by side."""
     from cankd_mm.demo.dataset import prepare
     from cankd_mm.demo.plan import NUM_SMALL, NUM_TRAIN, NUM_VAL, TASKS, plan
+    from cankd_mm.experiment import describe
 
     start, data = time.monotonic(), Path('data/digits')
     prepare(data, NUM_TRAIN, NUM_SMALL, NUM_VAL)
@@ -81,24 +81,15 @@ def trainings(quick, scratch, left):
             options = {**distilled.options, **({} if quick else length)}
             job = distilled._replace(work_dir=scratch / name.replace(', ', '_'), options=options)
             at = job.command().index('--resume')  # before which: what follows --cfg-options is its own
-            students[name] = task, job.work_dir, [*job.command()[:at], *words, *job.command()[at:]]
+            students[name] = job.work_dir, [*job.command()[:at], *words, *job.command()[at:]]
     late = {}
     try:
-        together([command for _, _, command in students.values()], left - (time.monotonic() - start))
+        together([command for _, command in students.values()], left - (time.monotonic() - start))
     except subprocess.TimeoutExpired:
         late['failed'] = 'out of time: what the trainings have come to stands here'
-    values = {}
-    for name, (task, work_dir, _) in students.items():
-        scalars = [json.loads(line) for line in log(work_dir).splitlines()]
-        steps = [entry for entry in scalars if 'loss' in entry]
-        times = [entry['time'] for entry in steps]
-        values[name] = dict(
-            value=next((entry[task.metric] for entry in scalars if task.metric in entry), None),
-            steps=steps[-1]['step'] if steps else 0,
-            last_loss=steps[-1]['loss'] if steps else None,
-            seconds_per_step=statistics.median(times) if times else None,
-        )
-    return dict(trainings=values, **late)
+    keys = ('metric', 'value', 'progress', 'seconds_per_step')
+    found = {name: describe(work_dir) or {} for name, (work_dir, _) in students.items()}
+    return dict(trainings={name: {key: run.get(key) for key in keys} for name, run in found.items()}, **late)
 
 
 def together(commands, timeout):
@@ -115,10 +106,6 @@ def together(commands, timeout):
     finally:  # none is left on the device
         for process in running:
             process.kill()
-
-
-def log(work_dir):
-    return ''.join(path.read_text() for path in sorted(work_dir.glob('*/vis_data/scalars.json')))
 
 
 PARTS = dict(

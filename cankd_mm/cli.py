@@ -141,7 +141,7 @@ def compare(parser: argparse.ArgumentParser) -> Run:
         from mmengine.fileio import load
 
         from cankd_mm.compare import compare
-        from cankd_mm.compare.report import tables, write_report
+        from cankd_mm.experiment.report import tables, write_report
 
         if pair.endswith('.json'):
             path = Path(pair)
@@ -286,7 +286,7 @@ def demo(parser: argparse.ArgumentParser) -> Run:
         root = root or Path('work_dirs/demo-quick' if quick else 'work_dirs/demo')
         with _goes_on():
             table = run_demo(root, seeds, controls, quick, tasks)
-        _say(f'\n{table}\n\nThe table as JSON: {root}/results.json\nThe picture: {root}/comparison.jpg')
+        _say(f'\n{table}\n\nThe tables as JSON: {root}/*/results.json\nThe picture: {root}/comparison.jpg')
         _say('\n'.join(f'What the student learnt: {root}/{task}_page/report.html' for task in tasks))
         if quick:
             _say('One short epoch each: the figures mean nothing.')

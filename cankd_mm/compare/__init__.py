@@ -1,4 +1,3 @@
-from cankd_mm.compare.report import results_picture, results_table
 from cankd_mm.compare.run import compare
 
-__all__ = ['compare', 'results_picture', 'results_table']
+__all__ = ['compare']

@@ -9,11 +9,11 @@ from mmengine.registry import DATASETS, DefaultScope
 
 from cankd_mm.apis.config import check_data, is_distillation, load_config, student_config
 from cankd_mm.errors import SetupError
+from cankd_mm.experiment.report import ALONE
 from cankd_mm.models.builders import check_checkpoint
 from cankd_mm.package import config_file
 from cankd_mm.runs import Job, final_checkpoint
 
-ALONE = 'student alone'
 MONITOR = 'CanBlockMonitorHook'
 
 
@@ -85,7 +85,7 @@ def plan(configs: Dict[str, Config], seeds: Sequence[int], root: Path) -> List[J
             folder = root / folder_name(name)
             options = {'randomness.seed': seed}
             final = final_checkpoint(cfg.train_cfg)
-            jobs.append(Job(folder / f'seed{seed}', f'{folder}.py', options, final, iters, 0.2))
+            jobs.append(Job(folder / f'seed{seed}', f'{folder}.py', options, final, iters, 0.2, method=name))
     return jobs
 
 

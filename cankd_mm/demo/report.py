@@ -1,6 +1,5 @@
-"""What came out of the demo: figures as JSON and as a table, and a picture to look at."""
+"""A picture of what came out of the demo."""
 
-import statistics
 from pathlib import Path
 from typing import Dict, List, Sequence, Tuple
 
@@ -11,9 +10,6 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from mmcv.ops import nms
 from mmdet.structures.bbox import bbox_overlaps
-from mmengine.fileio import load
-from mmengine.model.utils import revert_sync_batchnorm
-from torch import nn
 
 from cankd_mm.demo.scenes import CLASSES, Scene, SceneComposer
 
@@ -34,61 +30,19 @@ PALETTE = np.array(
 )
 
 
-def table(rows: List[dict]) -> str:
-    """Lay out results as Markdown, one row per kind of training with the mean and the spread over its seeds.
-
-    Args:
-        rows (list[dict]): One entry per training, with ``task``, ``kind``, ``seed``, ``metric``, ``value``,
-            ``parameters`` and ``seconds_per_step``.
-
-    Returns:
-        str: The table.
-    """
-    lines = [
-        '| task | model | metric | per seed | mean | std | parameters | s/step |',
-        '|---|---|---|---|---|---|---|---|',
-    ]
-    groups: Dict[tuple, List[dict]] = {}
-    for row in rows:
-        groups.setdefault((row['task'], row['kind']), []).append(row)
-    for (task, kind), group in groups.items():
-        values = [row['value'] for row in group]
-        spread = f'{statistics.stdev(values):.1f}' if len(values) > 1 else ''
-        seconds = statistics.median(row['seconds_per_step'] for row in group)
-        lines.append(
-            f'| {task} | {kind} | {group[0]["metric"]} | {" ".join(f"{v:.1f}" for v in values)} | '
-            f'{statistics.mean(values):.1f} | {spread} | {group[0]["parameters"] / 1e6:.2f} M | {seconds:.2f} |'
-        )
-    return '\n'.join(lines)
-
-
-def count_parameters(model: nn.Module) -> int:
-    """Count a model's parameters.
-
-    Args:
-        model (nn.Module): The model.
-
-    Returns:
-        int: The number.
-    """
-    return sum(p.numel() for p in revert_sync_batchnorm(model).parameters())
-
-
-def picture(predictions: Dict[str, Dict[str, str]], path: Path, scenes: int = 8) -> None:
+def picture(predictions: Dict[str, Dict[str, List[dict]]], path: Path) -> None:
     """Draw validation scenes with the ground truth, the student alone and the distilled student below each other.
 
     Detected digits are green where they are right (IoU of 0.5) and red where they are not.
 
     Args:
-        predictions (dict): Per task, the pickled predictions by the row's title.
+        predictions (dict): Per task, the predictions of its first scenes by the row's title.
         path (Path): The JPEG file to write.
-        scenes (int): How many scenes a task shows. Defaults to 8.
     """
     loaded = {
-        task: {title: _by_scene(load(file)) for title, file in by_title.items()}
-        for task, by_title in predictions.items()
+        task: {title: _by_scene(found) for title, found in by_title.items()} for task, by_title in predictions.items()
     }
-    scenes = min([scenes, *(len(found) for by_title in loaded.values() for found in by_title.values())])
+    scenes = min(len(found) for by_title in loaded.values() for found in by_title.values())
     rows = sum(1 + len(by_title) for by_title in predictions.values())
     # A Figure of its own, without pyplot: nothing of a user's matplotlib session changes.
     figure = Figure(figsize=(1.6 * scenes, 1.8 * rows))

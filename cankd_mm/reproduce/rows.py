@@ -4,10 +4,11 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Dict, List, NamedTuple, Optional, Sequence
 
+import pandas as pd
 from mmengine.fileio import load
 
 from cankd_mm.errors import SetupError
-from cankd_mm.runs import METRICS
+from cankd_mm.experiment.report import markdown
 
 
 class Model(NamedTuple):
@@ -41,18 +42,6 @@ class Row(NamedTuple):
     teacher: Model
     paper: Optional[float]
     ours: Optional[float]
-
-    def value(self, metrics: Dict[str, float]) -> Optional[float]:
-        """Pick this row's metric out of an evaluator's.
-
-        Args:
-            metrics (dict[str, float]): What an evaluator reported.
-
-        Returns:
-            float | None: The figure in per cent; None where the evaluator did not report it.
-        """
-        key, factor = METRICS[self.metric]
-        return round(metrics[key] * factor, 2) if key in metrics else None
 
 
 def load_rows(configs: Path) -> List[Row]:
@@ -119,6 +108,26 @@ def find_row(rows: Sequence[Row], key: str) -> Row:
     raise SetupError(f'There is no row {key!r}; did you mean {" or ".join(map(repr, near))}?')
 
 
+def beside(row: Optional[Row]) -> Dict[str, object]:
+    """Say what stands beside a measured figure.
+
+    Args:
+        row (Row | None): The row that a training is of; None for any other training.
+
+    Returns:
+        dict: ``row``, ``dataset``, ``paper``, ``student_alone`` and ``teacher``, all None without a row.
+    """
+    if row is None:
+        return dict.fromkeys(('row', 'dataset', 'paper', 'student_alone', 'teacher'))
+    return dict(
+        row=row.number,
+        dataset=row.dataset,
+        paper=row.paper,
+        student_alone=row.student.figure,
+        teacher=row.teacher.figure,
+    )
+
+
 def table(rows: Sequence[Row], folder: Path) -> str:
     """Write rows as the table of a README.
 
@@ -130,27 +139,27 @@ def table(rows: Sequence[Row], folder: Path) -> str:
         str: A table in Markdown.
     """
     metric = rows[0].metric
-    lines = [
-        f'| row | student ({metric}) | teacher ({metric}) | paper | ours | schedule | GPUs x batch | mu | config |',
-        '|---|---|---|---|---|---|---|---|---|',
-    ]
-    for row in rows:
-        teacher = _figure(row.teacher.figure)
-        teacher = f'[{teacher}]({row.teacher.weights})' if row.teacher.weights else f'{teacher}, no public weights'
-        link = row.config.relative_to(folder)
-        cells = (
-            row.number or '',
-            f'{row.student.name} ({_figure(row.student.figure)})',
-            f'{row.teacher.name} ({teacher})',
-            _figure(row.paper),
-            'not run yet' if row.ours is None else row.ours,
-            row.schedule,
-            f'{row.gpus or "CPU"} x {row.batch_size}',
-            row.mu,
-            f'[{row.name.split("_")[0]}]({link})',
+    return markdown(
+        pd.DataFrame(
+            {
+                'row': row.number or '',
+                f'student ({metric})': f'{row.student.name} ({_figure(row.student.figure)})',
+                f'teacher ({metric})': f'{row.teacher.name} ({_published(row.teacher)})',
+                'paper': _figure(row.paper),
+                'ours': 'not run yet' if row.ours is None else str(row.ours),
+                'schedule': row.schedule,
+                'GPUs x batch': f'{row.gpus or "CPU"} x {row.batch_size}',
+                'mu': str(row.mu),
+                'config': f'[{row.name.split("_")[0]}]({row.config.relative_to(folder)})',
+            }
+            for row in rows
         )
-        lines.append(f'| {" | ".join(map(str, cells))} |')
-    return '\n'.join(lines)
+    )
+
+
+def _published(model: Model) -> str:
+    figure = _figure(model.figure)
+    return f'[{figure}]({model.weights})' if model.weights else f'{figure}, no public weights'
 
 
 def _figure(value: Optional[float]) -> str:

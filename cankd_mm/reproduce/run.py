@@ -1,6 +1,5 @@
 import datetime
 import os
-import os.path as osp
 import socket
 import subprocess
 import sys
@@ -8,20 +7,16 @@ from pathlib import Path
 from typing import Dict, List, Optional
 
 from mmengine.config import Config
-from mmengine.fileio import dump, load
-from mmengine.utils import get_installed_path
+from mmengine.fileio import dump
 
-from cankd_mm.apis import export_student
 from cankd_mm.apis.config import load_config
 from cankd_mm.errors import SetupError
-from cankd_mm.machine import describe_machine
-from cankd_mm.ops import provided
+from cankd_mm.experiment import evaluate
+from cankd_mm.experiment.evaluate import RESULT
 from cankd_mm.package import folder as package_folder
 from cankd_mm.reproduce.requirements import missing
-from cankd_mm.reproduce.rows import Row
-from cankd_mm.runs import is_finished, last_checkpoint, seconds_per_step
-
-RESULT = 'reproduction.json'
+from cankd_mm.reproduce.rows import Row, beside
+from cankd_mm.runs import is_finished
 
 
 def reproduce(
@@ -47,7 +42,7 @@ def reproduce(
         cfg_options (dict, optional): Entries that override the config's. Defaults to None.
 
     Returns:
-        dict: The result, as it is written to ``reproduction.json`` in ``work_dir``.
+        dict: The result, as it is written to ``result.json`` in ``work_dir``.
 
     Raises:
         SetupError: If something that the row needs is missing, or if training or evaluation fails.
@@ -64,34 +59,17 @@ def reproduce(
         arguments = [str(row.config), '--work-dir', str(folder), '--auto-scale-lr', '--resume']
         if options:
             arguments += ['--cfg-options', *(f'{key}={value}' for key, value in options.items())]
-        tool = [package_folder('tools') / 'train.py']
-        _run(tool, arguments, gpus, f'The training of {row.name}', 'the same command resumes it')
+        _train(arguments, gpus, f'The training of {row.name}')
         if not is_finished(folder, cfg.train_cfg):
             raise SetupError(f'The training of {row.name} ended early: the same command resumes it.')
-    checkpoint = last_checkpoint(folder)
-    student_cfg, student_ckpt = export_student(str(row.config), str(checkpoint), str(folder / 'student'), options)
-    metrics = _evaluate(student_cfg, student_ckpt, folder / 'test', gpus, row)
     result = dict(
-        name=row.name,
-        row=row.number,
-        config=str(row.config),
-        dataset=row.dataset,
-        metric=row.metric,
-        value=row.value(metrics),
-        paper=row.paper,
-        student_alone=row.student.figure,
-        teacher=row.teacher.figure,
-        metrics={key: value for key, value in metrics.items() if key not in ('time', 'data_time')},
+        evaluate(folder),
+        **beside(row),
         gpus=gpus,
-        batch_size=cfg.train_dataloader.batch_size,
         lr=_learning_rate(cfg, gpus),
         seed=seed,
-        seconds_per_step=seconds_per_step(folder),
         options=options,
-        checkpoint=str(checkpoint),
-        student=[student_cfg, student_ckpt],
         date=datetime.date.today().isoformat(),
-        machine=describe_machine(),
     )
     dump(result, str(folder / RESULT), indent=2)
     return result
@@ -124,8 +102,8 @@ def _count_gpus() -> int:
     return torch.cuda.device_count()
 
 
-def _run(tool: List[object], arguments: List[object], gpus: int, what: str, then: str) -> None:
-    """Run a tool on the processor, on one GPU, or on several with one process each."""
+def _train(arguments: List[str], gpus: int, what: str) -> None:
+    """Run the training tool on the processor, on one GPU, or on several with one process each."""
     environment = dict(os.environ)
     launch = [sys.executable, '-W', 'ignore']
     if gpus == 0:
@@ -136,27 +114,12 @@ def _run(tool: List[object], arguments: List[object], gpus: int, what: str, then
             port = free.getsockname()[1]
         launch += ['-m', 'torch.distributed.run', f'--nproc_per_node={gpus}', f'--master_port={port}']
         arguments = ['--launcher', 'pytorch', *arguments]
-    done = subprocess.run([*launch, *map(str, [*tool, *arguments])], env=environment)
+    tool = package_folder('tools') / 'train.py'
+    done = subprocess.run([*launch, str(tool), *arguments], env=environment)
     if done.returncode:
-        raise SetupError(f'{what} failed with status {done.returncode}: what it said stands above; {then}.')
-
-
-def _evaluate(config: str, checkpoint: str, work_dir: Path, gpus: int, row: Row) -> Dict[str, float]:
-    """Evaluate with the test tool of MMDetection or MMSegmentation, which knows nothing of this package."""
-    package = 'mmseg' if row.metric == 'mIoU' else 'mmdet'
-    tool = osp.join(get_installed_path(package), '.mim', 'tools', 'test.py')
-    if not osp.isfile(tool):  # an editable installation
-        tool = osp.join(osp.dirname(get_installed_path(package)), 'tools', 'test.py')
-    _run(
-        ['-m', 'cankd_mm.plain', tool] if provided() else [tool],
-        [config, checkpoint, '--work-dir', work_dir],
-        gpus,
-        f"The evaluation of {row.name} by {package}'s own tool",
-        'the same command repeats it',
-    )
-    # MMEngine writes the metrics beside the log, both named after the time.
-    reports = sorted(path for path in work_dir.glob('*/*.json') if path.stem == path.parent.name)
-    return load(str(reports[-1]))
+        raise SetupError(
+            f'{what} failed with status {done.returncode}: what it said stands above; the same command resumes it.'
+        )
 
 
 def _learning_rate(cfg: Config, gpus: int) -> float:

@@ -1,9 +1,10 @@
-from cankd_mm.runs.jobs import Job, Slots, failure_of, peak_memory, run_jobs
+from cankd_mm.runs.jobs import Job, Slots, failure_of, run_jobs
 from cankd_mm.runs.logs import (
     METRICS,
     final_checkpoint,
     is_finished,
     last_checkpoint,
+    peak_memory,
     read_scalars,
     seconds_per_step,
 )

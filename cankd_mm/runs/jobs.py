@@ -1,21 +1,19 @@
 """Run trainings side by side, each an ordinary ``cankd train``, with progress and an estimate of the time left."""
 
 import os
-import re
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Dict, List, NamedTuple, Optional, TextIO, Tuple
 
+import psutil
 import torch
 from mmengine.fileio import dump, load
 
 from cankd_mm.errors import SetupError
 from cankd_mm.package import folder
-from cankd_mm.runs.logs import last_checkpoint, read_scalars, seconds_per_step
-
-_USAGE = 'usage.json'
+from cankd_mm.runs.logs import USAGE, last_checkpoint, read_scalars, seconds_per_step
 
 
 class Job(NamedTuple):
@@ -23,7 +21,8 @@ class Job(NamedTuple):
 
     ``work_dir`` is its folder and its name, ``options`` the ``--cfg-options`` by key, ``final`` the name of the
     checkpoint it ends with, ``iters`` its length, ``seconds`` a guess of one iteration on one core, which weighs it
-    until it is measured, and ``needs`` the work folder of a training that has to be done before.
+    until it is measured, ``needs`` the work folder of a training that has to be done before, and ``method`` what an
+    experiment's table calls it.
     """
 
     work_dir: Path
@@ -33,6 +32,12 @@ class Job(NamedTuple):
     iters: int
     seconds: float
     needs: Optional[Path] = None
+    method: str = ''
+
+    @property
+    def seed(self) -> int:
+        """The seed."""
+        return self.options.get('randomness.seed', 0)
 
     @property
     def checkpoint(self) -> Path:
@@ -195,33 +200,16 @@ def failure_of(job: Job) -> SetupError:
     return SetupError(f'The training {job.work_dir} failed: {_last_line(log)} (its log is {log}).')
 
 
-def peak_memory(work_dir: Path) -> Optional[float]:
-    """Look up how much memory a training took at most.
-
-    Args:
-        work_dir (Path): The work folder of a training that :func:`run_jobs` ran.
-
-    Returns:
-        float | None: Megabytes: of the GPU where it ran on one, of the whole process otherwise; None where unknown.
-    """
-    of_gpu = [entry['memory'] for entry in read_scalars(work_dir) if 'memory' in entry]
-    if of_gpu:
-        return float(max(of_gpu))
-    usage = work_dir / _USAGE
-    return load(str(usage))['peak_mb'] if usage.exists() else None
-
-
 def _note_memory(job: Job, process: subprocess.Popen) -> None:
-    """Keep the largest size that a process has had, over all resumptions of the training."""
-    status = Path(f'/proc/{process.pid}/status')
+    """Keep the largest size that a process has been seen at, over all resumptions of the training."""
     try:
-        peak = re.search(r'VmHWM:\s*(\d+) kB', status.read_text())
-    except OSError:  # ended meanwhile, or no Linux
+        megabytes = psutil.Process(process.pid).memory_info().rss / 2**20
+    except psutil.Error:  # ended meanwhile
         return
-    usage = job.work_dir / _USAGE
+    usage = job.work_dir / USAGE
     before = load(str(usage))['peak_mb'] if usage.exists() else 0
-    if peak and int(peak[1]) / 1024 > before + 1:
-        dump(dict(peak_mb=round(int(peak[1]) / 1024, 1)), str(usage))
+    if megabytes > before + 1:
+        dump(dict(peak_mb=round(megabytes, 1)), str(usage))
 
 
 def _start(job: Job, threads: int, gpu: Optional[int]) -> subprocess.Popen:

@@ -5,6 +5,10 @@ import statistics
 from pathlib import Path
 from typing import List, Optional
 
+from mmengine.fileio import load
+
+USAGE = 'usage.json'  # where the one who runs a training notes its memory
+
 _STUDENT = 'student/'
 
 # What the evaluators of MMDetection and MMSegmentation call a metric, and what makes per cent of it.
@@ -88,3 +92,19 @@ def seconds_per_step(work_dir: Path) -> Optional[float]:
     """
     times = [entry['time'] for entry in read_scalars(work_dir) if 'loss' in entry and 'time' in entry]
     return round(statistics.median(times), 4) if times else None
+
+
+def peak_memory(work_dir: Path) -> Optional[float]:
+    """Look up how much memory a training took at most.
+
+    Args:
+        work_dir (Path): The work folder of a training that :func:`run_jobs` ran.
+
+    Returns:
+        float | None: Megabytes: of the GPU where it ran on one, of the whole process otherwise; None where unknown.
+    """
+    of_gpu = [entry['memory'] for entry in read_scalars(work_dir) if 'memory' in entry]
+    if of_gpu:
+        return float(max(of_gpu))
+    usage = work_dir / USAGE
+    return load(str(usage))['peak_mb'] if usage.exists() else None

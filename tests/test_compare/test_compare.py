@@ -6,14 +6,12 @@ import shutil
 
 import pytest
 from mmengine.fileio import load
-from scipy import stats
 
 from cankd_mm.apis.config import load_config
-from cankd_mm.compare import compare, results_table
+from cankd_mm.compare import compare
 from cankd_mm.compare.plan import ALONE, MONITOR, method_configs, plan
-from cankd_mm.compare.report import blocks_table, paired_difference, write_report
-from cankd_mm.compare.run import _blocks
 from cankd_mm.errors import SetupError
+from cankd_mm.experiment import results_table
 from cankd_mm.runs import Slots
 from tests.conftest import ROOT
 
@@ -75,6 +73,8 @@ def test_comparison_from_end_to_end(pairs, forked, tmp_path):
         assert (run['distill_to_task'] is None) == (run['distill_loss'] is None) == (run['method'] == ALONE)
         assert run['loss'] == {ALONE: None, 'segmentation': 'CanKDLoss', 'pkd': 'PKDLoss'}[run['method']]
         assert run['peak_mb'] > 100 and run['seconds_per_step'] > 0
+        assert run['measured'] == 'exported student in plain mmseg' and run['parameters'] > 0
+    assert len({run['parameters'] for run in results['runs']}) == 1
     assert load(str(tmp_path / 'results.json')) == json.loads(json.dumps(results))
     assert len((tmp_path / 'results.json').read_text().splitlines()) < 30, 'a line for each training'
     assert (tmp_path / 'results.md').read_text().strip() == results_table(results)
@@ -93,50 +93,6 @@ def test_comparison_from_end_to_end(pairs, forked, tmp_path):
     (tmp_path / 'results.json').unlink()
     with pytest.raises(SetupError, match='holds trainings of another config'):
         compare(str(pairs['segmentation']), methods, [0], **{**arguments, 'cfg_options': {}})
-
-
-def test_paired_difference_is_students_t():
-    ours, theirs = {0: 3.0, 1: 5.0, 2: 4.5, 7: 9.0}, {0: 1.0, 1: 4.0, 2: 4.0}
-    difference = paired_difference(ours, theirs)
-    low, high = stats.ttest_rel([3.0, 5.0, 4.5], [1.0, 4.0, 4.0]).confidence_interval(0.95)
-    assert difference.mean == pytest.approx((low + high) / 2)
-    assert difference.margin == pytest.approx((high - low) / 2)
-    assert paired_difference({0: 1.0}, {0: 3.0}) == (-2.0, None)
-    assert paired_difference({0: 1.0}, {1: 3.0}) is None
-
-
-def test_report_is_made_again_from_its_json(tmp_path):
-    def run(method, seed, value):
-        return dict(method=method, seed=seed, value=value, seconds_per_step=0.1, peak_mb=10.0, distill_to_task=None)
-
-    runs = [run(ALONE, 0, 10.0), run(ALONE, 1, 12.0), run('cankd', 0, 20.0), run('cankd', 1, 24.0), run('x', 0, 21.0)]
-    results = dict(reference='cankd', metric='mIoU', methods=dict.fromkeys([ALONE, 'cankd', 'x']), runs=runs)
-    text = write_report(results, tmp_path, 'again')
-    assert '| student alone | 10.0 12.0 | 11.0 | 1.4 |' in text
-    assert '| cankd | 20.0 24.0 | 22.0 | 2.8 | +11.0 ± 12.7 |  |' in text
-    assert '| x | 21.0 | 21.0 |  | +11.0 | +1.0 |' in text
-    assert (tmp_path / 'again.png').exists() and (tmp_path / 'again.md').exists()
-
-
-def test_blocks_are_followed_over_the_training(tmp_path):
-    """Measured every 20 iterations and logged every 10: at most some ten points, and the last."""
-    logged = {'loss': 1.0, 'can/neck_0_ratio': 0.1}
-    steps = [{**logged, 'step': 10 * i, 'can/neck_0_weight': 0.01 * (i // 2)} for i in range(2, 51)]
-    blocks = _blocks([{'step': 10, 'loss': 1.0}, *steps])
-    assert blocks['neck_0_weight'][:2] == [[20, 0.01], [60, 0.03]] and blocks['neck_0_weight'][-1] == [500, 0.25]
-    assert len(blocks['neck_0_ratio']) == 13 and _blocks([{'step': 10, 'loss': 1.0}]) == _blocks([{}]) == {}
-    run = dict(seed=0, value=50.0, seconds_per_step=0.1, peak_mb=10.0, distill_to_task=2.0, distill_loss=3.0)
-    runs = [
-        dict(run, method='cankd', loss='CanKDLoss', blocks=blocks),
-        dict(run, method='no-block', loss='CanKDLoss', blocks={}),
-        dict(run, method='pkd', loss='PKDLoss', blocks={}),
-    ]
-    results = dict(reference='cankd', metric='mIoU', methods=dict.fromkeys(['cankd', 'no-block', 'pkd']), runs=runs)
-    text = write_report(results, tmp_path)
-    assert '| cankd | 50.0 | 3.00 | 0.25 | 0.10 |' in text and '| no-block | 50.0 | 3.00 |  |  |' in text
-    assert '| pkd | 50.0 | 3.00' not in text and (tmp_path / 'results_blocks.png').exists()
-    assert blocks_table(dict(results, runs=runs[1:])) == ''
-    assert blocks_table(dict(results, runs=[dict(runs[0], distill_loss=None, blocks={})])) == ''
 
 
 def test_configs_are_written_without_a_training(pairs, tmp_path):

@@ -9,6 +9,7 @@ from cankd_mm.demo import report
 from cankd_mm.demo.plan import TASKS, plan
 from cankd_mm.demo.scenes import Scene
 from cankd_mm.errors import SetupError
+from cankd_mm.experiment.report import ALONE
 from cankd_mm.runs import Job, Slots, run_jobs
 
 pytestmark = pytest.mark.slow
@@ -46,12 +47,6 @@ def test_half_written_checkpoint_is_not_done(tmp_path):
     assert job.done
 
 
-def test_table():
-    row = dict(task='detection', kind='student alone', metric='AP', parameters=1_000_000, seconds_per_step=0.1)
-    text = report.table([dict(row, seed=0, value=10.0), dict(row, seed=1, value=14.0)])
-    assert '| 10.0 14.0 | 12.0 | 2.8 | 1.00 M | 0.10 |' in text
-
-
 def test_demo_from_end_to_end(digits, forked, tmp_path, monkeypatch, capsys):
     """The way of `make demo-quick`, on a few scenes; the second call has nothing left to do."""
     from cankd_mm.demo import run
@@ -59,11 +54,12 @@ def test_demo_from_end_to_end(digits, forked, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr('cankd_mm.demo.plan.NUM_TRAIN', 8)
     monkeypatch.setattr('cankd_mm.demo.plan.NUM_SMALL', 8)
     table = run.run_demo(tmp_path, quick=True, tasks=['detection'], data=digits)
-    assert 'student with CanKD' in table
-    results = json.loads((tmp_path / 'results.json').read_text())
-    assert [row['kind_name'] for row in results['rows']] == ['teacher', 'student', 'cankd']
-    assert results['rows'][1]['parameters'] == results['rows'][2]['parameters'] < results['rows'][0]['parameters']
-    assert results['machine']['versions']['mmdet']
+    results = json.loads((tmp_path / 'detection' / 'results.json').read_text())
+    runs = results['runs']
+    assert [run['method'] for run in runs] == list(results['methods']) == ['teacher, 2000 scenes', ALONE, 'cankd']
+    assert all(f'| {method} ' in table for method in results['methods'])
+    assert runs[1]['parameters'] == runs[2]['parameters'] < runs[0]['parameters']
+    assert runs[0]['machine']['versions']['mmdet'] and results['metric'] == 'box AP'
     assert (tmp_path / 'comparison.jpg').stat().st_size > 10000
     page = (tmp_path / 'detection_page' / 'report.html').read_text()
     assert 'student alone' in page and 'What it changed' in page

@@ -30,13 +30,8 @@ def test_rows_of_the_paper_come_first():
     assert kinds == sorted(kinds)
 
 
-def test_figures_are_in_per_cent():
-    detection, segmentation = find_row(ROWS, '1'), find_row(ROWS, '11')
-    assert detection.value({'coco/bbox_mAP': 0.4012}) == 40.12 and segmentation.value({'mIoU': 76.24}) == 76.24
-    assert detection.value({}) is None
-
-
 def test_table_says_what_has_not_been_run():
     paper, demo = (table([find_row(ROWS, key)], ROOT / 'configs').splitlines()[-1] for key in ('8', 'demo-detection'))
-    assert '| 49.7 | not run yet |' in paper and 'no public weights' in paper
-    assert '| - | 50.1 |' in demo and '(demo/cankd_' in demo
+    paper, demo = ([cell.strip() for cell in line.split('|')] for line in (paper, demo))
+    assert paper[4:6] == ['49.7', 'not run yet'] and 'no public weights' in paper[3]
+    assert demo[4:6] == ['-', '50.1'] and '(demo/cankd_' in demo[9]
