@@ -9,7 +9,7 @@ from mmengine.fileio import load
 
 from cankd_mm.apis.config import load_config
 from cankd_mm.compare import compare
-from cankd_mm.compare.plan import ALONE, MONITOR, method_configs, plan
+from cankd_mm.compare.plan import ALONE, MONITOR, folder_name, method_configs, plan
 from cankd_mm.errors import SetupError
 from cankd_mm.experiment import results_table
 from cankd_mm.runs import Slots
@@ -88,11 +88,13 @@ def test_comparison_from_end_to_end(pairs, forked, tmp_path):
     assert again.getvalue() == ''
     # A call with fewer methods keeps what is recorded of the others.
     assert compare(str(pairs['segmentation']), [], [0], stream=again, **arguments) == results
-    with pytest.raises(SetupError, match="results.json' holds figures of 'student alone' with another config"):
-        compare(str(pairs['segmentation']), methods, [0], **{**arguments, 'cfg_options': {}})
-    (tmp_path / 'results.json').unlink()
+    other = dict(arguments, cfg_options={})
     with pytest.raises(SetupError, match='holds trainings of another config'):
-        compare(str(pairs['segmentation']), methods, [0], **{**arguments, 'cfg_options': {}})
+        compare(str(pairs['segmentation']), methods, [0], **other)
+    for method in results['methods']:
+        shutil.rmtree(tmp_path / folder_name(method), ignore_errors=True)
+    with pytest.raises(SetupError, match="results.json' holds figures of 'student alone' with another config"):
+        compare(str(pairs['segmentation']), methods, [0], **other)
 
 
 def test_configs_are_written_without_a_training(pairs, tmp_path):
