@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 STAMPS := $(VENV)/stamps
 
-.PHONY: demo demo-quick test test-fast gpu lint install doctor clean
+.PHONY: demo demo-quick test test-fast gpu docs lint install doctor clean
 
 demo: $(STAMPS)/package
 	$(BIN)/python -W ignore tools/demo.py
@@ -27,6 +27,10 @@ test-fast: $(STAMPS)/package
 # With the environment that is active, PYTHON=... for another: a GPU wants its own build of torch.
 gpu:
 	$(PYTHON) -m benchmarks.gpu
+
+# Warnings are errors.
+docs: $(STAMPS)/package
+	$(BIN)/python -W ignore -m sphinx -b html -q -W --keep-going docs docs/_build
 
 lint: $(STAMPS)/package
 	$(BIN)/ruff check .

@@ -206,17 +206,18 @@ def write_report(results: dict, folder: Path, stem: str = 'results') -> str:
 
     Args:
         results (dict): Of :func:`run_experiment`.
-        folder (Path): Takes the files: ``<stem>.md``, ``<stem>.png``, and ``<stem>_blocks.png`` where a method has Can
-            blocks.
+        folder (Path): Takes the files: ``<stem>.md``, ``<stem>.png``, and where a method has Can blocks,
+            ``<stem>_blocks.md`` and ``<stem>_blocks.png``.
         stem (str): What they are called. Defaults to 'results'.
 
     Returns:
         str: The tables, as :func:`tables` gives them.
     """
-    text = tables(results)
-    (folder / f'{stem}.md').write_text(text + '\n')
+    (folder / f'{stem}.md').write_text(results_table(results) + '\n')
     if results['runs']:
         results_picture(results, folder / f'{stem}.png')
-    if any(run.get('blocks') for run in results['runs']):
+    of_blocks = blocks_table(results)
+    if of_blocks:
+        (folder / f'{stem}_blocks.md').write_text(of_blocks + '\n')
         blocks_picture(results, folder / f'{stem}_blocks.png')
-    return text
+    return tables(results)

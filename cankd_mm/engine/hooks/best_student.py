@@ -16,6 +16,9 @@ class BestStudentHook(Hook):
 
     The file holds what MMDetection or MMSegmentation loads with the student's plain config. It follows
     ``default_hooks.checkpoint.save_best``, whatever metric that is. :class:`DistillRunner` adds the hook.
+
+    Examples:
+        >>> default_hooks = dict(best_student=dict(type='BestStudentHook'))
     """
 
     priority = 'LOWEST'  # after MMEngine's CheckpointHook

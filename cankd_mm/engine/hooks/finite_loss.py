@@ -18,6 +18,9 @@ class FiniteLossHook(Hook):
     ``CheckInvalidLossHook`` says only that something is wrong, in every fiftieth. Under a gradient scaler, which leaves
     out a step that overflows and halves its scale, as many iterations in a row may overflow as it takes to reach 1.
     :class:`DistillRunner` adds the hook.
+
+    Examples:
+        >>> default_hooks = dict(finite_loss=dict(type='FiniteLossHook'))
     """
 
     priority = 'HIGH'

@@ -53,6 +53,8 @@ class BackboneTeacher(BaseModel):
         ...     teacher='timm::vit_small_patch14_dinov2.lvd142m',
         ...     distiller=dict(type='CanKDDistiller', source='neck', levels=[1], teacher_source='backbone',
         ...                    teacher_levels=[-1], loss=dict(type='CanKDLoss', resize='teacher')))
+        >>> # The same with more to say, in place of the name.
+        >>> teacher = dict(type='BackboneTeacher', backbone='timm::convnext_tiny', out_indices=[2, 3])
     """
 
     def __init__(

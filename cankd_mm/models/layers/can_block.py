@@ -41,6 +41,10 @@ class CanBlock(nn.Module):
 
     Raises:
         SetupError: If there is no such mode, or no window of that side.
+
+    Examples:
+        >>> block = CanBlock(256, mode='embedded_gaussian')
+        >>> z = block(student_feature, teacher_feature)
     """
 
     def __init__(

@@ -1,0 +1,277 @@
+"""What README and site say is what the repository holds, and what they tell to run runs."""
+
+import ast
+import json
+import re
+import shlex
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.fileio import load
+from mmengine.registry import init_default_scope
+from mmrazor.registry import MODELS
+
+import cankd_mm.engine
+import cankd_mm.models
+from benchmarks import growth, loss, operators, step, teachers
+from cankd_mm.apis import export_student, train
+from cankd_mm.cli import _parser
+from cankd_mm.experiment import results_table
+from cankd_mm.experiment.report import blocks_table
+from cankd_mm.pair import write_pair
+from tests.conftest import ROOT
+
+DOCS = ROOT / 'docs'
+README = (ROOT / 'README.md').read_text()
+PAGES = {
+    str(path.relative_to(ROOT)): path.read_text()
+    for path in (ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *DOCS.glob('*.md'), *DOCS.glob('guides/*.md'))
+}
+
+
+def blocks(language):
+    """The blocks of code in a language: page, and text without indentation."""
+    for page, text in PAGES.items():
+        for indent, block in re.findall(rf'^( *)```{language}\n(.*?)^ *```', text, re.S | re.M):
+            yield page, '\n'.join(line[len(indent) :] for line in block.splitlines()) + '\n'
+
+
+COMMANDS = [
+    (page, line)
+    for page, block in blocks('bash')
+    for line in re.sub(r'\\\n\s*', ' ', block).splitlines()
+    if re.match(r'(cankd|make|torchrun|python|GPUS=)', line)
+]
+
+
+def example_of(part):
+    return ''.join(re.findall(r'^ *(?:>>>|\.\.\.) ?(.*\n)', part.__doc__, re.M))
+
+
+def test_readme_fits_on_two_screens():
+    assert len(README.encode()) <= 8000
+
+
+@pytest.mark.parametrize('page, line', COMMANDS, ids=[line[:60] for _, line in COMMANDS])
+def test_commands_are_those_that_there_are(page, line):
+    """Every option is one that the command has; every file of the repository that it names is there."""
+    for command in re.split(' && | # ', re.sub(r'\s+#.*', '', line)):
+        words = shlex.split(re.sub(r'"?\$\w+"?', 'a=1', command))
+        if words[0] == 'make':
+            assert re.search(rf'^{words[1]}:', (ROOT / 'Makefile').read_text(), re.M)
+        elif 'cankd' in words:
+            arguments = _parser().parse_args(words[words.index('cankd') + 1 :])
+            assert callable(arguments.run)
+        elif words[0] == 'python' and words[1] == '-m':
+            assert (ROOT / Path(*words[2].split('.'))).with_suffix('.py').exists()
+        for word in re.findall(r'(?:configs|tools)/[\w./*{},-]+', command):
+            pattern = re.sub(r'\{[^}]*\}', '*', word)
+            assert list(ROOT.glob(pattern)), word
+
+
+@pytest.mark.parametrize(
+    'page, block', blocks('python'), ids=[f'{page}-{i}' for i, (page, _) in enumerate(blocks('python'))]
+)
+def test_python_is_python_and_a_config_is_a_config(page, block):
+    ast.parse(block)
+    if '_base_ = ' in block and '...' not in block:
+        cfg = Config.fromstring(block, '.py')
+        assert 'model' in cfg
+
+
+@pytest.mark.parametrize('page', PAGES)
+def test_links_lead_somewhere(page):
+    for link in re.findall(r'\]\((?!http)([^)#]+)(?:#[^)]*)?\)', PAGES[page]):
+        assert (ROOT / page).parent.joinpath(link).exists(), link
+    for link in re.findall(r'\{include\} (\S+)', PAGES[page]):
+        assert (ROOT / page).parent.joinpath(link).exists(), link
+
+
+def test_every_page_is_in_the_table_of_contents():
+    listed = set(re.findall(r'^([\w/]+)$', (DOCS / 'index.md').read_text(), re.M))
+    pages = {str(path.relative_to(DOCS).with_suffix('')) for path in (*DOCS.glob('*.md'), *DOCS.glob('guides/*.md'))}
+    assert pages - {'index'} <= listed
+
+
+def test_everything_registered_is_in_the_reference_with_a_config_that_builds():
+    page = PAGES['docs/api.md']
+    for module in (cankd_mm.models, cankd_mm.engine):
+        for name in module.__all__:
+            part = getattr(module, name)
+            if not isinstance(part, type):
+                continue
+            assert f'.{name}\n' in page, name
+            assert f"'{name}'" in example_of(part) or f'{name}(' in example_of(part), name
+
+
+@pytest.mark.slow
+def test_examples_of_hooks_loop_and_runner_run(pairs, tmp_path):
+    """All of them in one training; the visualizer's backend, of which TensorBoard is a package of its own, left out."""
+    found = {}
+    for name in cankd_mm.engine.__all__:
+        space = {}
+        exec(example_of(getattr(cankd_mm.engine, name)), space)  # noqa: S102
+        for key in ('runner_type', 'val_cfg', 'default_hooks', 'custom_hooks'):
+            value = space.get(key)
+            if isinstance(value, list):
+                found[key] = [*found.get(key, []), *value]
+            elif isinstance(value, dict):
+                found[key] = {**found.get(key, {}), **value}
+            elif value:
+                found[key] = value
+    assert len(found['custom_hooks']) == 3 and len(found['default_hooks']) == 3
+    text = ''.join(f'{key} = {value!r}\n' for key, value in found.items())
+    (tmp_path / 'config.py').write_text(f"_base_ = '{pairs['segmentation']}'\n{text}")
+    runner = train(str(tmp_path / 'config.py'), work_dir=str(tmp_path / 'run'), cfg_options={'train_cfg.max_epochs': 1})
+    assert {type(hook).__name__ for hook in runner.hooks} > {hook['type'] for hook in found['custom_hooks']}
+
+
+def test_examples_of_the_distiller_build():
+    for name in ('CanKDDistiller', 'CanKDLoss'):
+        space = dict(CanKDLoss=cankd_mm.models.CanKDLoss)
+        text, _, module = example_of(getattr(cankd_mm.models, name)).partition('# As a plain module.\n')
+        exec(text, space)  # noqa: S102
+        assert MODELS.build(space['distiller']).source
+        if module:
+            features = dict(student_feature=torch.randn(1, 256, 4, 4, requires_grad=True))
+            features['teacher_feature'] = torch.randn(1, 256, 4, 4)
+            exec(module, {**space, **features})  # noqa: S102
+            assert features['student_feature'].grad.any()
+
+
+def test_stored_results_are_laid_out_as_they_are():
+    """As `cankd compare docs/results/NAME.json` does, whose tables the pages include."""
+    stored = {path: load(str(path)) for path in (DOCS / 'results').glob('*.json')}
+    experiments = {path: results for path, results in stored.items() if 'reference' in results}
+    assert len(experiments) >= 8
+    included = PAGES['docs/comparison.md'] + PAGES['docs/demo.md']
+    for path, results in experiments.items():
+        assert results_table(results) + '\n' == path.with_suffix('.md').read_text(), path.name
+        assert f'results/{path.stem}.md' in included and path.with_suffix('.png').exists()
+        of_blocks = path.with_name(f'{path.stem}_blocks.md')
+        assert not of_blocks.exists() or of_blocks.read_text() == blocks_table(results) + '\n'
+
+
+def test_readme_shows_what_was_measured():
+    rows = {'student alone': 'student alone', 'CanKD, paper': 'cankd', 'without the Can': 'no-block', 'PKD': 'pkd'}
+    rows['CanKD, head'] = 'cankd-init-detection'
+    table = (DOCS / 'results' / 'compare_digits-detection.md').read_text().splitlines()
+    measured = {line.split('|')[1].strip(): [cell.strip() for cell in line.split('|')[2:]] for line in table}
+    for start, method in rows.items():
+        line = next(line for line in README.splitlines() if line.startswith(f'| {start}'))
+        figures = [cell.strip() for cell in line.split('|')[2:5]]
+        assert figures == [measured[method][i] for i in (1, 3, 4)], method
+
+
+def test_pages_of_three_pairs_say_what_was_measured():
+    page = (DOCS / 'show.md').read_text()
+    for pair in load(str(DOCS / 'results' / 'show.json')).values():
+        for level, block in zip(pair['levels'][1:], pair['blocks'][1:]):
+            assert ' | '.join([level[0], *level[2:], block[2]]) in page
+        for _, figure, *_ in pair['models'][1:]:
+            assert figure in page
+
+
+def test_benchmarks_are_those_that_were_measured():
+    text = PAGES['docs/benchmarks.md']
+    for module, key in ((loss, 'results'), (growth, 'curves'), (step, 'results'), (teachers, 'results')):
+        name = module.__name__.split('.')[-1]
+        assert module.table(load(str(DOCS / 'results' / f'benchmark_{name}.json'))[key]) in text
+    for path in (DOCS / 'results').glob('benchmark_operators*.json'):
+        assert operators.table(load(str(path))['results']) in text
+
+
+def test_pair_is_the_one_that_the_command_writes(tmp_path, monkeypatch):
+    """But for the address, which the README shortens."""
+    example = next(block for page, block in blocks('python') if page == 'README.md')
+    command = (
+        next(line for page, line in COMMANDS if page == 'README.md' and 'cankd pair' in line).split('#')[0].split()
+    )
+    monkeypatch.chdir(tmp_path)
+    write_pair(*command[2:4], command[-1])
+    written = (tmp_path / command[-1]).read_text()
+    assert re.sub(r"'https.*?/'\n    '", "'https://.../", written) == example
+
+
+def test_what_the_pair_and_the_paper_differ_in_is_said():
+    shipped = Config.fromfile(str(ROOT / 'configs/detection/cankd_retinanet-r101_retinanet-r50_2x_coco.py'))
+    setting = next(line for line in PAGES['docs/no_better.md'].splitlines() if '`optim_wrapper = ' in line)
+    cfg = Config.fromstring(re.search('`(.*)`', setting)[1], '.py')
+    assert cfg.optim_wrapper.optimizer.lr == shipped.optim_wrapper.optimizer.lr
+    assert cfg.optim_wrapper.clip_grad == shipped.optim_wrapper.clip_grad
+
+
+def test_sweep_of_the_zoos_is_the_one_that_was_run():
+    from tests.sweep import table
+
+    lines = [json.loads(line) for line in (DOCS / 'results' / 'zoo.jsonl').open()]
+    assert table(lines) in PAGES['docs/zoo.md']
+
+
+@pytest.fixture
+def cells(tmp_path, monkeypatch):
+    """The data set of the guide, in COCO format and as label maps, in an empty folder."""
+    generator = np.random.default_rng(0)
+    root = tmp_path / 'data' / 'cells'
+    for split in ('train', 'val'):
+        coco = dict(
+            images=[],
+            annotations=[],
+            categories=[dict(id=i, name=n) for i, n in enumerate(['RBC', 'WBC', 'Platelets'])],
+        )
+        for folder in ('images', f'images/{split}', f'label_maps/{split}'):
+            (root / folder).mkdir(parents=True, exist_ok=True)
+        for i in range(4):
+            image, labels = generator.integers(0, 60, (300, 320, 3), np.uint8), np.zeros((300, 320), np.uint8)
+            x, y, side = (int(n) for n in (*generator.integers(10, 200, 2), generator.integers(40, 90)))
+            image[y : y + side, x : x + side] += 150
+            labels[y : y + side, x : x + side] = 1
+            cv2.imwrite(str(root / 'images' / f'{split}{i}.png'), image)
+            cv2.imwrite(str(root / 'images' / split / f'{i}.png'), image)
+            cv2.imwrite(str(root / 'label_maps' / split / f'{i}.png'), labels)
+            coco['images'].append(dict(id=i, file_name=f'{split}{i}.png', width=320, height=300))
+            box = dict(bbox=[x, y, side, side], area=side**2, iscrowd=0)
+            coco['annotations'].append(dict(id=i + 1, image_id=i, category_id=i % 3, **box))
+        (root / 'annotations').mkdir(exist_ok=True)
+        (root / 'annotations' / f'{split}.json').write_text(json.dumps(coco))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('task', ['detection', 'segmentation'])
+def test_guide_of_a_data_set_from_nothing_to_an_exported_student(cells, task):
+    """With no weights from the network, few iterations, and small images."""
+    texts = [block for page, block in blocks('python') if page == 'docs/guides/dataset.md']
+    for name in ('student', 'teacher'):
+        (cells / f'{name}.py').write_text(texts[task == 'segmentation'])
+    none = {'model.backbone.init_cfg': None} if task == 'detection' else {'model.pretrained': None}
+    short = {
+        'detection': {
+            'train_cfg.max_epochs': 1,
+            'train_dataloader.dataset.pipeline.2.scale': (160, 160),
+            'val_dataloader.dataset.pipeline.1.scale': (160, 160),
+            'train_dataloader.num_workers': 0,
+            'train_dataloader.persistent_workers': False,
+        },
+        'segmentation': {
+            'train_cfg.max_iters': 1,
+            'train_cfg.val_interval': 1,
+            'default_hooks.checkpoint.interval': 1,
+            'train_dataloader.num_workers': 0,
+            'train_dataloader.persistent_workers': False,
+        },
+    }[task]
+    last = dict(detection='epoch_1.pth', segmentation='iter_1.pth')[task]
+    train('teacher.py', work_dir='work_dirs/teacher', cfg_options={**none, **short})
+    write_pair('teacher.py', 'student.py', 'pair.py', f'work_dirs/teacher/{last}')
+    inside = {key.replace('model.', 'model.architecture.'): value for key, value in none.items()}
+    train('pair.py', work_dir='work_dirs/pair', cfg_options={**inside, **short})
+    config, weights = export_student('pair.py', f'work_dirs/pair/{last}', cfg_options=inside)
+    cfg = Config.fromfile(config)
+    init_default_scope(cfg.default_scope)
+    assert Path(weights).exists() and MODELS.build(cfg.model) is not None and 'cankd' not in cfg.pretty_text.lower()
