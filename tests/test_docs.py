@@ -12,7 +12,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.fileio import load
-from mmengine.registry import init_default_scope
+from mmengine.registry import DefaultScope, init_default_scope
 from mmrazor.registry import MODELS
 
 import cankd_mm.engine
@@ -135,7 +135,8 @@ def test_examples_of_the_distiller_build():
         space = dict(CanKDLoss=cankd_mm.models.CanKDLoss)
         text, _, module = example_of(getattr(cankd_mm.models, name)).partition('# As a plain module.\n')
         exec(text, space)  # noqa: S102
-        assert MODELS.build(space['distiller']).source
+        with DefaultScope.overwrite_default_scope('mmrazor'):
+            assert MODELS.build(space['distiller']).source
         if module:
             features = dict(student_feature=torch.randn(1, 256, 4, 4, requires_grad=True))
             features['teacher_feature'] = torch.randn(1, 256, 4, 4)
