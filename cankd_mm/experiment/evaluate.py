@@ -33,7 +33,8 @@ def evaluate(work_dir: Path) -> dict:
 
     Returns:
         dict: The training as :func:`describe` has it, with ``metrics``, ``metric`` and ``value`` of the evaluation,
-        and ``parameters``.
+        and ``parameters``. A test set whose labels are kept elsewhere (``format_only``) leaves those of the last
+        validation.
 
     Raises:
         SetupError: If there is no training, or no checkpoint.
@@ -46,13 +47,14 @@ def evaluate(work_dir: Path) -> dict:
     # What is said is in the log of the evaluation's own folder. Loggers keep the stream, which is never closed.
     with redirect_stdout(io.StringIO()):
         config, weights = deployed(work_dir)
-        metrics = test(config, weights, work_dir=str(work_dir / 'test'))
         model = build_model(config, 'model')
-    metrics = {key: float(value) for key, value in metrics.items() if key not in _NO_METRICS}
-    # CocoMetric reports nothing where nothing at all is detected.
-    metric, value = rate(metrics) if metrics else ('box AP', 0.0)
-    library = 'mmseg' if metric == 'mIoU' else 'mmdet'
-    run.update(metrics=metrics, metric=metric, value=value, measured=f'exported student in plain {library}')
+        if _is_rated(load_config(config)):
+            found = test(config, weights, work_dir=str(work_dir / 'test'))
+            metrics = {key: float(value) for key, value in found.items() if key not in _NO_METRICS}
+            # CocoMetric reports nothing where nothing at all is detected.
+            metric, value = rate(metrics) if metrics else ('box AP', 0.0)
+            library = 'mmseg' if metric == 'mIoU' else 'mmdet'
+            run.update(metrics=metrics, metric=metric, value=value, measured=f'exported student in plain {library}')
     run.update(parameters=sum(parameter.numel() for parameter in model.parameters()), machine=describe_machine())
     dump(run, str(path), indent=2)
     return run
@@ -154,7 +156,12 @@ def blocks(steps: List[dict]) -> Dict[str, list]:
     return {key[len('can/') :]: [[int(entry['step']), round(entry[key], 5)] for entry in kept] for key in keys}
 
 
+def _is_rated(cfg: Config) -> bool:
+    evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
+    return not any(evaluator.get('format_only') for evaluator in evaluators)
+
+
 def _config_of(work_dir: Path) -> Optional[Path]:
     """MMEngine keeps the config of a run in its folder under its name; one that was made for a test, under the time."""
-    configs = sorted(path for path in work_dir.glob('*.py') if not _TIME.fullmatch(path.stem))
-    return configs[0] if configs else None
+    configs = [path for path in work_dir.glob('*.py') if not _TIME.fullmatch(path.stem)]
+    return max(configs, key=lambda path: path.stat().st_mtime) if configs else None

@@ -1,0 +1,43 @@
+"""One evaluation for every training, plain or distilled."""
+
+import pytest
+from mmengine.config import Config
+
+from cankd_mm.apis import train
+from cankd_mm.errors import SetupError
+from cankd_mm.experiment import describe, evaluate
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope='module')
+def trained(pairs, tmp_path_factory):
+    folder = tmp_path_factory.mktemp('trained')
+    train(str(pairs['segmentation']), work_dir=str(folder), cfg_options={'train_cfg.max_epochs': 1})
+    return folder
+
+
+def test_of_what_is_deployed(trained):
+    logged, run = describe(trained), evaluate(trained)
+    assert logged['progress'] == run['progress'] == '1 of 1 epochs' and logged['measured'] == 'validation at epoch 1'
+    assert logged['value'] == pytest.approx(run['value'], abs=0.01) and 'in plain mmseg' in run['measured']
+    assert run['metric'] == 'mIoU' and run['value'] == pytest.approx(run['metrics']['mIoU'], abs=0.01)
+    assert (trained / 'student' / 'segmentation_cankd_student.pth').exists() and run['parameters'] > 1000
+    before = (trained / 'result.json').stat().st_mtime
+    assert evaluate(trained) == run and (trained / 'result.json').stat().st_mtime == before
+
+
+def test_labels_that_are_kept_elsewhere_leave_the_validation(trained, monkeypatch):
+    (trained / 'result.json').unlink(missing_ok=True)
+    config = next(trained.glob('*.py'))
+    cfg = Config.fromfile(str(config))
+    cfg.test_evaluator = dict(cfg.test_evaluator, format_only=True, output_dir='somewhere')
+    cfg.dump(str(config))
+    run, logged = evaluate(trained), describe(trained)
+    keys = ('metric', 'value', 'metrics', 'measured')
+    assert [run[key] for key in keys] == [logged[key] for key in keys] and run['parameters'] > 1000
+
+
+def test_nothing_to_evaluate(tmp_path):
+    with pytest.raises(SetupError, match='There is no checkpoint of a training in'):
+        evaluate(tmp_path)
