@@ -24,17 +24,19 @@ _MEDIANS = {
 _OF_BLOCKS = {'_weight': 'batch norm weight', '_ratio': 'what the block adds over its input'}
 
 
-def markdown(table: pd.DataFrame) -> str:
+def markdown(table: pd.DataFrame, align: bool = True) -> str:
     """Lay out a table.
 
     Args:
         table (DataFrame): Columns of words, or of numbers as they are to stand there; empty ones are left out.
+        align (bool): Whether columns are as wide as their widest cell, to be read as it is. Defaults to True.
 
     Returns:
         str: The table in Markdown.
     """
     table = table.fillna('').astype(str)
-    return table.loc[:, (table != '').any()].to_markdown(index=False, tablefmt='github', disable_numparse=True)
+    words = dict(index=False, tablefmt='github', disable_numparse=True)
+    return table.loc[:, (table != '').any()].to_markdown(**words, **({} if align else dict(stralign=None)))
 
 
 def paired_difference(values: pd.Series, others: pd.Series) -> str:

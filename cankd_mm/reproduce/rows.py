@@ -153,7 +153,8 @@ def table(rows: Sequence[Row], folder: Path) -> str:
                 'config': f'[{row.name.split("_")[0]}]({row.config.relative_to(folder)})',
             }
             for row in rows
-        )
+        ),
+        align=False,
     )
 
 
