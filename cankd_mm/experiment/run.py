@@ -61,7 +61,11 @@ def run_experiment(
     jobs = [job for job in jobs if (job.method, job.seed) not in known]
     if train:
         run_jobs(jobs, place, stream)
-    runs = [*earlier['runs'], *(dict(method=j.method, seed=j.seed, **evaluate(j.work_dir)) for j in jobs if j.done)]
+    runs = list(earlier['runs'])
+    for job in (job for job in jobs if job.done):
+        stream.write(f'evaluating {job.work_dir}\n')
+        stream.flush()
+        runs.append(dict(method=job.method, seed=job.seed, **evaluate(job.work_dir)))
     metric = runs[0]['metric'] if runs else None
     command = earlier.get('command') or shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
     results = dict(command=command, **about, reference=reference, metric=metric, methods=digests, runs=runs)
