@@ -94,8 +94,12 @@ def trainings(quick, scratch, left):
 
 def together(commands, timeout):
     # The package may be where this runs, and installed nowhere.
-    threads = dict(OMP_NUM_THREADS=str(max(os.cpu_count() // len(commands), 1))) if commands else {}
-    env = {**threads, **os.environ, 'PYTHONPATH': os.pathsep.join([os.getcwd(), os.environ.get('PYTHONPATH', '')])}
+    threads = str(max(os.cpu_count() // max(len(commands), 1), 1))
+    env = {
+        'OMP_NUM_THREADS': threads,
+        **os.environ,
+        'PYTHONPATH': os.pathsep.join([os.getcwd(), os.environ.get('PYTHONPATH', '')]),
+    }
     running = [subprocess.Popen(c, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=env) for c in commands]
     end = time.monotonic() + timeout
     try:

@@ -274,7 +274,7 @@ def demo(parser: argparse.ArgumentParser) -> Run:
     parser.add_argument('--root', type=Path, metavar='DIR', help='folder of all results; defaults to work_dirs/demo')
     parser.add_argument('--seeds', type=int, nargs='+', default=[0], metavar='N', help='seeds of the students')
     parser.add_argument('--controls', action='store_true', help='train the fair controls, too')
-    parser.add_argument('--quick', action='store_true', help='one short epoch each, in 3 minutes: figures mean nothing')
+    parser.add_argument('--quick', action='store_true', help='one short epoch each, in 4 minutes: figures mean nothing')
     tasks = ['detection', 'segmentation']
     parser.add_argument(
         '--tasks', nargs='+', choices=tasks, default=tasks, metavar='TASK', help='detection, segmentation'

@@ -10,12 +10,11 @@ from cankd_mm.demo import report
 from cankd_mm.demo.dataset import prepare
 from cankd_mm.demo.plan import KINDS, NUM_SMALL, NUM_TRAIN, NUM_VAL, TASKS, plan
 from cankd_mm.experiment import results_table, run_experiment
-from cankd_mm.experiment.evaluate import deployed
 from cankd_mm.runs import Job, run_jobs
 from cankd_mm.show import show
 
 _SCENES = 8  # of the picture
-_TITLES = {'student': 'student alone', 'cankd': 'student with CanKD'}
+_TITLES = {KINDS['student']: 'student alone', KINDS['cankd']: 'student with CanKD'}
 
 
 def run_demo(
@@ -49,21 +48,22 @@ def run_demo(
     run_jobs(sorted(jobs, key=lambda job: not job.work_dir.name.startswith('teacher')))
     results = {name: run_experiment(jobs, root / name, KINDS['cankd']) for name, jobs in planned.items()}
     with redirect_stdout(io.StringIO()):
-        report.picture({name: _predict(jobs, seeds[0]) for name, jobs in planned.items()}, root / 'comparison.jpg')
+        predictions = {name: _predict(found['runs'], seeds[0], root / name) for name, found in results.items()}
+        report.picture(predictions, root / 'comparison.jpg')
         for name, jobs in planned.items():
             _show(jobs, seeds[0], root / f'{name}_page')
     return '\n\n'.join(f'{name}\n\n{results_table(found)}' for name, found in results.items())
 
 
-def _predict(jobs: List[Job], seed: int) -> Dict[str, List[dict]]:
+def _predict(runs: List[dict], seed: int, folder: Path) -> Dict[str, List[dict]]:
     """The predictions of some scenes, by what the picture calls the student that they are of."""
     found = {}
-    for kind, title in _TITLES.items():
-        folder = jobs[0].work_dir.with_name(f'{kind}_seed{seed}')
-        out = folder / 'predictions.pkl'
-        scenes = {'test_dataloader.dataset.indices': _SCENES}
-        test(*deployed(folder), work_dir=str(folder / 'test'), out=str(out), cfg_options=scenes)
-        found[title] = load(str(out))
+    for run in runs:
+        if run['method'] in _TITLES and run['seed'] == seed:
+            out = str(folder / 'predictions.pkl')
+            scenes = {'test_dataloader.dataset.indices': _SCENES}
+            test(*run['student'], work_dir=str(folder / 'scenes'), out=out, cfg_options=scenes)
+            found[_TITLES[run['method']]] = load(out)
     return found
 
 

@@ -1,8 +1,6 @@
 """What a training has come to: what it has logged, and what its exported student reaches in the plain library."""
 
-import io
 import re
-from contextlib import redirect_stdout
 from pathlib import Path
 from statistics import median
 from typing import Dict, List, Optional, Tuple
@@ -33,46 +31,31 @@ def evaluate(work_dir: Path) -> dict:
 
     Returns:
         dict: The training as :func:`describe` has it, with ``metrics``, ``metric`` and ``value`` of the evaluation,
-        and ``parameters``. A test set whose labels are kept elsewhere (``format_only``) leaves those of the last
-        validation.
+        ``parameters``, and ``student``, the plain config and its checkpoint. A test set whose labels are kept elsewhere
+        (``format_only``) leaves the figures of the last validation.
 
     Raises:
         SetupError: If there is no training, or no checkpoint.
     """
-    path, checkpoint, run = work_dir / RESULT, last_checkpoint(work_dir), describe(work_dir)
-    if run is None or checkpoint is None:
+    path, config, checkpoint = work_dir / RESULT, _config_of(work_dir), last_checkpoint(work_dir)
+    if config is None or checkpoint is None:
         raise SetupError(f'There is no checkpoint of a training in {str(work_dir)!r}: train it first.')
     if path.exists() and path.stat().st_mtime >= checkpoint.stat().st_mtime:
         return load(str(path))
-    # What is said is in the log of the evaluation's own folder. Loggers keep the stream, which is never closed.
-    with redirect_stdout(io.StringIO()):
-        config, weights = deployed(work_dir)
-        model = build_model(config, 'model')
-        if _is_rated(load_config(config)):
-            found = test(config, weights, work_dir=str(work_dir / 'test'))
-            metrics = {key: float(value) for key, value in found.items() if key not in _NO_METRICS}
-            # CocoMetric reports nothing where nothing at all is detected.
-            metric, value = rate(metrics) if metrics else ('box AP', 0.0)
-            library = 'mmseg' if metric == 'mIoU' else 'mmdet'
-            run.update(metrics=metrics, metric=metric, value=value, measured=f'exported student in plain {library}')
-    run.update(parameters=sum(parameter.numel() for parameter in model.parameters()), machine=describe_machine())
+    run, student = describe(work_dir), (str(config), str(checkpoint))
+    if is_distillation(load_config(student[0])):
+        student = export_student(*student, str(work_dir / 'student'))
+    parameters = sum(parameter.numel() for parameter in build_model(student[0], 'model').parameters())
+    if _is_rated(load_config(student[0])):
+        found = test(*student, work_dir=str(work_dir / 'test'))
+        metrics = {key: float(value) for key, value in found.items() if key not in _NO_METRICS}
+        # CocoMetric reports nothing where nothing at all is detected.
+        metric, value = rate(metrics) if metrics else ('box AP', 0.0)
+        library = 'mmseg' if metric == 'mIoU' else 'mmdet'
+        run.update(metrics=metrics, metric=metric, value=value, measured=f'exported student in plain {library}')
+    run.update(parameters=parameters, student=list(student), machine=describe_machine())
     dump(run, str(path), indent=2)
     return run
-
-
-def deployed(work_dir: Path) -> Tuple[str, str]:
-    """Export the student of a training at its last checkpoint; a plain model is what it is.
-
-    Args:
-        work_dir (Path): The work folder.
-
-    Returns:
-        tuple[str, str]: A config that is plain MMDetection or MMSegmentation, and its checkpoint.
-    """
-    config, checkpoint = str(_config_of(work_dir)), str(last_checkpoint(work_dir))
-    if is_distillation(load_config(config)):
-        return export_student(config, checkpoint, str(work_dir / 'student'))
-    return config, checkpoint
 
 
 def describe(work_dir: Path) -> Optional[dict]:

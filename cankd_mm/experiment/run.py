@@ -1,11 +1,13 @@
 """An experiment: trainings, one evaluation of each, one file of results, one table."""
 
 import hashlib
+import io
 import json
 import shlex
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
-from typing import List, Optional, TextIO
+from typing import Dict, List, Optional, TextIO
 
 from mmengine.fileio import load, put
 
@@ -49,8 +51,10 @@ def run_experiment(
     """
     path = root / 'results.json'
     earlier = load(str(path)) if path.exists() else dict(methods={}, runs=[])
-    first = {job.method: job for job in reversed(jobs)}
-    digests = {job.method: _digest(job) for job in jobs if job is first[job.method]}
+    digests: Dict[str, str] = {}
+    for job in jobs:
+        if job.method not in digests:
+            digests[job.method] = _digest(job)
     for name, digest in earlier['methods'].items():
         if digests.setdefault(name, digest) != digest:
             raise SetupError(
@@ -65,7 +69,9 @@ def run_experiment(
     for job in (job for job in jobs if job.done):
         stream.write(f'evaluating {job.work_dir}\n')
         stream.flush()
-        runs.append(dict(method=job.method, seed=job.seed, **evaluate(job.work_dir)))
+        # What is said stands in the log of the evaluation's own folder. Loggers keep this stream; nothing closes it.
+        with redirect_stdout(io.StringIO()):
+            runs.append(dict(method=job.method, seed=job.seed, **evaluate(job.work_dir)))
     metric = runs[0]['metric'] if runs else None
     command = earlier.get('command') or shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
     results = dict(command=command, **about, reference=reference, metric=metric, methods=digests, runs=runs)

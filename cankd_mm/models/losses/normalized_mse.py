@@ -20,7 +20,7 @@ class _NormalizedMSE(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, z: Tensor, t: Tensor, dims: Tuple[int, ...], eps: float) -> Tensor:
-        both = torch.stack(at_least_float32(z, t))  # which halves the kernels
+        (both,) = at_least_float32(torch.stack((z, t)))  # together, which halves the kernels
         # Two passes: E[x^2] - E[x]^2 loses the digits where the mean is large. So does a mean that is rounded to it.
         mean = _mean(both, dims)
         rest = _mean(both.sub_(mean), dims)
