@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 from cankd_mm.machine import describe_machine
@@ -100,16 +101,19 @@ def together(commands, timeout):
         **os.environ,
         'PYTHONPATH': os.pathsep.join([os.getcwd(), os.environ.get('PYTHONPATH', '')]),
     }
-    running = [subprocess.Popen(c, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=env) for c in commands]
     end = time.monotonic() + timeout
-    try:
-        for command, process in zip(commands, running):
-            output, _ = process.communicate(timeout=max(end - time.monotonic(), 0))
-            if process.returncode:
-                raise subprocess.CalledProcessError(process.returncode, command, output)
-    finally:  # none is left on the device
-        for process in running:
-            process.kill()
+    with ExitStack() as stack:
+        # Files: whoever fills a pipe that nobody reads yet stands still.
+        logs = [stack.enter_context(tempfile.TemporaryFile()) for _ in commands]
+        running = [subprocess.Popen(c, stdout=log, stderr=log, env=env) for c, log in zip(commands, logs)]
+        try:
+            for command, process, log in zip(commands, running, logs):
+                if process.wait(timeout=max(end - time.monotonic(), 0)):
+                    log.seek(0)
+                    raise subprocess.CalledProcessError(process.returncode, command, log.read())
+        finally:  # none is left on the device
+            for process in running:
+                process.kill()
 
 
 PARTS = dict(
