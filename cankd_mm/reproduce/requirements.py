@@ -98,7 +98,7 @@ def _pretrained(value: object) -> Iterator[str]:
         init_cfg = value.get('init_cfg')
         if isinstance(init_cfg, dict) and init_cfg.get('type') == 'Pretrained':
             yield init_cfg['checkpoint']
-        if value.get('pretrained'):  # MMSegmentation's older form
+        if isinstance(value.get('pretrained'), str):  # MMSegmentation's older form
             yield value['pretrained']
         for part in value.values():
             yield from _pretrained(part)

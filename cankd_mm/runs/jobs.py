@@ -78,22 +78,21 @@ class Job(NamedTuple):
 
 
 class Slots:
-    """Where trainings run side by side: each on a GPU of its own, or on its share of the processor's cores.
+    """Where trainings run side by side: on a GPU, or on a share of the processor's cores.
 
     As a context, it ends what still runs when it is left; a training goes on from its last checkpoint when it is
     started again.
 
     Args:
-        count (int, optional): How many trainings at most, no more than there are GPUs. Defaults to None: one on every
-            GPU, or without one as many as the processor has cores, up to four. The cores are shared out among them,
-            unless ``OMP_NUM_THREADS`` says how many threads each has.
+        count (int, optional): How many trainings at most; more than there are GPUs share them. Defaults to None: one on
+            every GPU, or without one as many as the processor has cores, up to four. The cores are shared out among
+            them, unless ``OMP_NUM_THREADS`` says how many threads each has.
     """
 
     def __init__(self, count: Optional[int] = None) -> None:
         gpus, cores = torch.cuda.device_count(), os.cpu_count() or 1
-        count = count or gpus or min(cores, 4)
-        self.count = min(count, gpus) if gpus else count
-        self._free = [slot if gpus else None for slot in range(self.count)]
+        self.count = count or gpus or min(cores, 4)
+        self._free = [slot % gpus if gpus else None for slot in range(self.count)]
         self._running: Dict[Path, Tuple[Job, subprocess.Popen, Optional[int]]] = {}
         self._threads = max(cores // self.count, 1)
 

@@ -17,7 +17,7 @@ def test_words_and_keys(pairs):
     words = ['weight', 'levels', 'mode', 'optim_wrapper.optimizer.lr=1e-4..1e-2:log', 'train_cfg.max_epochs=1..4']
     space = make_space(cfg, [*words, 'model.distiller.loss.norm=instance,layer,None'])
     found = space.distributions
-    assert found['weight'] == FloatDistribution(0.5, 50, log=True)
+    assert found['weight'] == FloatDistribution(0.5, 500, log=True)
     assert found['levels'] == CategoricalDistribution(['0', '0,1', '0,1,2', '1,2', '2'])
     assert found['train_cfg.max_epochs'] == IntDistribution(1, 4)
     assert found['model.distiller.loss.norm'] == CategoricalDistribution(['instance', 'layer', None])

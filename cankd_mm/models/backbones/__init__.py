@@ -1,0 +1,3 @@
+from cankd_mm.models.backbones.efficientnet_lite import EfficientNetLite
+
+__all__ = ['EfficientNetLite']
