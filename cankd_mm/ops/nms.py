@@ -23,14 +23,13 @@ def nms(bboxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Te
     boxes = bboxes[order]
     removed = np.zeros(len(order), dtype=bool)
     for start in range(0, len(order), _ROWS):
-        # What is removed already removes nothing.
-        rows = start + np.flatnonzero(~removed[start : start + _ROWS])
-        over = (
-            (_overlaps(boxes[torch.as_tensor(rows, device=boxes.device)], boxes, offset) > iou_threshold).cpu().numpy()
-        )
-        for row, suppressed in zip(rows, over):
-            if not removed[row]:
-                removed[row + 1 :] |= suppressed[row + 1 :]
+        # What is removed already removes nothing, and a box none of a higher score.
+        rows = np.flatnonzero(~removed[start : start + _ROWS])
+        left = boxes[start:]
+        over = _overlaps(left[torch.as_tensor(rows, device=boxes.device)], left, offset) > iou_threshold
+        for row, suppressed in zip(rows, over.cpu().numpy()):
+            if not removed[start + row]:
+                removed[start + row + 1 :] |= suppressed[row + 1 :]
     return order[torch.as_tensor(np.flatnonzero(~removed), device=order.device)]
 
 
@@ -78,9 +77,10 @@ def softnms(
 
 def _overlaps(a: Tensor, b: Tensor, offset: int) -> Tensor:
     """Intersections over unions, ``(A, B)``."""
-    sides = (torch.min(a[:, None, 2:], b[None, :, 2:]) - torch.max(a[:, None, :2], b[None, :, :2]) + offset).clamp(
-        min=0
+    width, height = (
+        (torch.min(a[:, None, i + 2], b[:, i + 2]) - torch.max(a[:, None, i], b[:, i]) + offset).clamp_(min=0)
+        for i in (0, 1)
     )
-    inter = sides.prod(2)
+    inter = width.mul_(height)
     area_a, area_b = ((boxes[:, 2:] - boxes[:, :2] + offset).prod(1) for boxes in (a, b))
     return inter / (area_a[:, None] + area_b[None] - inter)

@@ -62,7 +62,7 @@ def test_algorithm_of_mmrazor_goes_the_whole_way(pairs, tmp_path):
 
 
 def test_flexible_runner_resumes_and_loads(pairs, tmp_path):
-    options = {'runner_type': 'FlexibleRunner', 'train_cfg.max_epochs': 1, 'train_cfg.val_interval': 9}
+    options = {'runner_type': 'FlexibleRunner', 'train_cfg.max_epochs': 1, 'train_cfg.val_begin': 9}
     train(str(pairs['detection']), work_dir=str(tmp_path), cfg_options=options)
     longer = {**options, 'train_cfg.max_epochs': 2}
     runner = train(str(pairs['detection']), work_dir=str(tmp_path), cfg_options=longer, resume='auto')
@@ -76,7 +76,7 @@ def test_flexible_runner_resumes_and_loads(pairs, tmp_path):
 
 def test_plain_students_weights_are_a_start_of_the_pair(pairs, tmp_path):
     """The student is the model: what a plain training wrote fits as it is."""
-    options = {'train_cfg.max_epochs': 1, 'train_cfg.val_interval': 9}
+    options = {'train_cfg.max_epochs': 1, 'train_cfg.val_begin': 9}
     student = pairs['detection'].with_name('detection_student.py')
     train(str(student), work_dir=str(tmp_path / 'plain'), cfg_options=options)
     start = str(tmp_path / 'plain' / 'epoch_1.pth')
@@ -88,7 +88,7 @@ def test_plain_students_weights_are_a_start_of_the_pair(pairs, tmp_path):
 
 
 def test_checkpoint_of_a_pair_is_one_of_the_plain_student(pairs, tmp_path):
-    options = {'train_cfg.max_epochs': 1, 'train_cfg.val_interval': 9}
+    options = {'train_cfg.max_epochs': 1, 'train_cfg.val_begin': 9}
     trained = train(str(pairs['detection']), work_dir=str(tmp_path), cfg_options=options).model
     cfg = Config.fromfile(str(pairs['detection'].with_name('detection_student.py')))
     cfg.update(work_dir=str(tmp_path / 'plain'), load_from=str(tmp_path / 'epoch_1.pth'))

@@ -104,7 +104,7 @@ def test_amp_without_an_accelerator(pairs, tmp_path):
 
 
 def test_auto_scale_lr(pairs, tmp_path):
-    options = {'train_cfg.max_epochs': 1, 'train_cfg.val_interval': 9}
+    options = {'train_cfg.max_epochs': 1, 'train_cfg.val_begin': 9}
     runner = train(str(pairs['detection']), work_dir=str(tmp_path), auto_scale_lr=True, cfg_options=options)
     assert runner.optim_wrapper.param_groups[0]['initial_lr'] == pytest.approx(2e-3 * 4 / 8)
 

@@ -36,7 +36,7 @@ def test_every_method_trains(pairs, tmp_path, task, method):
     if not fits(method, task):
         pytest.skip('for the other task')
     cfg = method_configs(str(pairs[task]), [str(method)])[method.stem]
-    cfg.train_cfg.update(max_epochs=1, val_interval=9)
+    cfg.train_cfg.update(max_epochs=1, val_begin=9)
     cfg.train_dataloader.dataset.indices = 4
     cfg.dump(str(tmp_path / 'method.py'))
     runner = train(str(tmp_path / 'method.py'), work_dir=str(tmp_path / 'run'))

@@ -80,7 +80,7 @@ def test_synchronized_batch_norm_and_an_end_of_the_distillation(pairs, tmp_path)
         "norm_cfg = dict(type='SyncBN', requires_grad=True)\n"
         'model = dict(architecture=dict(backbone=dict(norm_cfg=norm_cfg), decode_head=dict(norm_cfg=norm_cfg)))\n'
         "custom_hooks = [dict(type='mmrazor.StopDistillHook', stop_epoch=1)]\n"
-        'train_cfg = dict(max_epochs=3, val_interval=9)\n'
+        'train_cfg = dict(max_epochs=3, val_begin=9)\n'
         'default_hooks = dict(logger=dict(interval=1))\n'
     )
     ranks = [dict(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE='2') for rank in '01']

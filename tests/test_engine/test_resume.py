@@ -112,7 +112,7 @@ def test_preflight_leaves_no_trace(pair, tmp_path, monkeypatch):
 def test_killed_training_resumes(pair, tmp_path):
     """SIGKILL while it trains or writes, again and again until it is through."""
     command = [sys.executable, '-W', 'ignore', 'tools/train.py', pair, '--work-dir', str(tmp_path), '--resume']
-    options = ['train_cfg.max_epochs=2', 'train_cfg.val_interval=9', 'default_hooks.logger.interval=1']
+    options = ['train_cfg.max_epochs=2', 'train_cfg.val_begin=9', 'default_hooks.logger.interval=1']
     environment = dict(os.environ, PYTHONPATH=f'{ROOT}{os.pathsep}{os.environ["PYTHONPATH"]}', OMP_NUM_THREADS='1')
     with open(tmp_path / 'out.txt', 'w') as out:
         process = subprocess.Popen(

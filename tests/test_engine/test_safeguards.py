@@ -135,7 +135,7 @@ def test_loss_that_is_no_number_stops_the_training(pairs, tmp_path):
         def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
             runner.model.neck.fpn_convs[1].conv.bias.data.fill_(float('nan'))
 
-    options = {'custom_hooks': [dict(type='PoisonHook')], 'train_cfg.val_interval': 9}
+    options = {'custom_hooks': [dict(type='PoisonHook')], 'train_cfg.val_begin': 9}
     with pytest.raises(SetupError, match=r'Iteration 2: .*distill.loss_neck_1 is nan on the images .*\d\d\d\d.png'):
         train(str(pairs['detection']), work_dir=str(tmp_path), cfg_options=options)
     assert not (tmp_path / 'epoch_1.pth').exists()
@@ -260,7 +260,7 @@ def test_can_block_monitor(pairs, tmp_path):
     options = {
         'custom_hooks': [dict(type='CanBlockMonitorHook', interval=1)],
         'train_cfg.max_epochs': 1,
-        'train_cfg.val_interval': 9,
+        'train_cfg.val_begin': 9,
         'default_hooks.logger.interval': 1,
     }
     runner = train(str(pairs['segmentation']), work_dir=str(tmp_path), cfg_options=options)
@@ -286,7 +286,7 @@ def test_preflight_leaves_no_trace_in_caches_and_random_numbers(pairs, tmp_path)
     pair = pairs['detection'].with_name('mosaic_pair.py')
     pair.write_text(
         f"_base_ = '{pairs['detection'].name}'\ntrain_dataloader = dict(dataset=dict(pipeline={MOSAIC!r}))\n"
-        'randomness = dict(seed=5)\ntrain_cfg = dict(max_epochs=1, val_interval=9)\n'
+        'randomness = dict(seed=5)\ntrain_cfg = dict(max_epochs=1, val_begin=9)\n'
     )
     checked = train(str(pair), work_dir=str(tmp_path / 'checked')).model.state_dict()
     runner = runner_of(pair, tmp_path / 'plain')

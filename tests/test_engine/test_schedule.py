@@ -26,7 +26,7 @@ def factors(monkeypatch):
 
 
 def run(pair, work_dir, epochs, resume=None, **hook):
-    options = {'train_cfg.max_epochs': epochs, 'train_cfg.val_interval': 9, 'default_hooks.checkpoint.interval': 1}
+    options = {'train_cfg.max_epochs': epochs, 'train_cfg.val_begin': 9, 'default_hooks.checkpoint.interval': 1}
     hooks = [dict(type='DistillScheduleHook', **hook)] if hook else []
     train(str(pair), work_dir=str(work_dir), cfg_options={**options, 'custom_hooks': hooks}, resume=resume)
 
@@ -56,7 +56,7 @@ def test_iterations_where_the_training_counts_them(pairs, tmp_path, factors):
     config = pairs['segmentation'].with_name('by_iteration.py')
     config.write_text(
         f"_base_ = '{pairs['segmentation'].name}'\n"
-        "train_cfg = dict(_delete_=True, type='IterBasedTrainLoop', max_iters=4, val_interval=9)\n"
+        "train_cfg = dict(_delete_=True, type='IterBasedTrainLoop', max_iters=4, val_begin=9)\n"
         'param_scheduler = []\n'
     )
     hooks = [dict(type='DistillScheduleHook', begin=1)]
@@ -67,7 +67,7 @@ def test_iterations_where_the_training_counts_them(pairs, tmp_path, factors):
 def test_a_factor_of_one_changes_nothing(pairs, tmp_path):
     seeded = dict(seed=3)
     for name, hooks in (('with', [dict(type='DistillScheduleHook', begin=9)]), ('without', [])):
-        options = {'randomness': seeded, 'custom_hooks': hooks, 'train_cfg.max_epochs': 1, 'train_cfg.val_interval': 9}
+        options = {'randomness': seeded, 'custom_hooks': hooks, 'train_cfg.max_epochs': 1, 'train_cfg.val_begin': 9}
         train(str(pairs['detection']), work_dir=str(tmp_path / name), cfg_options=options)
     one, other = (torch.load(tmp_path / name / 'epoch_1.pth')['state_dict'] for name in ('with', 'without'))
     assert all(torch.equal(value, other[key]) for key, value in one.items())

@@ -24,7 +24,7 @@ def test_weights_are_equal(pairs, tmp_path):
         "train_pipeline.insert(3, dict(type='RandomFlip', prob=0.5))\n"
         'train_dataloader = dict(num_workers=1, dataset=dict(pipeline=train_pipeline))\n'
         'randomness = dict(seed=3)\n'
-        'train_cfg = dict(max_epochs=1, val_interval=9)\n'
+        'train_cfg = dict(max_epochs=1, val_begin=9)\n'
     )
     tools = dict(cankd_mm=ROOT / 'tools' / 'train.py')
     for package in ('mmdet', 'mmseg', 'mmrazor'):
