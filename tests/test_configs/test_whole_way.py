@@ -14,7 +14,8 @@ import torch
 
 from cankd_mm.apis import export_student, train
 from cankd_mm.models.algorithms import feature_distill
-from tests.test_configs.small import make_data, shrink
+from cankd_mm.models.builders import load_model_cfg
+from tests.test_configs.small import make_data, narrow, shrink
 from tests.test_configs.test_recipes import CONFIGS, PAIRS, VARIANTS
 
 pytestmark = pytest.mark.slow
@@ -77,7 +78,8 @@ def teacher_once(monkeypatch):
         if whose != 'teacher':
             return build(model, whose, *args)
         if not built:
-            built.append(build(model, whose, *args))
+            cfg = load_model_cfg(model) if isinstance(model, str) else model
+            built.append(build(narrow(cfg), whose, *args))
             generator = torch.Generator().manual_seed(0)
             with torch.no_grad():
                 for parameter in built[0].parameters():
