@@ -313,10 +313,12 @@ def mend_config_paths() -> bool:
 
     def _get_cfg_path(cfg_path: str, filename: str):
         scope = cfg_path.rpartition('::')[0]
+        if scope == 'cankd_mm':
+            return config_file(cfg_path), None
         file = config_file(cfg_path) if scope and importlib.util.find_spec(scope) else cfg_path
         if file == cfg_path:  # none of a package, or one that only its index knows
             return original(cfg_path, filename)
-        return file, None if scope == 'cankd_mm' else scope
+        return file, scope
 
     Config._get_cfg_path = staticmethod(_get_cfg_path)
     return True

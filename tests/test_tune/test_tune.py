@@ -97,7 +97,7 @@ def test_poor_trials_are_given_up(pairs, tmp_path, stand_in, monkeypatch):
 
 
 def test_failures_are_named_and_the_search_goes_on(pairs, tmp_path, stand_in):
-    stand_in['fails_above'] = 100.0
+    stand_in['fails_above'] = 60.0
     _, said = search(pairs, tmp_path, trials=5)
     assert 'the weight is too large (its log is' in said
     states = [trial.state for trial in study_of(tmp_path).trials]
