@@ -98,6 +98,7 @@ ALL = [*(path for path in PAIRS if path not in VARIANTS.values()), *sorted((CONF
 def test_trained_resumed_exported_and_evaluated_elsewhere(path, data, plain, teacher_once, tmp_path, request):
     bert = request.getfixturevalue('tiny_bert') if 'grounding' in path.stem else None
     cfg = shrink(path, data, bert)
+    cfg.model['architecture'] = narrow(cfg.model['architecture'].to_dict())
     cfg.model['teacher_ckpt'] = cfg.model.get('teacher_ckpt') or 'trained_by_the_user.pth'
     config = tmp_path / path.name
     cfg.dump(str(config))
