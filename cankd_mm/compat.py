@@ -292,7 +292,7 @@ def mend_config_paths() -> bool:
     configs name what MMDetection and MMSegmentation register. They are read as files, without a scope.
 
     Configs are found by their files: also in folders with a sign in their name, as MMDetection's ``gn+ws`` and
-    ``legacy_1.x``, and without all metafiles of a package being read for each, which takes half a second.
+    ``legacy_1.x``, and without all metafiles of a package being read for each.
 
     A sister package whose distribution has another name than in MMEngine's table, as that of the maintained fork's
     MMSegmentation, is found by its import name.

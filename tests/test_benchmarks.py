@@ -1,12 +1,15 @@
 """Both sides of the benchmarks compute the same."""
 
 import copy
+import subprocess
+import sys
 from importlib import import_module
 
 import pytest
 import torch
 
 from benchmarks import operators
+from benchmarks.gpu import together
 from benchmarks.growth import exponents
 from benchmarks.naive import NaiveCanKDLoss
 from benchmarks.step import PAIRS, build
@@ -54,3 +57,17 @@ def test_operators_of_every_place_serve_the_same_detector():
     assert roi_align.ext_module is before and 'plain torch' in found
     for scores in found.values():
         torch.testing.assert_close(scores, found['plain torch'])
+
+
+def test_trainings_side_by_side_say_as_much_as_they_like(tmp_path):
+    """One that is waited for later goes on when it has said more than a pipe holds."""
+    seen = tmp_path / 'seen'
+    waits = f'import os, time; [time.sleep(0.1) for _ in range(100) if not os.path.exists({str(seen)!r})]'
+    talks = [sys.executable, '-c', f"print('x' * 10**6, flush=True); open({str(seen)!r}, 'w')"]
+    waits = [sys.executable, '-c', f'{waits}; raise SystemExit(not os.path.exists({str(seen)!r}))']
+    together([waits, talks], timeout=60)
+    with pytest.raises(subprocess.CalledProcessError) as e:
+        together([[sys.executable, '-c', "print('why'); raise SystemExit(3)"], talks], timeout=60)
+    assert e.value.returncode == 3 and b'why' in e.value.output
+    with pytest.raises(subprocess.TimeoutExpired):
+        together([[sys.executable, '-c', 'import time; time.sleep(60)']], timeout=0.5)

@@ -204,6 +204,14 @@ def test_a_config_is_based_on_those_in_folders_with_a_sign_in_their_name(tmp_pat
         Config.fromfile(str(tmp_path / 'mine.py'))
 
 
+def test_no_metafile_is_read_to_find_a_config(monkeypatch):
+    from mmengine.config import Config, utils
+
+    monkeypatch.setattr(utils, '_get_cfg_metainfo', lambda *args: pytest.fail(f'{args} is looked up'))
+    pair = ROOT / 'configs' / 'detection' / 'cankd_retinanet-r101_retinanet-r50_2x_coco.py'
+    assert Config.fromfile(str(pair)).model.architecture.type == 'RetinaNet'
+
+
 def test_folders_are_shown_as_in_a_clone():
     assert str(package.folder('configs')) == 'configs'
     assert package.config_file('cankd_mm::methods/pkd.py') == 'configs/methods/pkd.py'

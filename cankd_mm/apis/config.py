@@ -122,6 +122,8 @@ def student_config(cfg: Config, exported: bool = True) -> Config:
     return Config(_without_scope(plain, cfg.get('default_scope')))
 
 
+# All that is here of which a student can be made.
+_BACKBONES = 'cankd_mm.models.backbones'
 # What DistillRunner calls the hooks that it adds: a config may switch them off.
 _OUR_HOOKS = ('finite_loss', 'best_student')
 
@@ -142,8 +144,7 @@ def _leave_out_ours(plain: dict) -> None:
     if custom_imports:
         imports = custom_imports['imports']
         names = [imports] if isinstance(imports, str) else imports
-        # A student may be made of the backbones here.
-        others = [name for name in names if not _is_package(name) or name == 'cankd_mm.models.backbones']
+        others = [name for name in names if not _is_package(name) or name.startswith(_BACKBONES)]
         if others:
             plain['custom_imports'] = dict(custom_imports, imports=others)
 

@@ -89,12 +89,13 @@ def test_no_network(coco, tmp_path, monkeypatch):
 
 
 def test_initial_weights_of_every_kind(coco):
-    known = 'model.architecture.backbone.init_cfg.checkpoint'
+    known, flag = 'model.architecture.backbone.init_cfg.checkpoint', 'model.architecture.backbone.pretrained'
     assert missing('2', **coco, **{known: 'open-mmlab://detectron/resnet50_caffe'}) == []
     (sentence,) = missing('2', **coco, **{known: 'open-mmlab://resnet51'})
     assert "'open-mmlab://resnet51', which MMEngine does not know" in sentence
     (sentence,) = missing('2', **coco, **{known: 'nowhere/resnet50.pth'})
     assert "'nowhere/resnet50.pth' do not exist" in sentence
+    assert missing('2', **coco, **{known: 'open-mmlab://detectron/resnet50_caffe', flag: True}) == []
 
 
 @pytest.mark.parametrize(
