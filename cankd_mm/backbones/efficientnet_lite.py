@@ -44,7 +44,7 @@ class EfficientNetLite(EfficientNet):
         SetupError: If there is no such ``arch``, or the package of its weights is not installed.
 
     Examples:
-        >>> custom_imports = dict(imports=['cankd_mm.models.backbones'], allow_failed_imports=False)
+        >>> custom_imports = dict(imports=['cankd_mm.backbones'], allow_failed_imports=False)
         >>> model = dict(
         ...     backbone=dict(type='EfficientNetLite', arch='lite0', pretrained=True),
         ...     neck=dict(type='FPN', in_channels=[40, 112, 320], out_channels=96, num_outs=4))

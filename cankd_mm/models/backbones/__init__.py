@@ -1,3 +1,0 @@
-from cankd_mm.models.backbones.efficientnet_lite import EfficientNetLite
-
-__all__ = ['EfficientNetLite']
