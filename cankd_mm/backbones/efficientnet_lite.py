@@ -95,8 +95,8 @@ def _layers(width: float, depth: float) -> List[List[list]]:
     for stage in _STAGES:
         blocks = []
         for kernel, channels, stride, expansion, repeats in stage:
-            ends = channels in (16, 320)  # the first and the last block are not repeated more often
-            for i in range(repeats if ends else ceil(depth * repeats)):
+            # The first and the last stage have one block however deep the others are.
+            for i in range(repeats if repeats == 1 else ceil(depth * repeats)):
                 blocks.append([kernel, make_divisible(width * channels, 8), 0, 1 if i else stride, expansion, 0])
         stages.append(blocks)
     return [[[3, 32, 0, 2, 0, -1]], *stages, [[1, 1280, 0, 1, 0, -1]]]
