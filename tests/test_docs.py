@@ -1,25 +1,23 @@
-"""What README and site say is what the repository holds, and what they tell to run runs."""
+"""What README and site say is what the repository holds; what they tell to run is run in `test_commands.py`."""
 
+import argparse
 import ast
 import json
 import re
 import shlex
-from pathlib import Path
 
-import cv2
-import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
 from mmengine.fileio import load
-from mmengine.registry import DefaultScope, init_default_scope
+from mmengine.registry import DefaultScope
 from mmrazor.registry import MODELS
 
 import cankd_mm.engine
 import cankd_mm.models
 from benchmarks import growth, loss, operators, step, teachers
-from cankd_mm.apis import export_student, train
-from cankd_mm.cli import _parser
+from cankd_mm.apis import train
+from cankd_mm.cli import COMMANDS as COMMANDS_OF_CANKD
 from cankd_mm.experiment import results_table
 from cankd_mm.experiment.report import blocks_table
 from cankd_mm.pair import write_pair
@@ -40,12 +38,8 @@ def blocks(language):
             yield page, '\n'.join(line[len(indent) :] for line in block.splitlines()) + '\n'
 
 
-COMMANDS = [
-    (page, line)
-    for page, block in blocks('bash')
-    for line in re.sub(r'\\\n\s*', ' ', block).splitlines()
-    if re.match(r'(cankd|make|torchrun|python|GPUS=)', line)
-]
+# Commands in running text; those in blocks are run in `test_commands.py`.
+COMMANDS = sorted({span for text in PAGES.values() for span in re.findall(r'`((?:cankd|make) [^`]+)`', text)})
 
 
 def example_of(part):
@@ -56,21 +50,17 @@ def test_readme_fits_on_two_screens():
     assert len(README.encode()) <= 8000
 
 
-@pytest.mark.parametrize('page, line', COMMANDS, ids=[line[:60] for _, line in COMMANDS])
-def test_commands_are_those_that_there_are(page, line):
-    """Every option is one that the command has; every file of the repository that it names is there."""
-    for command in re.split(' && | # ', re.sub(r'\s+#.*', '', line)):
-        words = shlex.split(re.sub(r'"?\$\w+"?', 'a=1', command))
-        if words[0] == 'make':
-            assert re.search(rf'^{words[1]}:', (ROOT / 'Makefile').read_text(), re.M)
-        elif 'cankd' in words:
-            arguments = _parser().parse_args(words[words.index('cankd') + 1 :])
-            assert callable(arguments.run)
-        elif words[0] == 'python' and words[1] == '-m':
-            assert (ROOT / Path(*words[2].split('.'))).with_suffix('.py').exists()
-        for word in re.findall(r'(?:configs|tools)/[\w./*{},-]+', command):
-            pattern = re.sub(r'\{[^}]*\}', '*', word)
-            assert list(ROOT.glob(pattern)), word
+@pytest.mark.parametrize('command', COMMANDS)
+def test_commands_in_the_text_are_those_that_there_are(command):
+    name, *words = shlex.split(re.sub(r' ?\.\.\.', '', command))
+    if name == 'make':
+        assert re.search(rf'^{words[0]}:', (ROOT / 'Makefile').read_text(), re.M)
+    else:
+        parser = argparse.ArgumentParser()
+        (known,) = (known for known in COMMANDS_OF_CANKD if known.__name__ == words[0])
+        known(parser)
+        options = {option for action in parser._actions for option in action.option_strings}
+        assert {word for word in words if word.startswith('--')} <= options
 
 
 @pytest.mark.parametrize(
@@ -189,9 +179,7 @@ def test_benchmarks_are_those_that_were_measured():
 def test_pair_is_the_one_that_the_command_writes(tmp_path, monkeypatch):
     """But for the address, which the README shortens."""
     example = next(block for page, block in blocks('python') if page == 'README.md')
-    command = (
-        next(line for page, line in COMMANDS if page == 'README.md' and 'cankd pair' in line).split('#')[0].split()
-    )
+    command = re.search(r'^cankd pair [^#\n]*', README, re.M)[0].split()
     monkeypatch.chdir(tmp_path)
     write_pair(*command[2:4], command[-1])
     written = (tmp_path / command[-1]).read_text()
@@ -211,68 +199,3 @@ def test_sweep_of_the_zoos_is_the_one_that_was_run():
 
     lines = [json.loads(line) for line in (DOCS / 'results' / 'zoo.jsonl').open()]
     assert table(lines) in PAGES['docs/zoo.md']
-
-
-@pytest.fixture
-def cells(tmp_path, monkeypatch):
-    """The data set of the guide, in COCO format and as label maps, in an empty folder."""
-    generator = np.random.default_rng(0)
-    root = tmp_path / 'data' / 'cells'
-    for split in ('train', 'val'):
-        coco = dict(
-            images=[],
-            annotations=[],
-            categories=[dict(id=i, name=n) for i, n in enumerate(['RBC', 'WBC', 'Platelets'])],
-        )
-        for folder in ('images', f'images/{split}', f'label_maps/{split}'):
-            (root / folder).mkdir(parents=True, exist_ok=True)
-        for i in range(4):
-            image, labels = generator.integers(0, 60, (300, 320, 3), np.uint8), np.zeros((300, 320), np.uint8)
-            x, y, side = (int(n) for n in (*generator.integers(10, 200, 2), generator.integers(40, 90)))
-            image[y : y + side, x : x + side] += 150
-            labels[y : y + side, x : x + side] = 1
-            cv2.imwrite(str(root / 'images' / f'{split}{i}.png'), image)
-            cv2.imwrite(str(root / 'images' / split / f'{i}.png'), image)
-            cv2.imwrite(str(root / 'label_maps' / split / f'{i}.png'), labels)
-            coco['images'].append(dict(id=i, file_name=f'{split}{i}.png', width=320, height=300))
-            box = dict(bbox=[x, y, side, side], area=side**2, iscrowd=0)
-            coco['annotations'].append(dict(id=i + 1, image_id=i, category_id=i % 3, **box))
-        (root / 'annotations').mkdir(exist_ok=True)
-        (root / 'annotations' / f'{split}.json').write_text(json.dumps(coco))
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize('task', ['detection', 'segmentation'])
-def test_guide_of_a_data_set_from_nothing_to_an_exported_student(cells, task):
-    """With no weights from the network, few iterations, and small images."""
-    texts = [block for page, block in blocks('python') if page == 'docs/guides/dataset.md']
-    for name in ('student', 'teacher'):
-        (cells / f'{name}.py').write_text(texts[task == 'segmentation'])
-    none = {'model.backbone.init_cfg': None} if task == 'detection' else {'model.pretrained': None}
-    short = {
-        'detection': {
-            'train_cfg.max_epochs': 1,
-            'train_dataloader.dataset.pipeline.2.scale': (160, 160),
-            'val_dataloader.dataset.pipeline.1.scale': (160, 160),
-            'train_dataloader.num_workers': 0,
-            'train_dataloader.persistent_workers': False,
-        },
-        'segmentation': {
-            'train_cfg.max_iters': 1,
-            'train_cfg.val_interval': 1,
-            'default_hooks.checkpoint.interval': 1,
-            'train_dataloader.num_workers': 0,
-            'train_dataloader.persistent_workers': False,
-        },
-    }[task]
-    last = dict(detection='epoch_1.pth', segmentation='iter_1.pth')[task]
-    train('teacher.py', work_dir='work_dirs/teacher', cfg_options={**none, **short})
-    write_pair('teacher.py', 'student.py', 'pair.py', f'work_dirs/teacher/{last}')
-    inside = {key.replace('model.', 'model.architecture.'): value for key, value in none.items()}
-    train('pair.py', work_dir='work_dirs/pair', cfg_options={**inside, **short})
-    config, weights = export_student('pair.py', f'work_dirs/pair/{last}', cfg_options=inside)
-    cfg = Config.fromfile(config)
-    init_default_scope(cfg.default_scope)
-    assert Path(weights).exists() and MODELS.build(cfg.model) is not None and 'cankd' not in cfg.pretty_text.lower()

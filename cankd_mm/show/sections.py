@@ -110,7 +110,7 @@ class _Seen:
         self.correlations.setdefault(stage, []).append(level.correlation().cpu())
         self.cka.setdefault(stage, []).append(level.cka())
         if stage == AFTER:
-            self.through.append(float(level.left(through_block=True).mean()))
+            self.through.append(level.left(through_block=True).mean().item())
         if number >= _MAPS:
             return
         if number == len(self.maps):
@@ -233,7 +233,7 @@ def attention(stages: Pair, chosen: Sequence[Sample], at: Optional[Point] = None
         return Section('Where the block looks', ['No level of this training has a Can block.'], [], [])
     words, table = [], []
     for name, seen in found.items():
-        gate = float(blocks[name].bn.weight.abs().mean())
+        gate = blocks[name].bn.weight.abs().mean().item()
         added = float(np.mean([mean for mean, _ in seen]))
         there = float(np.mean([look.added for _, found_there in seen for look in found_there]))
         top = float(np.mean([look.top_tenth for _, found_there in seen for look in found_there]))

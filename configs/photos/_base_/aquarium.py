@@ -1,9 +1,9 @@
-# 575 photos of an aquarium in COCO format under data/aquarium, 7 classes, at up to 256x256 pixels.
+# 575 photos of an aquarium in COCO format under data/aquarium, 7 classes, at up to 192x192 pixels.
 _base_ = '../../demo/_base_/digits_detection.py'
 data = dict(
     data_root='data/aquarium/', data_prefix=dict(img='images/'),
     metainfo=dict(classes=('fish', 'jellyfish', 'penguin', 'puffin', 'shark', 'starfish', 'stingray')))
-resize = dict(type='Resize', scale=(256, 256), keep_ratio=True)
+resize = dict(type='Resize', scale=(192, 192), keep_ratio=True)
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True), resize,

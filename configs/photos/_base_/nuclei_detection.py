@@ -1,4 +1,4 @@
-# 550 pictures of cell nuclei under microscopes in COCO format under data/nuclei, at up to 256x256 pixels.
+# 550 pictures of cell nuclei under microscopes in COCO format under data/nuclei, at up to 192x192 pixels.
 _base_ = './aquarium.py'
 data = dict(data_root='data/nuclei/', metainfo=dict(classes=('nucleus', )))
 train_dataloader = dict(dataset=dict(data_prefix=dict(img='images/train/'), **data))

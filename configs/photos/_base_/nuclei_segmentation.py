@@ -7,7 +7,7 @@ train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations'),
     dict(type='RandomResize', scale=(320, 320), ratio_range=(0.8, 1.6), keep_ratio=True),
-    dict(type='RandomCrop', crop_size=(256, 256)),
+    dict(type='RandomCrop', crop_size=(160, 160)),
     dict(type='RandomFlip', prob=0.5),
     dict(type='PackSegInputs')
 ]

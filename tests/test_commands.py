@@ -1,0 +1,321 @@
+"""Every command of README and site, run as it stands there, on a few small images and for an iteration or two."""
+
+import contextlib
+import io
+import json
+import os
+import re
+import runpy
+import shlex
+import shutil
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from mmengine.config import Config
+from mmengine.runner import save_checkpoint
+from mmengine.utils import get_installed_path
+
+from benchmarks import gpu, growth, loss, measure, operators, step
+from cankd_mm import cli
+from cankd_mm.models.algorithms import feature_distill
+from cankd_mm.models.builders import build_model, load_model_cfg
+from cankd_mm.runs import Slots
+from tests.conftest import ROOT
+from tests.test_configs.small import make_data, narrow, shrink
+from tests.test_docs import PAGES, blocks
+
+pytestmark = pytest.mark.slow
+
+# What a page says in capitals, or what stands for it: files of the fixtures below.
+NAMES = {
+    'CONFIG': 'pair.py',
+    'PAIR': 'pair.py',
+    'TEACHER': 'teacher.py',
+    'STUDENT': 'student.py',
+    'PTH': 'teacher.pth',
+    'FILE': 'made.py',
+    'CHECKPOINT': 'work_dirs/run/epoch_1.pth',
+    'STUDENT_ALONE.pth': 'work_dirs/alone/epoch_1.pth',
+    'cankd_mm::detection/cankd_retinanet-r101_retinanet-r50_2x_coco.py': 'row.py',
+}
+SHORT = {
+    'train_cfg.max_epochs': 1,
+    'train_cfg.val_interval': 1,
+    'train_dataloader.dataset.indices': 4,
+    'val_dataloader.dataset.indices': 2,
+    'test_dataloader.dataset.indices': 2,
+}
+
+
+def commands(page):
+    """The commands of a page, with the values of the variables that it sets, as lists of words."""
+    text = re.sub(r'\\\n\s*', ' ', '\n'.join(block for name, block in blocks('bash') if name == page))
+    values = dict(re.findall(r'^([A-Z]+)="?([^"\n#]*?)"?(?: *#.*)?$', text, re.M))
+    for line in re.findall(r'^(?:cankd|make|torchrun|python) .*', text, re.M):
+        line = re.sub(r'\$([A-Z]+)', lambda name: values[name[1]], re.sub(r'\s+#.*', '', line))
+        yield [found for word in shlex.split(line) for found in _files(word)]
+
+
+def _files(word):
+    if '*' in word:
+        return sorted(map(str, Path().glob(word)))
+    return [NAMES.get(word) or re.sub(r'epoch_\d+\.pth', 'epoch_1.pth', word)]
+
+
+@pytest.fixture
+def typed(tmp_path, monkeypatch, forked):
+    """Type the commands of a page in a folder beside the configs; each has to end well. What they said."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv('LOCAL_RANK', '0')
+    for name in ('configs', 'tools'):
+        (tmp_path / name).symlink_to(ROOT / name)
+
+    def run(page):
+        return {' '.join(words): execute(words) for words in commands(page)}
+
+    def execute(words):
+        # Loggers keep the stream, which is closed at no end of a test.
+        with contextlib.redirect_stdout(io.StringIO()) as out:
+            start(words)
+        return out.getvalue()
+
+    def start(words):
+        if words[0] == 'make':
+            subprocess.run(['make', '--dry-run', words[1]], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+        elif words[0] == 'cankd':
+            cankd(words[1:])
+        elif words[0] == 'python':
+            monkeypatch.setattr(sys, 'argv', words[2:])
+            program(words[2])
+        else:
+            subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
+
+    def cankd(words):
+        arguments = vars(cli._parser().parse_args(words))
+        command, call = arguments.pop('command'), arguments.pop('run')
+        config = arguments.get('config') or arguments.get('pair') or ''
+        if config.startswith(('configs', 'work_dirs')):
+            arguments['cfg_options'] = {**(arguments['cfg_options'] or {}), **SHORT}
+        if command == 'compare':  # every method trains in tests/test_compare: of many, the configs are written
+            arguments['seeds'], arguments['no_train'] = [0], arguments['no_train'] or len(arguments['methods']) > 1
+        elif command == 'tune':
+            arguments['trials'] = 1
+        try:
+            call(**arguments)
+        except SystemExit as e:
+            assert not e.code, e.code
+
+    def program(name):
+        if name.startswith('benchmarks.'):  # as it is imported here, with the sizes that a test gives it
+            try:
+                import_module(name).main()
+            except SystemExit as e:
+                assert not e.code, e.code
+        else:
+            runpy.run_module(name, run_name='__main__', alter_sys=True)
+
+    return run
+
+
+@pytest.fixture
+def small(pairs, tmp_path, typed):
+    """A pair, both of its models, and checkpoints of finished trainings, by the names of NAMES."""
+    from cankd_mm.apis import train
+
+    pair = pairs['segmentation']
+    cfg = Config.fromfile(str(pair))
+    for name, base in (('pair', pair), ('teacher', cfg.model.teacher), ('student', pair.with_name('student.py'))):
+        base = str(base).replace('/student.py', '/segmentation_student.py')
+        (tmp_path / f'{name}.py').write_text(f"_base_ = '{base}'\ntrain_cfg = dict(max_epochs=1, val_interval=1)\n")
+    (tmp_path / 'teacher.pth').symlink_to(cfg.model.teacher_ckpt)
+    train('pair.py', work_dir='work_dirs/run')
+    train('student.py', work_dir='work_dirs/alone')
+
+
+@pytest.fixture
+def zoo(tmp_path, typed, monkeypatch):
+    """What is written of the zoo's models and of the paper's rows is small, and its weights are not fetched."""
+    from cankd_mm.pair import write_pair
+
+    make_data(tmp_path / 'data')
+    row = 'configs/detection/cankd_retinanet-r101_retinanet-r50_2x_coco.py'
+
+    def made_small(path, out):
+        cfg = shrink(path, tmp_path / 'data')
+        teacher = load_model_cfg(cfg.model.teacher)
+        cfg.model.update(teacher=narrow(teacher), architecture=narrow(cfg.model.architecture.to_dict()))
+        cfg.dump(str(out))
+
+    def write(teacher, student, out, *args):
+        said = write_pair(teacher, student, out, *args)
+        made_small(out, out)
+        return said
+
+    monkeypatch.setattr('cankd_mm.pair.write_pair', write)
+    monkeypatch.setattr(feature_distill, 'load_pretrained', lambda *args: None)
+    made_small(row, tmp_path / 'row.py')
+
+
+@pytest.fixture
+def cells(tmp_path):
+    """The data set of the guide, in COCO format and as label maps, in an empty folder."""
+    generator = np.random.default_rng(0)
+    root = tmp_path / 'data' / 'cells'
+    for split in ('train', 'val'):
+        coco = dict(
+            images=[],
+            annotations=[],
+            categories=[dict(id=i, name=n) for i, n in enumerate(['RBC', 'WBC', 'Platelets'])],
+        )
+        for folder in ('images', f'images/{split}', f'label_maps/{split}'):
+            (root / folder).mkdir(parents=True, exist_ok=True)
+        for i in range(4):
+            image, labels = generator.integers(0, 60, (300, 320, 3), np.uint8), np.zeros((300, 320), np.uint8)
+            x, y, side = (int(n) for n in (*generator.integers(10, 200, 2), generator.integers(40, 90)))
+            image[y : y + side, x : x + side] += 150
+            labels[y : y + side, x : x + side] = 1
+            cv2.imwrite(str(root / 'images' / f'{split}{i}.png'), image)
+            cv2.imwrite(str(root / 'images' / split / f'{i}.png'), image)
+            cv2.imwrite(str(root / 'label_maps' / split / f'{i}.png'), labels)
+            coco['images'].append(dict(id=i, file_name=f'{split}{i}.png', width=320, height=300))
+            box = dict(bbox=[x, y, side, side], area=side**2, iscrowd=0)
+            coco['annotations'].append(dict(id=i + 1, image_id=i, category_id=i % 3, **box))
+        (root / 'annotations').mkdir(exist_ok=True)
+        (root / 'annotations' / f'{split}.json').write_text(json.dumps(coco))
+
+
+def test_readme(typed, zoo, tmp_path):
+    said = typed('README.md')
+    assert 'row_student.pth' in said['cankd export row.py work_dirs/run/epoch_1.pth']
+    assert (tmp_path / 'work_dirs/run/student/row_student.pth').exists()
+
+
+def test_get_started(typed, zoo, monkeypatch):
+    """The demo itself is trained in tests/test_demo."""
+    asked = []
+    monkeypatch.setattr('cankd_mm.demo.run_demo', lambda *args: asked.append(args) or 'a table')
+    said = typed('docs/get_started.md')
+    assert 'Everything that cankd_mm needs is here.' in said['cankd doctor']
+    assert 'preflight' in said['cankd check my_pair.py']
+    typed('docs/demo.md')
+    assert [quick for *_, quick, _ in asked] == [True, False]
+
+
+@pytest.mark.parametrize('page', ['docs/show.md', 'docs/guides/methods.md', 'docs/guides/pair.md', 'CONTRIBUTING.md'])
+def test_pages_on_a_pair(typed, small, page):
+    assert typed(page)
+
+
+def test_export(typed, small, tmp_path, monkeypatch):
+    student = 'work_dirs/run/student/pair_student'
+    monkeypatch.setitem(NAMES, 'TOOL', os.path.join(get_installed_path('mmseg'), '.mim', 'tools', 'test.py'))
+    for suffix in ('.py', '.pth'):
+        monkeypatch.setitem(NAMES, f'STUDENT{suffix}', f'{student}{suffix}')
+    *_, said = typed('docs/guides/export.md').values()
+    assert 'mIoU: ' in said
+
+
+def test_onnx(pairs, tmp_path, monkeypatch):
+    """The code of the page, with the student of a detector."""
+    pytest.importorskip('onnxscript')
+    from cankd_mm.apis import export_student, train
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'pair.py').write_text(f"_base_ = '{pairs['detection']}'\ntrain_cfg = dict(max_epochs=1)\n")
+    train('pair.py', work_dir='run')
+    export_student('pair.py', 'run/epoch_1.pth', 'student')
+    (code,) = (block for page, block in blocks('python') if page == 'docs/guides/export.md')
+    exec(code, {})  # noqa: S102
+    assert (tmp_path / 'student.onnx').exists()
+
+
+def test_machines(typed, small, monkeypatch):
+    """As jobs of a real Slurm: tests/test_slurm."""
+    pytest.importorskip('submitit')
+    asked = []
+    monkeypatch.setattr('cankd_mm.runs.cluster.Cluster', lambda *args: asked.append(args) or Slots(1))
+    monkeypatch.setenv('PATH', os.path.dirname(sys.executable), prepend=os.pathsep)
+    monkeypatch.setenv('PYTHONPATH', str(ROOT), prepend=os.pathsep)
+    typed('docs/guides/machines.md')
+    assert [args[1:] for args in asked] == [('gpu', {'gres': 'gpu:1', 'time': '240'})]
+
+
+@pytest.mark.parametrize('task', ['detection', 'segmentation'])
+def test_a_data_set_from_nothing_to_a_pair(typed, cells, task, tmp_path):
+    """The configs of the page, with no weights from the network."""
+    configs = [block for page, block in blocks('python') if page == 'docs/guides/dataset.md']
+    small = {
+        'detection': (
+            "model.update(backbone=dict(init_cfg=None, base_channels=16), neck=dict(in_channels=[16, 32, 64, 128]))\n"
+            'train_cfg = dict(max_epochs=1)\n'
+            "small = dict(type='Resize', scale=(96, 96), keep_ratio=True)\n"
+            'train_pipeline = [*_base_.train_pipeline[:2], small, *_base_.train_pipeline[3:]]\n'
+            'test_pipeline = [_base_.test_pipeline[0], small, *_base_.test_pipeline[2:]]\n'
+            "train_dataloader['dataset'].update(pipeline=train_pipeline)\n"
+            "val_dataloader['dataset'].update(pipeline=test_pipeline)\n"
+        ),
+        'segmentation': (
+            'channels = [64, 128, 256, 512]\n'
+            "model.update(pretrained=None, backbone=dict(base_channels=16), neck=dict(in_channels=channels))\n"
+            "train_pipeline[2] = dict(type='RandomCrop', crop_size=(64, 64))\n"
+            "model['data_preprocessor'] = dict(size=(64, 64))\n"
+            "train_cfg = dict(_delete_=True, type='EpochBasedTrainLoop', max_epochs=1)\n"
+            'default_hooks = dict(checkpoint=dict(by_epoch=True, interval=1))\n'
+            "train_dataloader.update(sampler=dict(type='DefaultSampler', shuffle=True))\n"
+        ),
+    }[task]
+    for loader in ('train', 'val'):
+        small += f'{loader}_dataloader.update(num_workers=0, persistent_workers=False)\n'
+    for name in ('student', 'teacher'):
+        (tmp_path / f'{name}.py').write_text(configs[task == 'segmentation'] + small)
+    typed('docs/guides/dataset.md')
+    assert all((tmp_path / f'work_dirs/{run}/epoch_1.pth').exists() for run in ('teacher', 'pair', 'alone'))
+
+
+def test_comparison(typed, cells, digits, tmp_path, monkeypatch):
+    """The whole page, from the teachers that the demo leaves to one cell of a table."""
+    monkeypatch.setattr('cankd_mm.demo.run_demo', lambda *args: 'a table')
+    (tmp_path / 'data' / 'digits').symlink_to(digits)
+    (tmp_path / 'data' / 'bccd').symlink_to('cells')
+    shutil.copytree(ROOT / 'docs' / 'results', tmp_path / 'docs' / 'results')
+    for model in ('retinanet', 'fpn'):
+        cfg = Config.fromfile(f'configs/demo/cankd_{model}-r18w32_{model}-r18w16_digits300.py').model
+        weights = build_model(load_model_cfg(cfg.teacher), 'teacher').state_dict()
+        save_checkpoint(dict(state_dict=weights), str(tmp_path / cfg.teacher_ckpt))
+    before = (ROOT / 'docs/results/compare_digits-detection.md').read_text()
+    typed('docs/comparison.md')
+    assert (tmp_path / 'docs/results/compare_digits-detection.md').read_text() == before
+    assert (tmp_path / 'work_dirs/cell/again/epoch_1.pth').exists()
+
+
+def test_benchmarks(typed, tmp_path, monkeypatch):
+    """On small maps and narrow models; what is for a GPU without its parts, which are these and tests of their own."""
+    (tmp_path / 'docs/results').mkdir(parents=True)
+    shutil.copy(ROOT / 'docs/results/benchmark_growth.json', tmp_path / 'docs/results')
+    monkeypatch.setattr(measure, '_set_allocator', lambda **kwargs: None)  # is for the whole process
+    monkeypatch.setattr(loss, 'SIZES', {'small': (32, [(12, 16), (6, 8)])})
+    monkeypatch.setattr(growth, 'SIZES', [(4, 8), (8, 8), (8, 16), (16, 16)])
+    monkeypatch.setattr(growth, 'CHANNELS', 32)
+    (name, pair), *_ = step.PAIRS.items()
+    monkeypatch.setattr(step, 'PAIRS', {name: dict(pair, size=(128, 192))})
+    (name, detector), *_ = operators.DETECTORS.items()
+    monkeypatch.setattr(operators, 'DETECTORS', {name: detector})
+    monkeypatch.setattr(operators, 'SIZE', (64, 96))
+    for module in (step, operators):
+        monkeypatch.setattr(module, 'load_model_cfg', lambda model: narrow(load_model_cfg(model)))
+    monkeypatch.setattr(gpu, 'PARTS', dict(nothing=lambda *args: dict(found=1)))
+    said = typed('docs/benchmarks.md')
+    for module in (loss, growth, step, operators):
+        assert said[f'python -m {module.__name__}'].count('|') >= 20
+    assert json.loads((tmp_path / 'work_dirs/gpu.json').read_text())['parts']['nothing']['found'] == 1
+    assert (tmp_path / 'docs/growth.png').stat().st_size > 10000
+
+
+def test_no_page_is_left_out():
+    here = Path(__file__).read_text()
+    assert all(f"'{page}'" in here for page in PAGES if list(commands(page)))
