@@ -11,7 +11,8 @@ train_pipeline = [
     dict(type='PackDetInputs')
 ]
 test_pipeline = [_base_.test_pipeline[0], resize, *_base_.test_pipeline[2:]]
-train_dataloader = dict(dataset=dict(ann_file='annotations/train.json', pipeline=train_pipeline, **data))
+train_dataloader = dict(
+    batch_size=4, dataset=dict(ann_file='annotations/train.json', pipeline=train_pipeline, **data))
 val_dataloader = dict(dataset=dict(ann_file='annotations/val.json', pipeline=test_pipeline, **data))
 test_dataloader = val_dataloader
 val_evaluator = dict(ann_file='data/aquarium/annotations/val.json')
