@@ -16,12 +16,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from mmdet.models.backbones import EfficientNet
 from mmengine.config import Config
 from mmengine.runner import save_checkpoint
 from mmengine.utils import get_installed_path
 
 from benchmarks import gpu, growth, loss, measure, operators, step
 from cankd_mm import cli
+from cankd_mm.backbones import EfficientNetLite
 from cankd_mm.models.algorithms import feature_distill
 from cankd_mm.models.builders import build_model, load_model_cfg
 from cankd_mm.runs import Slots
@@ -282,17 +284,37 @@ def test_a_data_set_from_nothing_to_an_exported_student(typed, cells, task, tmp_
 def test_comparison(typed, cells, digits, tmp_path, monkeypatch):
     """The whole page, from the teachers that the demo leaves to one cell of a table."""
     monkeypatch.setattr('cankd_mm.demo.run_demo', lambda *args: 'a table')
+    monkeypatch.setattr(EfficientNetLite, 'init_weights', EfficientNet.init_weights)  # without the file of ImageNet
     (tmp_path / 'data' / 'digits').symlink_to(digits)
     (tmp_path / 'data' / 'bccd').symlink_to('cells')
+    as_nuclei(tmp_path / 'data')
     shutil.copytree(ROOT / 'docs' / 'results', tmp_path / 'docs' / 'results')
-    for model in ('retinanet', 'fpn'):
-        cfg = Config.fromfile(f'configs/demo/cankd_{model}-r18w32_{model}-r18w16_digits300.py').model
+    pairs = (
+        'demo/cankd_retinanet-r18w32_retinanet-r18w16_digits300.py',
+        'demo/cankd_fpn-r18w32_fpn-r18w16_digits300.py',
+        'photos/cankd_retinanet-lite2_retinanet-lite0_nuclei.py',
+    )
+    for pair in pairs:
+        cfg = Config.fromfile(f'configs/{pair}').model
         weights = build_model(load_model_cfg(cfg.teacher), 'teacher').state_dict()
         save_checkpoint(dict(state_dict=weights), str(tmp_path / cfg.teacher_ckpt))
     before = (ROOT / 'docs/results/compare_digits-detection.md').read_text()
     typed('docs/comparison.md')
     assert (tmp_path / 'docs/results/compare_digits-detection.md').read_text() == before
     assert (tmp_path / 'work_dirs/cell/again/epoch_1.pth').exists()
+    assert (tmp_path / 'work_dirs/retinanet-lite2_nuclei/epoch_1.pth').exists()
+
+
+def as_nuclei(data):
+    """The cells in a folder for each split, all of one class."""
+    (data / 'nuclei' / 'annotations').mkdir(parents=True)
+    (data / 'nuclei' / 'images').symlink_to('../cells/images')
+    for split in ('train', 'val'):
+        coco = json.loads((data / 'cells' / 'annotations' / f'{split}.json').read_text())
+        for image, box in zip(coco['images'], coco['annotations']):
+            image['file_name'], box['category_id'] = f'{image["id"]}.png', 0
+        coco['categories'] = [dict(id=0, name='nucleus')]
+        (data / 'nuclei' / 'annotations' / f'{split}.json').write_text(json.dumps(coco))
 
 
 def test_benchmarks(typed, tmp_path, monkeypatch):

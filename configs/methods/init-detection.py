@@ -1,0 +1,2 @@
+# The head starts from the teacher's weights, and nothing is distilled.
+model = dict(init_from_teacher=['bbox_head'], distiller=dict(loss=dict(loss_weight=0.0)))
