@@ -17,7 +17,7 @@ import cankd_mm.engine
 import cankd_mm.models
 from benchmarks import growth, loss, operators, step, teachers
 from cankd_mm.apis import train
-from cankd_mm.cli import COMMANDS as COMMANDS_OF_CANKD
+from cankd_mm.cli import COMMANDS
 from cankd_mm.experiment import results_table
 from cankd_mm.experiment.report import blocks_table
 from cankd_mm.pair import write_pair
@@ -39,7 +39,7 @@ def blocks(language):
 
 
 # Commands in running text; those in blocks are run in `test_commands.py`.
-COMMANDS = sorted({span for text in PAGES.values() for span in re.findall(r'`((?:cankd|make) [^`]+)`', text)})
+IN_THE_TEXT = sorted({span for text in PAGES.values() for span in re.findall(r'`((?:cankd|make) [^`]+)`', text)})
 
 
 def example_of(part):
@@ -50,14 +50,14 @@ def test_readme_fits_on_two_screens():
     assert len(README.encode()) <= 8000
 
 
-@pytest.mark.parametrize('command', COMMANDS)
+@pytest.mark.parametrize('command', IN_THE_TEXT)
 def test_commands_in_the_text_are_those_that_there_are(command):
     name, *words = shlex.split(re.sub(r' ?\.\.\.', '', command))
     if name == 'make':
         assert re.search(rf'^{words[0]}:', (ROOT / 'Makefile').read_text(), re.M)
     else:
         parser = argparse.ArgumentParser()
-        (known,) = (known for known in COMMANDS_OF_CANKD if known.__name__ == words[0])
+        (known,) = (known for known in COMMANDS if known.__name__ == words[0])
         known(parser)
         options = {option for action in parser._actions for option in action.option_strings}
         assert {word for word in words if word.startswith('--')} <= options
