@@ -1,3 +1,4 @@
+import functools
 import gc
 import os
 import subprocess
@@ -6,7 +7,7 @@ import warnings
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
-from unittest.mock import patch
+from unittest.mock import Mock, patch
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ os.environ['PYTHONPATH'] = os.pathsep.join(filter(None, [str(ROOT / 'tests/witho
 warnings.filterwarnings('ignore')
 
 from mmengine.runner import Runner  # noqa: E402
+from mmengine.utils.dl_utils import collect_env  # noqa: E402
 from mmengine.visualization import Visualizer  # noqa: E402
 
 import cankd_mm  # noqa: E402, F401
@@ -153,6 +155,14 @@ def _each_run_for_itself():
     with patch.object(Runner, 'setup_env', setup_env), patch.object(
         Visualizer, 'get_instance', classmethod(get_instance)
     ):
+        yield
+
+
+@pytest.fixture(autouse=True, scope='session')
+def _environment_once():
+    """Ask the compiler for its version once and not at every start, and wait for no worker at an end of the data."""
+    known = functools.cache(collect_env)
+    with patch('mmengine.runner.runner.collect_env', known), patch('mmengine.runner.loops.time', Mock()):
         yield
 
 

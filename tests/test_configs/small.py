@@ -93,11 +93,13 @@ def offline(model, bert=None):
 def narrow(model):
     """A model's config with a quarter of the channels in its backbone, where that is a ResNet or a Swin transformer.
 
-    Pyramids, heads and connectors stay what they are, and take what the backbone gives.
+    Pyramids, heads and connectors stay what they are, and take what the backbone gives, with fewer blocks and
+    layers of those that repeat each other.
     """
-    model = copy.deepcopy(model)
+    model = shallow(copy.deepcopy(model))
     backbone, kind = model['backbone'], model['backbone']['type'].split('.')[-1]
     if kind.startswith('ResNe'):
+        backbone['depth'] = min(backbone['depth'], 50)
         first = 64 if backbone['depth'] < 50 else 256
         backbone['base_channels'] = 64 // 4
     elif kind == 'SwinTransformer':
@@ -112,6 +114,22 @@ def narrow(model):
             if module:
                 _take(module, given)
     return model
+
+
+# Of layers that repeat each other, and of channels that only a head's own layers have.
+MOST = dict(num_layers=2, num_cp=2, fc_out_channels=64, feedforward_channels=64)
+
+
+def shallow(model):
+    """A model's config with no more of what makes it large than ``MOST`` says."""
+    if isinstance(model, dict):
+        small = {key: _at_most(value, MOST[key]) if key in MOST else shallow(value) for key, value in model.items()}
+        return type(model)(small)
+    return type(model)(shallow(value) for value in model) if isinstance(model, (list, tuple)) else model
+
+
+def _at_most(value, most):
+    return [min(number, most) for number in value] if isinstance(value, (list, tuple)) else min(value, most)
 
 
 def _take(module, given):
