@@ -8,8 +8,9 @@ from mmengine.model import BaseModel
 from cankd_mm.apis.config import load_config
 from cankd_mm.errors import SetupError, reason_of
 from cankd_mm.models import BackboneTeacher
+from cankd_mm.models.algorithms.parts import fitting_parts
 from cankd_mm.models.builders import build_model, check_checkpoint, from_timm, pretrained_cfg
-from cankd_mm.pair.sources import Source, find_sources, fitting_parts, loss_memory
+from cankd_mm.pair.sources import Source, find_sources, loss_memory
 from cankd_mm.pair.zoo import ZooModel, find_model
 
 

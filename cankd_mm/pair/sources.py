@@ -2,11 +2,10 @@
 
 from contextlib import suppress
 from math import log
-from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 from mmengine.model import BaseModel
-from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from cankd_mm.errors import SetupError
@@ -171,29 +170,3 @@ def loss_memory(source: Source, batch_size: int, input_size: Tuple[int, int]) ->
                 loss(maps[0].requires_grad_(), maps[1])
         held.append(sum(saved.values()))
     return held
-
-
-def fitting_parts(student: BaseModel, teacher: BaseModel) -> List[str]:
-    """Find the parts of a student that could start from the teacher's weights: those of equal names and shapes.
-
-    Args:
-        student (BaseModel): The student.
-        teacher (BaseModel): The teacher.
-
-    Returns:
-        list[str]: The largest such parts, as ``init_from_teacher`` takes them.
-    """
-    return list(_fitting(student, teacher, ''))
-
-
-def _fitting(student: nn.Module, teacher: nn.Module, prefix: str) -> Iterator[str]:
-    others = dict(teacher.named_children())
-    for name, ours in student.named_children():
-        theirs = others.get(name)
-        if theirs is None or not any(True for _ in ours.parameters()):
-            continue
-        shapes = [{key: value.shape for key, value in module.state_dict().items()} for module in (ours, theirs)]
-        if shapes[0] == shapes[1]:
-            yield f'{prefix}{name}'
-        elif name == 'roi_head':  # a head of heads
-            yield from _fitting(ours, theirs, f'{prefix}{name}.')

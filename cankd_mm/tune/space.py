@@ -14,9 +14,9 @@ from optuna.distributions import (
 
 from cankd_mm.errors import SetupError
 from cankd_mm.models import FeatureDistill
+from cankd_mm.models.algorithms.parts import fitting_parts
 from cankd_mm.models.builders import build_model
 from cankd_mm.models.layers.can_block import MODES
-from cankd_mm.pair.sources import fitting_parts
 
 _LOSS = 'model.distiller.loss'
 _WEIGHT = f'{_LOSS}.loss_weight'

@@ -52,11 +52,12 @@ def test_entries_of_lists(pairs, tmp_path):
 
 
 def test_parts_that_fit(pairs):
-    """Of a teacher of another width the head alone."""
+    """Of a teacher of another width the head, and what of the neck takes nothing from the backbone."""
     space = make_space(load_config(str(pairs['detection'])), ['init'])
-    assert list(space.distributions) == ['init bbox_head']
-    assert space.options({'init bbox_head': True}) == {'model.init_from_teacher': ['bbox_head']}
-    assert space.options({'init bbox_head': False}) == {'model.init_from_teacher': []}
+    neck, head = space.distributions
+    assert (neck, head) == ('init neck.fpn_convs', 'init bbox_head')
+    assert space.options({neck: False, head: True}) == {'model.init_from_teacher': ['bbox_head']}
+    assert space.options({neck: False, head: False}) == {'model.init_from_teacher': []}
 
 
 def test_written_config_is_read_and_built(pairs, tmp_path):

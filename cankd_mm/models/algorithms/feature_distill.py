@@ -1,5 +1,5 @@
 from contextlib import contextmanager
-from typing import Dict, Iterator, List, Mapping, Optional, Sequence, Union
+from typing import Dict, Iterator, List, Optional, Union
 
 import torch
 from mmengine.model import BaseModel
@@ -7,15 +7,13 @@ from mmengine.registry import DefaultScope
 from mmengine.structures import BaseDataElement
 from mmrazor.models.utils import add_prefix
 from mmrazor.registry import MODELS
-from torch import Tensor, nn
+from torch import Tensor
 
 from cankd_mm.errors import SetupError
 from cankd_mm.models.algorithms.frozen_teacher import FrozenTeacher
+from cankd_mm.models.algorithms.parts import Parts, find_parts
 from cankd_mm.models.algorithms.teacher_input import TeacherInput
 from cankd_mm.models.builders import build_model, load_pretrained, pretrained_cfg
-from cankd_mm.models.utils import find_module
-
-Parts = Union[Sequence[str], Mapping[str, str]]
 
 
 @MODELS.register_module()
@@ -46,9 +44,10 @@ class FeatureDistill(BaseModel):
         distiller (dict): Config of the distiller, usually a :class:`CanKDDistiller`.
         teacher_ckpt (str, optional): The teacher's checkpoint, a path or an address. Training without one is an
             error, unless the teacher's own ``init_cfg`` loads one or timm has one. Defaults to None.
-        init_from_teacher (Sequence[str] | Mapping[str, str], optional): Parts of the student, as in
-            ``student.named_modules()``, that start from the weights of the teacher's part of the same name; or a
-            mapping from the student's part to the teacher's. Defaults to None.
+        init_from_teacher (str | Sequence[str] | Mapping[str, str], optional): Parts of the student, as in
+            ``student.named_modules()``, that start from the weights of the teacher's part of the same name; a
+            mapping from the student's part to the teacher's; or ``'auto'``, all parts behind the backbone whose names
+            and shapes are the teacher's. Defaults to None.
         teacher_dtype (str, optional): ``'bfloat16'`` or ``'float16'`` runs the teacher under autocast in that type,
             also where the student trains in full precision. Measured for RetinaNet R101 at 800x1216 on two cores of an
             AMD EPYC: the teacher's pass takes 1.1 s in bfloat16 in place of 2.5 s. Defaults to None, the student's.
@@ -126,10 +125,8 @@ class FeatureDistill(BaseModel):
         self.distiller = distiller
         self.distillation_stopped = False  # set by MMRazor's StopDistillHook
         self.distill_scale = 1.0  # set by DistillScheduleHook
-        parts = init_from_teacher or {}
-        self.init_from_teacher = dict(parts) if isinstance(parts, Mapping) else {part: part for part in parts}
-        for part, source in self.init_from_teacher.items():
-            _check_parts(find_module(self, part, 'student'), find_module(teacher, source, 'teacher'), part, source)
+        with self.student_alone():
+            self.init_from_teacher = find_parts(self, teacher, init_from_teacher or {})
 
     @property
     def teacher(self) -> BaseModel:
@@ -245,20 +242,3 @@ class FeatureDistill(BaseModel):
     def _set_device(self, device: torch.device) -> None:
         self.teacher._set_device(device)
         super()._set_device(device)
-
-
-def _check_parts(student: nn.Module, teacher: nn.Module, part: str, source: str) -> None:
-    """Raise where the student's part cannot take the weights of the teacher's."""
-    ours, theirs = student.state_dict(), teacher.state_dict()
-    for key in sorted(ours.keys() | theirs.keys()):
-        if key not in ours or key not in theirs:
-            owner, other = ('student', 'teacher') if key in ours else ('teacher', 'student')
-            raise SetupError(
-                f"init_from_teacher cannot fill the student's {part!r} from the teacher's {source!r}: the "
-                f'{owner} has {key}, the {other} has not; take a part that both share.'
-            )
-        if ours[key].shape != theirs[key].shape:
-            raise SetupError(
-                f"init_from_teacher cannot fill the student's {part}.{key} {tuple(ours[key].shape)} from the teacher's "
-                f'{source}.{key} {tuple(theirs[key].shape)}: leave {part!r} out, or give both models the same.'
-            )

@@ -45,6 +45,9 @@ class CanKDDistiller(ConfigurableDistiller):
         teacher_source (str, optional): The teacher's module, where it differs from ``source``. Defaults to None.
         teacher_levels (int | Sequence[int], optional): The teacher's levels, in the same order. Defaults to None, those
             of the same strides as the student's; where no stride is the same and the loss resizes, of the same numbers.
+        level_weights (str, optional): ``'pixels'`` gives every level a share by its pixels, so that a pixel of the
+            coarsest counts as much as one of the finest: with strides 8, 16 and 32, factors of 1, 1/4 and 1/16 of
+            the loss's own weight. Defaults to None, every level the same, as in the paper.
         image_size (Sequence[int], optional): Height and width of the image that both models are shown to find shapes,
             for models that take no small one. Defaults to None, found by itself.
         **long_form: The arguments of :class:`mmrazor.models.ConfigurableDistiller`.
@@ -71,6 +74,7 @@ class CanKDDistiller(ConfigurableDistiller):
         connector: Optional[dict] = None,
         teacher_source: Optional[str] = None,
         teacher_levels: Levels = None,
+        level_weights: Optional[str] = None,
         image_size: Optional[Sequence[int]] = None,
         **long_form,
     ) -> None:
@@ -82,6 +86,7 @@ class CanKDDistiller(ConfigurableDistiller):
                 connector=connector,
                 teacher_source=teacher_source,
                 teacher_levels=teacher_levels,
+                level_weights=level_weights,
                 image_size=image_size,
             )
             for name, value in given.items():
@@ -90,10 +95,16 @@ class CanKDDistiller(ConfigurableDistiller):
                         f"CanKDDistiller got {name} but no source: name the module to distill, such as source='neck'."
                     )
             super().__init__(**long_form)
+            self._factors: Dict[str, float] = {}
             return
         if loss is None:
             raise SetupError(
                 f"CanKDDistiller got source={source!r} but no loss: give one, such as loss=dict(type='CanKDLoss')."
+            )
+        if level_weights not in (None, 'pixels'):
+            raise SetupError(
+                f"CanKDDistiller got level_weights={level_weights!r}: set 'pixels', leave it out, or give a list as "
+                "the loss's loss_weight."
             )
         # The parts that refer to each other are built once both models are known.
         self._given = {name: dict(long_form.pop(name, None) or {}) for name in _LONG_FORM}
@@ -102,6 +113,7 @@ class CanKDDistiller(ConfigurableDistiller):
         self.teacher_source = teacher_source or source
         self.levels = levels
         self.teacher_levels = teacher_levels
+        self.level_weights = level_weights
         self.image_size = image_size
         self.loss = loss
         self.connector = connector
@@ -149,14 +161,15 @@ class CanKDDistiller(ConfigurableDistiller):
         for manager in (self.student_recorders, self.teacher_recorders):
             for recorder in manager.recorders.values():
                 recorder.reset_data_buffer()
-        return losses
+        return {name: self._factors.get(name, 1) * loss for name, loss in losses.items()}
 
     def _build_expanded(self, student_features: Features, teacher_features: Features) -> None:
         """Build connectors, losses and mappings of the short form merged with what was given explicitly."""
         # CanKDLoss calls the option `resize`, PKDLoss `resize_stu`.
         resizes = any(self.loss.get(option) is not None for option in ('resize', 'resize_stu'))
         pairs = pair_levels(student_features, teacher_features, self.levels, self.teacher_levels, resizes)
-        connectors, losses, mappings = {}, {}, {}
+        connectors, losses, mappings, self._factors = {}, {}, {}, {}
+        finest = min(student.stride for student, _ in pairs)
         for loss, (student, teacher) in zip(self._loss_of_each(len(pairs)), pairs):
             name = f'loss_{student.source.replace(".", "_")}_{student.index or 0}'
             in_channel, out_channel = student.shape[1], teacher.shape[1]
@@ -169,8 +182,11 @@ class CanKDDistiller(ConfigurableDistiller):
             teacher_record = dict(recorder=teacher.source, from_student=False, data_idx=teacher.index)
             losses[name], arguments = _complete('loss', loss, out_channel, out_channel)
             mappings[name] = dict(zip(arguments, (student_record, teacher_record)))
-            how = 'through a connector' if 'connector' in student_record else 'as it is'
-            print_log(f'{name}: {self.loss["type"]} takes {student} {how} to {teacher}.', logger='current')
+            how, counts = 'through a connector' if 'connector' in student_record else 'as it is', ''
+            if self.level_weights == 'pixels':
+                self._factors[name] = (finest / student.stride) ** 2
+                counts = f', and counts {self._factors[name]:.3g}'
+            print_log(f'{name}: {self.loss["type"]} takes {student} {how} to {teacher}{counts}.', logger='current')
         self.connectors = self.build_connectors({**connectors, **self._given['connectors']})
         self.distill_losses = self.build_distill_losses({**losses, **self._given['distill_losses']})
         self.loss_forward_mappings = {**mappings, **self._given['loss_forward_mappings']}

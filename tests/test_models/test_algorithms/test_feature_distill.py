@@ -145,9 +145,23 @@ def test_parts_of_the_student_start_from_the_teacher(pairs, parts):
     assert not torch.equal(ours, theirs)
 
 
+@pytest.mark.parametrize('task, head', [('detection', 'bbox_head'), ('segmentation', 'decode_head')])
+def test_all_that_fits_behind_the_backbone_starts_from_the_teacher(pairs, task, head):
+    model = build(pairs[task], init_from_teacher='auto')  # of another width: the lateral convolutions differ
+    assert list(model.init_from_teacher) == ['neck.fpn_convs', head]
+    model.init_weights()
+    ours, theirs = model.state_dict(), model.teacher.state_dict()
+    equal = {key.split('.')[0] for key in theirs if key in ours and torch.equal(ours[key], theirs[key])}
+    assert {'neck', head} <= equal
+    assert not any(torch.equal(ours[key], theirs[key]) for key in theirs if 'lateral' in key and 'weight' in key)
+    if task == 'detection':
+        assert list(same_width(pairs, init_from_teacher='auto').init_from_teacher) == ['neck', 'bbox_head']
+
+
 @pytest.mark.parametrize(
     'changes, words',
     [
+        (dict(init_from_teacher='neck'), r"got 'neck': give a list of parts, \['neck'\], or 'auto'"),
         (dict(init_from_teacher=['nek']), r"student RetinaNet has no module 'nek'; did you mean .*'neck'"),
         (dict(init_from_teacher=['backbone']), r'backbone\.bn1\.bias \(8,\) .* backbone\.bn1\.bias \(12,\)'),
         (dict(init_from_teacher=dict(neck='bbox_head')), r'the teacher has .*, the student has not|student has not'),

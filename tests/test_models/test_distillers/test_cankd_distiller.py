@@ -115,6 +115,19 @@ def test_every_level_has_a_weight_of_its_own(kind):
         torch.testing.assert_close(found[f'loss_neck_{level}'], weight * ones[f'loss_neck_{level}'])
 
 
+def test_every_pixel_of_every_level_counts_the_same():
+    """The sum over the pixels of all levels, by the number of the finest's."""
+    student, teacher, image = Net(4, 3), Net(4, 3), torch.randn(2, 3, 32, 48)
+    loss = dict(type='CanKDLoss', mode=None, norm=None, loss_weight=1.0)
+    options = dict(source='neck', loss=loss, level_weights='pixels')
+    found = losses_of(build(student, teacher, **options), student, teacher, image)
+    pairs = list(zip(student.extract_feat(image), teacher.extract_feat(image)))
+    squares = torch.cat([(ours - theirs).square().flatten() for ours, theirs in pairs])
+    torch.testing.assert_close(sum(found.values()), squares.sum() / pairs[0][0].numel())
+    coarse = losses_of(build(student, teacher, levels=[-1], **options), student, teacher, image)
+    torch.testing.assert_close(coarse['loss_neck_2'], 16 * found['loss_neck_2'])
+
+
 def test_single_feature_map():
     student, teacher = Net(4), Net(6)
     distiller = build(student, teacher, source='backbone.0', loss=LOSS)
@@ -263,6 +276,7 @@ def test_probing_leaves_the_model_as_it_was():
             dict(source='neck', loss=dict(type='CanKDLoss', loss_weight=[1, 2, 3])),
             r'3 weights, \[1, 2, 3\], for 2 levels: give one weight for each level, or a single one',
         ),
+        (dict(source='neck', level_weights=[1, 2]), r"level_weights=\[1, 2\]: set 'pixels', .* a list as the loss's"),
     ],
 )
 def test_mistakes_are_one_clear_sentence(cfg, words):

@@ -1,0 +1,7 @@
+# The student with CanKD on the neck's four levels.
+_base_ = ['./retinanet-lite0_bccd.py', '../demo/_base_/cankd_neck.py']
+model = dict(
+    _delete_=True, _scope_='mmrazor', type='FeatureDistill', architecture=_base_.model,
+    teacher='cankd_mm::photos/retinanet-lite2_bccd.py',
+    teacher_ckpt='work_dirs/retinanet-lite2_bccd/epoch_12.pth',
+    distiller=_base_.distiller)
