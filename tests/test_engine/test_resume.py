@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import sys
 import time
 
@@ -19,6 +18,7 @@ from cankd_mm.apis.resume import find_resumable
 from cankd_mm.apis.train import _resume
 from cankd_mm.errors import SetupError
 from cankd_mm.models.builders import build_model, load_model_cfg
+from tests import forked
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.slow
@@ -111,22 +111,17 @@ def test_preflight_leaves_no_trace(pair, tmp_path, monkeypatch):
 
 def test_killed_training_resumes(pair, tmp_path):
     """SIGKILL while it trains or writes, again and again until it is through."""
-    command = [sys.executable, '-W', 'ignore', 'tools/train.py', pair, '--work-dir', str(tmp_path), '--resume']
-    options = ['train_cfg.max_epochs=2', 'train_cfg.val_begin=9', 'default_hooks.logger.interval=1']
-    environment = dict(os.environ, PYTHONPATH=f'{ROOT}{os.pathsep}{os.environ["PYTHONPATH"]}', OMP_NUM_THREADS='1')
+    command = [sys.executable, ROOT / 'tools/train.py', pair, '--work-dir', tmp_path, '--resume', '--cfg-options']
+    command += ['train_cfg.max_epochs=2', 'train_cfg.val_begin=9', 'default_hooks.logger.interval=1']
     with open(tmp_path / 'out.txt', 'w') as out:
-        process = subprocess.Popen(
-            [*command, '--cfg-options', *options], cwd=ROOT, env=environment, stdout=out, stderr=subprocess.STDOUT
-        )
+        process = forked.Popen(command, out, cwd=ROOT)
         deadline = time.time() + 120
         while not any(tmp_path.glob('.epoch_1.pth.part')) and not (tmp_path / 'epoch_1.pth').exists():
             assert process.poll() is None and time.time() < deadline, (tmp_path / 'out.txt').read_text()[-2000:]
-        process.send_signal(signal.SIGKILL)
+        os.kill(process.pid, signal.SIGKILL)
         process.wait()
-    done = subprocess.run(
-        [*command, '--cfg-options', *options], cwd=ROOT, env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    done = forked.run(command, capture_output=True, cwd=ROOT)
+    assert done.returncode == 0, done.stdout[-2000:]
     assert torch.load(tmp_path / 'epoch_2.pth')['meta']['iter'] == 4
 
 
