@@ -46,8 +46,9 @@ class CanKDDistiller(ConfigurableDistiller):
         teacher_levels (int | Sequence[int], optional): The teacher's levels, in the same order. Defaults to None, those
             of the same strides as the student's; where no stride is the same and the loss resizes, of the same numbers.
         level_weights (str, optional): ``'pixels'`` gives every level a share by its pixels, so that a pixel of the
-            coarsest counts as much as one of the finest: with strides 8, 16 and 32, factors of 1, 1/4 and 1/16 of
-            the loss's own weight. Defaults to None, every level the same, as in the paper.
+            coarsest counts as much as one of the finest, as in losses that are a sum over the pixels, such as MGD's:
+            with strides 8, 16 and 32, factors of 1, 1/4 and 1/16 of the loss's own weight. Defaults to None, every
+            level the same, as in the paper.
         image_size (Sequence[int], optional): Height and width of the image that both models are shown to find shapes,
             for models that take no small one. Defaults to None, found by itself.
         **long_form: The arguments of :class:`mmrazor.models.ConfigurableDistiller`.
