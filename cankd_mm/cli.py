@@ -100,10 +100,11 @@ def pair(parser: argparse.ArgumentParser) -> Run:
     parser.add_argument('student', help='the same of the student')
     parser.add_argument('--teacher-ckpt', metavar='PTH', help="the teacher's checkpoint, where it is no zoo model's")
     parser.add_argument('--data', metavar='CONFIG', help='config of the data set to train on, where it is another')
+    parser.add_argument('--recommended', action='store_true', help='with the settings that measured best')
     parser.add_argument('--out', metavar='FILE', help='defaults to cankd_TEACHER_STUDENT.py')
     parser.add_argument('--check', action='store_true', help='look at all that its training would use, too')
 
-    def run(teacher, student, teacher_ckpt, data, out, check) -> None:
+    def run(teacher, student, teacher_ckpt, data, recommended, out, check) -> None:
         from cankd_mm.apis import train
         from cankd_mm.models.utils import quiet
         from cankd_mm.pair import write_pair
@@ -111,7 +112,7 @@ def pair(parser: argparse.ArgumentParser) -> Run:
         out = out or f'cankd_{Path(teacher).stem}_{Path(student).stem}.py'.replace(':', '-')
         with quiet(), warnings.catch_warnings():
             warnings.simplefilter('ignore')
-            lines = write_pair(teacher, student, out, teacher_ckpt, data)
+            lines = write_pair(teacher, student, out, teacher_ckpt, data, recommended)
         _say('\n'.join([*lines, '', Path(out).read_text(encoding='utf-8').rstrip()]))
         if check:
             train(out, check=True)

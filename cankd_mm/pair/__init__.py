@@ -3,6 +3,10 @@
 from pathlib import Path
 from typing import List, Optional
 
+from mmengine.config import Config
+
+from cankd_mm.apis.config import load_config
+from cankd_mm.package import config_file
 from cankd_mm.pair.data import data_text
 from cankd_mm.pair.plan import plan_pair
 from cankd_mm.pair.write import base_name, pair_text, write_new
@@ -11,7 +15,12 @@ __all__ = ['write_pair']
 
 
 def write_pair(
-    teacher: str, student: str, out: str, teacher_ckpt: Optional[str] = None, data: Optional[str] = None
+    teacher: str,
+    student: str,
+    out: str,
+    teacher_ckpt: Optional[str] = None,
+    data: Optional[str] = None,
+    recommended: bool = False,
 ) -> List[str]:
     """Write the config of a pair.
 
@@ -22,6 +31,7 @@ def write_pair(
         teacher_ckpt (str, optional): The teacher's checkpoint. Defaults to None, the zoo's.
         data (str, optional): A config of the data set to train on; the student's config for it is written beside the
             pair's. Defaults to None, the student's own.
+        recommended (bool): Whether to put the recommended settings on top. Defaults to False, the paper's.
 
     Returns:
         list[str]: What was chosen and why, a line each.
@@ -37,5 +47,10 @@ def write_pair(
         write_new(own, data_text(plan.student.config, base, data))
         base = own.name
         lines.append(f'data: {data}; the student on it, which also trains alone: {own}')
-    write_new(path, pair_text(plan, base))
+    method = None
+    if recommended:
+        task = 'segmentation' if load_config(plan.student.config).get('default_scope') == 'mmseg' else 'detection'
+        method = Config.fromfile(config_file(f'cankd_mm::methods/recommended-{task}.py')).model.to_dict()
+        lines.append(f'settings: the recommended ones of configs/methods/recommended-{task}.py')
+    write_new(path, pair_text(plan, base, method))
     return [*plan.notes, *lines, *(f'warning: {warning}' for warning in plan.warnings), f'written: {path}']

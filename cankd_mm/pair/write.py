@@ -3,7 +3,7 @@
 import os
 import os.path as osp
 from pathlib import Path
-from typing import List
+from typing import List, Optional
 
 from cankd_mm.errors import SetupError
 from cankd_mm.pair.plan import Plan
@@ -11,12 +11,13 @@ from cankd_mm.pair.plan import Plan
 _WIDTH = 118
 
 
-def pair_text(plan: Plan, student: str) -> str:
+def pair_text(plan: Plan, student: str, method: Optional[dict] = None) -> str:
     """Write the config of a pair.
 
     Args:
         plan (Plan): The pair.
         student (str): What the student's config is called in ``_base_``.
+        method (dict, optional): What a method changes in the pair's ``model``. Defaults to None, nothing.
 
     Returns:
         str: The config.
@@ -25,9 +26,13 @@ def pair_text(plan: Plan, student: str) -> str:
     base = 'cankd_fpn' if settings['source'] == 'neck' else 'cankd_backbone'
     defaults = dict(cankd_fpn=dict(source='neck', levels=4), cankd_backbone=dict(source='backbone', levels=[-1]))[base]
     changes = {key: settings.get(key) for key in (*defaults, *settings) if settings.get(key) != defaults.get(key)}
+    method = method or {}
+    changes.update(method.get('distiller', {}))
+    loss = dict(changes.pop('loss', {}), **(dict(resize=plan.source.resize) if plan.source.resize else {}))
     words = [f'{key}={value!r}' for key, value in changes.items()]
-    if plan.source.resize:
-        words.append(f'loss=dict(_base_.distiller.loss, resize={plan.source.resize!r})')
+    if loss:
+        entries = ', '.join(f'{key}={value!r}' for key, value in loss.items())
+        words.append(f'loss=dict(_base_.distiller.loss, {entries})')
     distiller = f'dict(_base_.distiller, {", ".join(words)})' if words else '_base_.distiller'
     if len(distiller) > _WIDTH - 16:
         distiller = f'dict(\n        _base_.distiller, {", ".join(words[:-1])},\n        {words[-1]})'
@@ -39,8 +44,10 @@ def pair_text(plan: Plan, student: str) -> str:
     ]
     if plan.teacher_ckpt:
         lines += _broken('    teacher_ckpt=', plan.teacher_ckpt)
-    if plan.parts:
-        lines.append(f'    # init_from_teacher={plan.parts},  # these fit')
+    if 'init_from_teacher' in method:
+        lines.append(f"    init_from_teacher={method['init_from_teacher']!r},")
+    elif fitting := [part for part in dict.fromkeys(part.split('.')[0] for part in plan.parts) if part != 'backbone']:
+        lines.append(f"    # init_from_teacher='auto',  # what fits of {', '.join(fitting)}")
     lines.append(f'    distiller={distiller})')
     return '\n'.join(lines) + '\n'
 

@@ -4,5 +4,5 @@ model = dict(
     teacher='mmdet::mask_rcnn/mask-rcnn_r101_fpn_2x_coco.py',
     teacher_ckpt='https://download.openmmlab.com/mmdetection/v2.0/mask_rcnn/mask_rcnn_r101_fpn_2x_coco/'
     'mask_rcnn_r101_fpn_2x_coco_bbox_mAP-0.408__segm_mAP-0.366_20200505_071027-14b391c7.pth',
-    # init_from_teacher=['neck', 'rpn_head', 'roi_head'],  # these fit
+    # init_from_teacher='auto',  # what fits of neck, rpn_head, roi_head
     distiller=_base_.distiller)

@@ -10,23 +10,18 @@ from cankd_mm.models.builders import load_model_cfg
 from tests.conftest import ROOT
 from tests.test_configs.small import narrow, offline
 
+FOUR = [1, 1 / 4, 1 / 16, 1 / 64]
 PAIRS = {
-    'detection/cankd_retinanet-r101_retinanet-r50_2x_coco': (['neck', 'bbox_head'], [1, 1 / 4, 1 / 16, 1 / 64]),
-    'detection/cankd_faster-rcnn-r101_faster-rcnn-r50_2x_coco': (
-        ['neck', 'rpn_head', 'roi_head'],
-        [1, 1 / 4, 1 / 16, 1 / 64],
+    'detection/cankd_retinanet-r101_retinanet-r50_2x_coco': (['neck', 'bbox_head'], FOUR),
+    'detection/cankd_faster-rcnn-r101_faster-rcnn-r50_2x_coco': (['neck', 'rpn_head', 'roi_head'], FOUR),
+    'detection/cankd_cascade-mask-rcnn-x101_faster-rcnn-r50_2x_coco': (['neck', 'rpn_head'], FOUR),
+    'detection/cankd_fcos-x101_retinanet-r50_1x_coco': (
+        ['neck.lateral_convs', *(f'neck.fpn_convs.{i}' for i in (0, 1, 2, 4))],
+        FOUR,
     ),
-    'detection/cankd_cascade-mask-rcnn-x101_faster-rcnn-r50_2x_coco': (
-        ['neck', 'rpn_head'],
-        [1, 1 / 4, 1 / 16, 1 / 64],
-    ),
-    'detection/cankd_fcos-x101_retinanet-r50_1x_coco': (['neck.lateral_convs'], [1, 1 / 4, 1 / 16, 1 / 64]),
     'segmentation/cankd_pspnet-r101_pspnet-r18_80k_cityscapes-512x1024': ([], [1]),
-    'photos/cankd_retinanet-lite2_retinanet-lite0_bccd': (
-        ['neck.fpn_convs', 'bbox_head'],
-        [1, 1 / 4, 1 / 16, 1 / 64],
-    ),
-    'photos/cankd_fpn-lite2_fpn-lite0_nuclei': (['neck.fpn_convs', 'decode_head'], [1, 1 / 4, 1 / 16, 1 / 64]),
+    'photos/cankd_retinanet-lite2_retinanet-lite0_bccd': (['neck.fpn_convs', 'bbox_head'], FOUR),
+    'photos/cankd_fpn-lite2_fpn-lite0_nuclei': (['neck.lateral_convs.0', 'neck.fpn_convs', 'decode_head'], FOUR),
 }
 
 

@@ -15,6 +15,7 @@ from cankd_mm.pair.data import data_text
 from cankd_mm.pair.plan import input_size, plan_pair
 from cankd_mm.pair.sources import loss_memory
 from cankd_mm.pair.zoo import find_model, zoo
+from tests.conftest import ROOT
 
 
 def build(text):
@@ -90,6 +91,19 @@ def test_pair_of_the_demo_is_planned_and_runs(pairs, tmp_path, monkeypatch):
         write_pair(cfg.model.teacher, str(student), 'made/pair.py', teacher_ckpt=cfg.model.teacher_ckpt)
 
 
+@pytest.mark.parametrize('task', ['detection', 'segmentation'])
+def test_recommended_settings_are_written(pairs, tmp_path, task):
+    cfg = Config.fromfile(str(pairs[task]))
+    student, out = str(pairs[task].with_name(f'{task}_student.py')), str(tmp_path / 'pair.py')
+    lines = write_pair(cfg.model.teacher, student, out, cfg.model.teacher_ckpt, recommended=True)
+    assert any(f'recommended-{task}.py' in line for line in lines)
+    expected = Config.fromfile(str(ROOT / f'configs/methods/recommended-{task}.py')).model
+    model = Config.fromfile(out).model
+    assert model.init_from_teacher == expected.init_from_teacher
+    assert model.distiller.level_weights == expected.distiller.level_weights and model.distiller.source == 'neck'
+    assert model.distiller.loss == dict(type='CanKDLoss', loss_weight=expected.distiller.loss.loss_weight)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     'teacher, student, settings, resize',
@@ -139,6 +153,9 @@ def test_parts_that_fit_are_the_largest():
     small, large = (build(model.format(c, *(c * 2**i for i in range(4)))) for c in (4, 8))
     assert fitting_parts(small, large) == ['neck.fpn_convs', 'bbox_head']
     assert fitting_parts(small, small) == ['backbone', 'neck', 'bbox_head']
+    model = model.replace('num_outs=5', "start_level=1, add_extra_convs='on_input', num_outs=5")
+    small, large = (build(model.format(c, *(c * 2**i for i in range(4)))) for c in (4, 8))
+    assert fitting_parts(small, large) == [f'neck.fpn_convs.{i}' for i in (0, 1, 2, 4)] + ['bbox_head']
 
 
 def test_memory_is_what_the_loss_keeps():

@@ -43,7 +43,7 @@ def fitting_parts(student: nn.Module, teacher: nn.Module) -> List[str]:
         teacher (nn.Module): The teacher.
 
     Returns:
-        list[str]: The largest such parts: the backbone, a neck or a head, or parts of a neck or a head.
+        list[str]: The largest such parts: the backbone, a neck or a head, or layers of a neck or a head.
     """
     return list(_fitting(student, teacher, ''))
 
@@ -57,7 +57,7 @@ def _fitting(student: nn.Module, teacher: nn.Module, prefix: str) -> Iterator[st
         shapes = [{key: value.shape for key, value in module.state_dict().items()} for module in (ours, theirs)]
         if shapes[0] == shapes[1]:
             yield f'{prefix}{name}'
-        elif name != 'backbone' and prefix in ('', 'roi_head.'):  # roi_head is a head of heads
+        elif name != 'backbone' and (prefix in ('', 'roi_head.') or isinstance(ours, nn.ModuleList)):  # a head of heads
             yield from _fitting(ours, theirs, f'{prefix}{name}.')
 
 
