@@ -303,6 +303,8 @@ def test_comparison(typed, cells, digits, tmp_path, monkeypatch):
         'demo/cankd_retinanet-r18w32_retinanet-r18w16_digits300.py',
         'demo/cankd_fpn-r18w32_fpn-r18w16_digits300.py',
         'photos/cankd_retinanet-lite2_retinanet-lite0_nuclei.py',
+        'photos/cankd_retinanet-lite2_retinanet-lite0_bccd.py',
+        'photos/cankd_fpn-lite2_fpn-lite0_nuclei.py',
     )
     for pair in pairs:
         cfg = Config.fromfile(f'configs/{pair}').model
@@ -312,17 +314,22 @@ def test_comparison(typed, cells, digits, tmp_path, monkeypatch):
     typed('docs/comparison.md')
     assert (tmp_path / 'docs/results/compare_digits-detection.md').read_text() == before
     assert (tmp_path / 'work_dirs/cell/again/epoch_1.pth').exists()
-    assert (tmp_path / 'work_dirs/retinanet-lite2_nuclei/epoch_1.pth').exists()
+    for teacher in ('retinanet-lite2_nuclei', 'retinanet-lite2_bccd', 'fpn-lite2_nuclei'):
+        assert (tmp_path / f'work_dirs/{teacher}/epoch_1.pth').exists()
 
 
 def as_nuclei(data):
-    """The cells in a folder for each split, all of one class."""
+    """The cells in a folder for each split, all of one class, and their label maps."""
     (data / 'nuclei' / 'annotations').mkdir(parents=True)
-    (data / 'nuclei' / 'images').symlink_to('../cells/images')
+    (data / 'nuclei' / 'label_maps').symlink_to(data / 'cells' / 'label_maps')
     for split in ('train', 'val'):
         coco = json.loads((data / 'cells' / 'annotations' / f'{split}.json').read_text())
+        folder = data / 'nuclei' / 'images' / split
+        folder.mkdir(parents=True)
         for image, box in zip(coco['images'], coco['annotations']):
-            image['file_name'], box['category_id'] = f'{image["id"]}.png', 0
+            picture = cv2.imread(str(data / 'cells' / 'images' / image['file_name']))
+            image['file_name'], box['category_id'] = f'{image["id"]}.jpg', 0
+            cv2.imwrite(str(folder / image['file_name']), picture)
         coco['categories'] = [dict(id=0, name='nucleus')]
         (data / 'nuclei' / 'annotations' / f'{split}.json').write_text(json.dumps(coco))
 
