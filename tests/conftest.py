@@ -1,4 +1,3 @@
-import functools
 import gc
 import os
 import subprocess
@@ -21,7 +20,6 @@ os.environ['PYTHONPATH'] = os.pathsep.join(filter(None, [str(ROOT / 'tests/witho
 warnings.filterwarnings('ignore')
 
 from mmengine.runner import Runner  # noqa: E402
-from mmengine.utils.dl_utils import collect_env  # noqa: E402
 from mmengine.visualization import Visualizer  # noqa: E402
 
 import cankd_mm  # noqa: E402, F401
@@ -159,10 +157,9 @@ def _each_run_for_itself():
 
 
 @pytest.fixture(autouse=True, scope='session')
-def _environment_once():
-    """Ask the compiler for its version once and not at every start, and wait for no worker at an end of the data."""
-    known = functools.cache(collect_env)
-    with patch('mmengine.runner.runner.collect_env', known), patch('mmengine.runner.loops.time', Mock()):
+def _no_wait_at_an_end_of_the_data():
+    """Loops by iterations sleep for two seconds there, for worker processes that these have not."""
+    with patch('mmengine.runner.loops.time', Mock()):
         yield
 
 

@@ -5,7 +5,6 @@ from typing import List, Optional
 
 from mmengine.config import Config
 
-from cankd_mm.apis.config import load_config
 from cankd_mm.package import config_file
 from cankd_mm.pair.data import data_text
 from cankd_mm.pair.plan import plan_pair
@@ -49,8 +48,8 @@ def write_pair(
         lines.append(f'data: {data}; the student on it, which also trains alone: {own}')
     method = None
     if recommended:
-        task = 'segmentation' if load_config(plan.student.config).get('default_scope') == 'mmseg' else 'detection'
-        method = Config.fromfile(config_file(f'cankd_mm::methods/recommended-{task}.py')).model.to_dict()
-        lines.append(f'settings: the recommended ones of configs/methods/recommended-{task}.py')
+        file = f'methods/recommended-{plan.task}.py'
+        method = Config.fromfile(config_file(f'cankd_mm::{file}')).model.to_dict()
+        lines.append(f'settings: the recommended ones of configs/{file}')
     write_new(path, pair_text(plan, base, method))
     return [*plan.notes, *lines, *(f'warning: {warning}' for warning in plan.warnings), f'written: {path}']

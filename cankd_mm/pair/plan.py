@@ -17,6 +17,7 @@ from cankd_mm.pair.zoo import ZooModel, find_model
 class Plan(NamedTuple):
     """A pair: its models, what of them is distilled, and what the user is told of it."""
 
+    task: str
     student: ZooModel
     teacher: ZooModel
     teacher_ckpt: Optional[str]
@@ -70,7 +71,8 @@ def plan_pair(teacher: str, student: str, teacher_ckpt: Optional[str] = None) ->
         f'kept from the student: {_schedule(cfg)}',
         _memory(sources[0], cfg, size),
     ]
-    return Plan(ours, theirs, weights, sources[0], parts, notes, list(_doubts(theirs, ours, models)))
+    task = 'segmentation' if cfg.get('default_scope') == 'mmseg' else 'detection'
+    return Plan(task, ours, theirs, weights, sources[0], parts, notes, list(_doubts(theirs, ours, models)))
 
 
 def _build(model: ZooModel, whose: str) -> BaseModel:

@@ -146,10 +146,14 @@ def _levels(pair: _Pair) -> Dict[str, BaseDistribution]:
 
 
 def _init(pair: _Pair) -> Dict[str, BaseDistribution]:
-    parts = pair.parts
-    if not parts:
+    if not pair.parts:
         raise SetupError("'init' has nothing to search: no part of the student fits the teacher's weights.")
-    return {f'init {part}': CategoricalDistribution([False, True]) for part in parts}
+    return {f'init {_owner(part)}': CategoricalDistribution([False, True]) for part in pair.parts}
+
+
+def _owner(part: str) -> str:
+    """The neck or the head that a part is of: what fits of it is tried as one."""
+    return part.split('.')[0]
 
 
 def _mode(pair: _Pair) -> Dict[str, BaseDistribution]:
@@ -207,9 +211,7 @@ def _options(values: Dict[str, object], keys: Dict[str, str], pair: _Pair) -> Di
     elif 'weight' in values:
         options[_WEIGHT] = _short(values['weight'])
     if any(name.startswith('init ') for name in values):
-        options['model.init_from_teacher'] = [
-            name[5:] for name, on in values.items() if name.startswith('init ') and on
-        ]
+        options['model.init_from_teacher'] = [part for part in pair.parts if values.get(f'init {_owner(part)}')]
     return options
 
 

@@ -1,3 +1,3 @@
-# What was best over the data sets of docs/comparison.md: all that fits behind the backbone starts from the teacher's
+# What was best on the photos of docs/comparison.md: all that fits behind the backbone starts from the teacher's
 # weights, every pixel of every level counts the same, and ten times the paper's weight.
 model = dict(init_from_teacher='auto', distiller=dict(level_weights='pixels', loss=dict(loss_weight=50.0)))

@@ -110,7 +110,7 @@ def test_preflight_leaves_no_trace(pair, tmp_path, monkeypatch):
 
 
 def test_killed_training_resumes(pair, tmp_path):
-    """SIGKILL while it trains or writes, again and again until it is through."""
+    """SIGKILL while it writes its first checkpoint, or right after it."""
     command = [sys.executable, ROOT / 'tools/train.py', pair, '--work-dir', tmp_path, '--resume', '--cfg-options']
     command += ['train_cfg.max_epochs=2', 'train_cfg.val_begin=9', 'default_hooks.logger.interval=1']
     with open(tmp_path / 'out.txt', 'w') as out:

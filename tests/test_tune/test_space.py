@@ -54,10 +54,13 @@ def test_entries_of_lists(pairs, tmp_path):
 def test_parts_that_fit(pairs):
     """Of a teacher of another width the head, and what of the neck takes nothing from the backbone."""
     space = make_space(load_config(str(pairs['detection'])), ['init'])
-    neck, head = space.distributions
-    assert (neck, head) == ('init neck.fpn_convs', 'init bbox_head')
-    assert space.options({neck: False, head: True}) == {'model.init_from_teacher': ['bbox_head']}
-    assert space.options({neck: False, head: False}) == {'model.init_from_teacher': []}
+    assert list(space.distributions) == ['init neck', 'init bbox_head']
+    for neck, head, parts in (
+        (False, False, []),
+        (False, True, ['bbox_head']),
+        (True, True, ['neck.fpn_convs', 'bbox_head']),
+    ):
+        assert space.options({'init neck': neck, 'init bbox_head': head}) == {'model.init_from_teacher': parts}
 
 
 def test_written_config_is_read_and_built(pairs, tmp_path):

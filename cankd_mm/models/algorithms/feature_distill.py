@@ -125,8 +125,7 @@ class FeatureDistill(BaseModel):
         self.distiller = distiller
         self.distillation_stopped = False  # set by MMRazor's StopDistillHook
         self.distill_scale = 1.0  # set by DistillScheduleHook
-        with self.student_alone():
-            self.init_from_teacher = find_parts(self, teacher, init_from_teacher or {})
+        self.init_from_teacher = find_parts(self, teacher, init_from_teacher or {})
 
     @property
     def teacher(self) -> BaseModel:

@@ -57,7 +57,8 @@ def _fitting(student: nn.Module, teacher: nn.Module, prefix: str) -> Iterator[st
         shapes = [{key: value.shape for key, value in module.state_dict().items()} for module in (ours, theirs)]
         if shapes[0] == shapes[1]:
             yield f'{prefix}{name}'
-        elif name != 'backbone' and (prefix in ('', 'roi_head.') or isinstance(ours, nn.ModuleList)):  # a head of heads
+        # Into necks and heads, roi_head being a head of heads, and lists of layers, but not into a layer.
+        elif name != 'backbone' and (prefix in ('', 'roi_head.') or isinstance(ours, nn.ModuleList)):
             yield from _fitting(ours, theirs, f'{prefix}{name}.')
 
 

@@ -162,7 +162,9 @@ class CanKDDistiller(ConfigurableDistiller):
         for manager in (self.student_recorders, self.teacher_recorders):
             for recorder in manager.recorders.values():
                 recorder.reset_data_buffer()
-        return {name: self._factors.get(name, 1) * loss for name, loss in losses.items()}
+        for name, factor in self._factors.items():
+            losses[name] = factor * losses[name]
+        return losses
 
     def _build_expanded(self, student_features: Features, teacher_features: Features) -> None:
         """Build connectors, losses and mappings of the short form merged with what was given explicitly."""
