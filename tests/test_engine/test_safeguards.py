@@ -1,6 +1,7 @@
 """What watches over a training: preflight, finite losses, the validation of student and teacher."""
 
 import functools
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -94,6 +95,16 @@ def test_doubts_are_warnings(pairs, tmp_path, options, words):
     options['default_hooks.logger.interval'] = 1
     train(str(pairs['detection']), work_dir=str(tmp_path), check=True, cfg_options=options)
     assert words in log_of(tmp_path)
+
+
+def test_levels_are_reported_as_they_count(pairs, tmp_path):
+    found = {}
+    for weights in (None, 'pixels'):
+        options = {'model.distiller.level_weights': weights, 'randomness.seed': 0}
+        train(str(pairs['detection']), work_dir=str(tmp_path / str(weights)), check=True, cfg_options=options)
+        lines = re.findall(r'loss_neck_\d: ([\d.]+), [\d.]+ of the task loss', log_of(tmp_path / str(weights)))
+        found[weights] = torch.tensor([float(value) for value in lines])
+    torch.testing.assert_close(found['pixels'], found[None] / torch.tensor([1, 4, 16]), rtol=1e-3, atol=0)
 
 
 def test_parameters_without_gradient_are_named(pairs, tmp_path, monkeypatch):

@@ -207,14 +207,17 @@ def _one_step(runner: Runner, model: FeatureDistill, batch: dict) -> Iterator[Fi
             raise SetupError(
                 f'{name} is {float(value)} on the first images of the training set: look at these and at the weights.'
             )
+    factors = getattr(model.distiller, 'factors', {})
+    values = {name: factors.get(name, 1.0) * seen.value for name, seen in measured.items()}
     for name, seen in measured.items():
-        kind, share = type(losses[name]).__name__, seen.value / max(task, _TINY)
+        kind, value = type(losses[name]).__name__, values[name]
         features = f'{_sources(model.distiller.loss_forward_mappings[name])}, {" and ".join(map(str, seen.shapes))}'
         yield Finding(f'{name}: {kind} of {features}, weight {getattr(losses[name], "loss_weight", "unknown")}')
-        yield Finding(f'{name}: {seen.value:.4g}, {share:.2f} of the task loss; holds {seen.held / 2**20:.0f} MB')
-        if seen.value == 0 and all(shape[2:] == (1, 1) for shape in seen.shapes):
+        share = value / max(task, _TINY)
+        yield Finding(f'{name}: {value:.4g}, {share:.2f} of the task loss; holds {seen.held / 2**20:.0f} MB')
+        if value == 0 and all(shape[2:] == (1, 1) for shape in seen.shapes):
             yield Finding(f'{name} is zero, as a map of one pixel has nothing to normalize: leave that level out', True)
-        elif seen.value == 0:
+        elif value == 0:
             yield Finding(f'{name} is exactly zero: does the student differ from the teacher?', True)
     if task == 0:
         yield Finding(
@@ -223,9 +226,9 @@ def _one_step(runner: Runner, model: FeatureDistill, batch: dict) -> Iterator[Fi
             True,
         )
         return
-    ratio = sum(seen.value for seen in measured.values()) / task
+    ratio = sum(values.values()) / task
     yield Finding(f'task loss {task:.4g}, distillation losses {ratio:.2f} times that')
-    if measured and not 0.01 < ratio < 100:
+    if measured and not 0.01 < ratio < 1e4:  # two thousand times did no harm: docs/comparison.md
         yield Finding(f'the distillation losses are {ratio:.3g} times the task loss: look at loss_weight', True)
     if idle:
         yield Finding(
