@@ -298,12 +298,14 @@ def test_comparison(typed, cells, digits, tmp_path, monkeypatch):
     (tmp_path / 'data' / 'digits').symlink_to(digits)
     (tmp_path / 'data' / 'bccd').symlink_to('cells')
     as_nuclei(tmp_path / 'data')
+    as_aquarium(tmp_path / 'data')
     shutil.copytree(ROOT / 'docs' / 'results', tmp_path / 'docs' / 'results')
     pairs = (
         'demo/cankd_retinanet-r18w32_retinanet-r18w16_digits300.py',
         'demo/cankd_fpn-r18w32_fpn-r18w16_digits300.py',
         'photos/cankd_retinanet-lite2_retinanet-lite0_nuclei.py',
         'photos/cankd_retinanet-lite2_retinanet-lite0_bccd.py',
+        'photos/cankd_retinanet-lite2_retinanet-lite0_aquarium.py',
         'photos/cankd_fpn-lite2_fpn-lite0_nuclei.py',
     )
     for pair in pairs:
@@ -314,7 +316,8 @@ def test_comparison(typed, cells, digits, tmp_path, monkeypatch):
     typed('docs/comparison.md')
     assert (tmp_path / 'docs/results/compare_digits-detection.md').read_text() == before
     assert (tmp_path / 'work_dirs/cell/again/epoch_1.pth').exists()
-    for teacher in ('retinanet-lite2_nuclei', 'retinanet-lite2_bccd', 'fpn-lite2_nuclei'):
+    teachers = [f'retinanet-lite2_{data}' for data in ('nuclei', 'bccd', 'aquarium')]
+    for teacher in (*teachers, 'fpn-lite2_nuclei'):
         assert (tmp_path / f'work_dirs/{teacher}/epoch_1.pth').exists()
 
 
@@ -332,6 +335,17 @@ def as_nuclei(data):
             cv2.imwrite(str(folder / image['file_name']), picture)
         coco['categories'] = [dict(id=0, name='nucleus')]
         (data / 'nuclei' / 'annotations' / f'{split}.json').write_text(json.dumps(coco))
+
+
+def as_aquarium(data):
+    """The cells as the first three of its classes."""
+    (data / 'aquarium' / 'annotations').mkdir(parents=True)
+    (data / 'aquarium' / 'images').symlink_to(data / 'cells' / 'images')
+    names = Config.fromfile('configs/photos/_base_/aquarium.py').data.metainfo.classes
+    for split in ('train', 'val'):
+        coco = json.loads((data / 'cells' / 'annotations' / f'{split}.json').read_text())
+        coco['categories'] = [dict(id=i, name=name) for i, name in enumerate(names)]
+        (data / 'aquarium' / 'annotations' / f'{split}.json').write_text(json.dumps(coco))
 
 
 def test_benchmarks(typed, tmp_path, monkeypatch):
