@@ -1,3 +1,0 @@
-# CWD at its authors' weight, and the head starts from the teacher's weights.
-_base_ = './cwd.py'
-model = dict(init_from_teacher=['bbox_head'])
