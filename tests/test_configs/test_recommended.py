@@ -38,4 +38,4 @@ def test_recommended(pair, found, monkeypatch):
     )
     cfg.merge_from_dict(Config.fromfile(str(ROOT / f'configs/methods/recommended-{task}.py')).to_dict())
     model = MODELS.build(cfg.model)
-    assert (list(model.init_from_teacher), list(model.distiller.factors.values())) == found
+    assert (list(model.init_from_teacher), list(model.distiller._factors.values())) == found

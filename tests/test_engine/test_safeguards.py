@@ -101,8 +101,11 @@ def test_levels_are_reported_as_they_count(pairs, tmp_path):
     found = {}
     for weights in (None, 'pixels'):
         options = {'model.distiller.level_weights': weights, 'randomness.seed': 0}
+        options['model.distiller.loss.loss_weight'] = 450.0  # of the recommended settings, which is no doubt
         train(str(pairs['detection']), work_dir=str(tmp_path / str(weights)), check=True, cfg_options=options)
-        lines = re.findall(r'loss_neck_\d: ([\d.]+), [\d.]+ of the task loss', log_of(tmp_path / str(weights)))
+        log = log_of(tmp_path / str(weights))
+        assert 'look at loss_weight' not in log
+        lines = re.findall(r'loss_neck_\d: ([\d.]+), [\d.]+ of the task loss', log)
         found[weights] = torch.tensor([float(value) for value in lines])
     torch.testing.assert_close(found['pixels'], found[None] / torch.tensor([1, 4, 16]), rtol=1e-3, atol=0)
 

@@ -27,10 +27,9 @@ class Finding(NamedTuple):
 
 
 class _Measured(NamedTuple):
-    """What one distillation loss was given, what it gave, and what it holds for its backward pass."""
+    """What one distillation loss was given, and what it holds for its backward pass."""
 
     shapes: List[tuple]
-    value: float
     held: int
 
 
@@ -200,6 +199,7 @@ def _one_step(runner: Runner, model: FeatureDistill, batch: dict) -> Iterator[Fi
             total, logged = model.parse_losses(results)
         total.backward()
         idle = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    values = {name: float(logged[f'distill.{name}'].detach()) for name in measured}  # with the factors of their levels
     logged = {name: value.detach() for name, value in logged.items() if 'loss' in name}
     task = sum(float(value) for name, value in logged.items() if name.startswith('student.'))
     for name, value in logged.items():
@@ -207,8 +207,6 @@ def _one_step(runner: Runner, model: FeatureDistill, batch: dict) -> Iterator[Fi
             raise SetupError(
                 f'{name} is {float(value)} on the first images of the training set: look at these and at the weights.'
             )
-    factors = getattr(model.distiller, 'factors', {})
-    values = {name: factors.get(name, 1.0) * seen.value for name, seen in measured.items()}
     for name, seen in measured.items():
         kind, value = type(losses[name]).__name__, values[name]
         features = f'{_sources(model.distiller.loss_forward_mappings[name])}, {" and ".join(map(str, seen.shapes))}'
@@ -240,7 +238,7 @@ def _one_step(runner: Runner, model: FeatureDistill, batch: dict) -> Iterator[Fi
 
 @contextmanager
 def _measuring(name: str, loss: nn.Module, measured: Dict[str, _Measured]) -> Iterator[None]:
-    """Note what a loss is given, what it gives and what it keeps for its backward pass."""
+    """Note what a loss is given, and what it keeps for its backward pass."""
     held: Dict[int, int] = {}
     saving = ExitStack()  # left in the end, too, where the loss raises
 
@@ -251,7 +249,7 @@ def _measuring(name: str, loss: nn.Module, measured: Dict[str, _Measured]) -> It
     def after(module: nn.Module, args: tuple, kwargs: dict, value: Tensor) -> None:
         saving.close()
         shapes = [tuple(feature.shape) for feature in (*args, *kwargs.values()) if isinstance(feature, Tensor)]
-        measured[name] = _Measured(shapes, float(value.detach().mean()), sum(held.values()))
+        measured[name] = _Measured(shapes, sum(held.values()))
 
     handles = [
         loss.register_forward_pre_hook(before, with_kwargs=True),

@@ -96,7 +96,7 @@ class CanKDDistiller(ConfigurableDistiller):
                         f"CanKDDistiller got {name} but no source: name the module to distill, such as source='neck'."
                     )
             super().__init__(**long_form)
-            self.factors: Dict[str, float] = {}
+            self._factors: Dict[str, float] = {}
             return
         if loss is None:
             raise SetupError(
@@ -162,7 +162,7 @@ class CanKDDistiller(ConfigurableDistiller):
         for manager in (self.student_recorders, self.teacher_recorders):
             for recorder in manager.recorders.values():
                 recorder.reset_data_buffer()
-        for name, factor in self.factors.items():
+        for name, factor in self._factors.items():
             losses[name] = factor * losses[name]
         return losses
 
@@ -171,7 +171,7 @@ class CanKDDistiller(ConfigurableDistiller):
         # CanKDLoss calls the option `resize`, PKDLoss `resize_stu`.
         resizes = any(self.loss.get(option) is not None for option in ('resize', 'resize_stu'))
         pairs = pair_levels(student_features, teacher_features, self.levels, self.teacher_levels, resizes)
-        connectors, losses, mappings, self.factors = {}, {}, {}, {}
+        connectors, losses, mappings, self._factors = {}, {}, {}, {}
         finest = min(student.stride for student, _ in pairs)
         for loss, (student, teacher) in zip(self._loss_of_each(len(pairs)), pairs):
             name = f'loss_{student.source.replace(".", "_")}_{student.index or 0}'
@@ -187,8 +187,8 @@ class CanKDDistiller(ConfigurableDistiller):
             mappings[name] = dict(zip(arguments, (student_record, teacher_record)))
             how, counts = 'through a connector' if 'connector' in student_record else 'as it is', ''
             if self.level_weights == 'pixels':
-                self.factors[name] = (finest / student.stride) ** 2
-                counts = f', and counts {self.factors[name]:.3g}'
+                self._factors[name] = (finest / student.stride) ** 2
+                counts = f', and counts {self._factors[name]:.3g}'
             print_log(f'{name}: {self.loss["type"]} takes {student} {how} to {teacher}{counts}.', logger='current')
         self.connectors = self.build_connectors({**connectors, **self._given['connectors']})
         self.distill_losses = self.build_distill_losses({**losses, **self._given['distill_losses']})
