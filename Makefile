@@ -34,6 +34,7 @@ docs: $(STAMPS)/package
 
 lint: $(STAMPS)/package
 	$(BIN)/ruff check .
+	$(BIN)/lint-imports --no-logo
 
 install: $(STAMPS)/package
 

@@ -13,7 +13,7 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from cankd_mm.machine import describe_machine
+from cankd_mm.stack.machine import describe_machine
 
 LIMIT = 540  # seconds, on a GPU
 
@@ -66,7 +66,7 @@ def trainings(quick, scratch, left):
     """The demo's pairs: the teachers, where the demo has not left them, and students with CanKD, all side by side."""
     from cankd_mm.demo.dataset import prepare
     from cankd_mm.demo.plan import NUM_SMALL, NUM_TRAIN, NUM_VAL, TASKS, plan
-    from cankd_mm.experiment import describe
+    from cankd_mm.experiments.evaluate import describe
 
     start, data = time.monotonic(), Path('data/digits')
     prepare(data, NUM_TRAIN, NUM_SMALL, NUM_VAL)

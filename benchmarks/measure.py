@@ -12,7 +12,7 @@ from typing import Callable, Dict, List
 
 import torch
 
-from cankd_mm.machine import describe_machine
+from cankd_mm.stack.machine import describe_machine
 
 # glibc's options of mallopt.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4

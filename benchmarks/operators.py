@@ -13,8 +13,8 @@ from mmrazor.registry import MODELS
 
 from benchmarks.measure import Clock, compare, finish, parse_arguments
 from benchmarks.step import batch, offline
-from cankd_mm.models.builders import load_model_cfg
-from cankd_mm.ops import Extension, provided, torchvision_kernels
+from cankd_mm.config.read import load_model_cfg
+from cankd_mm.stack.ops import Extension, provided, torchvision_kernels
 
 SIZE = (480, 736)
 DETECTORS = {

@@ -11,7 +11,7 @@ from mmrazor.registry import MODELS
 
 import benchmarks.naive  # noqa: F401  registers it
 from benchmarks.measure import Clock, compare, finish, parse_arguments
-from cankd_mm.models.builders import load_model_cfg
+from cankd_mm.config.read import load_model_cfg
 
 BATCH = 2
 PAIRS = {

@@ -2,8 +2,8 @@
 
 import torch
 
+import cankd_mm  # noqa: F401
 from benchmarks.measure import Clock, compare, finish, parse_arguments
-from cankd_mm import register  # noqa: F401
 from cankd_mm.models.algorithms.frozen_teacher import FrozenTeacher
 from cankd_mm.models.builders import build_model
 

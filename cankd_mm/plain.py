@@ -1,12 +1,12 @@
 """Run a program of the plain libraries where mmcv has no operators: ``python -m cankd_mm.plain TOOL ARGUMENTS``.
 
-It finds those of :mod:`cankd_mm.ops`, and nothing else of this package is registered or mended.
+It finds those of :mod:`cankd_mm.stack.ops`, and nothing else of this package is registered or mended.
 """
 
 import runpy
 import sys
 
-from cankd_mm.ops import provide
+from cankd_mm.stack.ops import provide
 
 
 def main() -> None:

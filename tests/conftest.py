@@ -99,7 +99,8 @@ def pairs(write_config, tmp_path_factory):
     from mmengine.config import Config
     from mmengine.runner import save_checkpoint
 
-    from cankd_mm.models.builders import build_model, load_model_cfg
+    from cankd_mm.config.read import load_model_cfg
+    from cankd_mm.models.builders import build_model
 
     found = {}
     for task in ('detection', 'segmentation'):
@@ -129,8 +130,8 @@ def forked():
         return (subprocess if '-m' in words else forked).run(words, **options)
 
     jobs = SimpleNamespace(Popen=forked.Popen, STDOUT=subprocess.STDOUT)
-    with patch('cankd_mm.runs.jobs.subprocess', jobs), patch(
-        'cankd_mm.reproduce.run.subprocess', SimpleNamespace(run=run)
+    with patch('cankd_mm.experiments.jobs.subprocess', jobs), patch(
+        'cankd_mm.experiments.reproduce.subprocess', SimpleNamespace(run=run)
     ):
         yield
 

@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 _CONTEXT = multiprocessing.get_context('forkserver')
-_CONTEXT.set_forkserver_preload(['cankd_mm.register', 'cankd_mm.apis', 'cankd_mm.engine', 'pycocotools.cocoeval'])
+_CONTEXT.set_forkserver_preload(['cankd_mm', 'cankd_mm.apis', 'cankd_mm.engine', 'pycocotools.cocoeval'])
 
 
 def _program(words, log, env, cwd):

@@ -32,16 +32,17 @@ from mmengine.logging import MessageHub
 
 warnings.filterwarnings('ignore')
 
-import cankd_mm.register  # noqa: E402, F401
+import cankd_mm  # noqa: E402, F401
 from cankd_mm.apis import export_student, train  # noqa: E402
-from cankd_mm.apis.config import load_config, student_config  # noqa: E402
+from cankd_mm.apis.pair import write_pair  # noqa: E402
+from cankd_mm.apis.pair.data import _inner  # noqa: E402
+from cankd_mm.apis.pair.zoo import zoo  # noqa: E402
+from cankd_mm.config.pair import student_config  # noqa: E402
+from cankd_mm.config.read import load_config, load_model_cfg  # noqa: E402
 from cankd_mm.errors import SetupError, explain, reason_of  # noqa: E402
 from cankd_mm.models.algorithms import feature_distill  # noqa: E402
-from cankd_mm.models.builders import build_model, load_model_cfg  # noqa: E402
+from cankd_mm.models.builders import build_model  # noqa: E402
 from cankd_mm.models.distillers.probe import PROBE_SIZES, probe  # noqa: E402
-from cankd_mm.pair import write_pair  # noqa: E402
-from cankd_mm.pair.data import _inner  # noqa: E402
-from cankd_mm.pair.zoo import zoo  # noqa: E402
 from tests.test_configs.small import offline, small_batches, small_images  # noqa: E402
 
 MINUTES = 12  # for a family

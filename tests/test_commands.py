@@ -22,11 +22,12 @@ from mmengine.runner import save_checkpoint
 from mmengine.utils import get_installed_path
 
 from benchmarks import gpu, growth, loss, measure, operators, step
-from cankd_mm import cli
+from cankd_mm import __main__ as cli
 from cankd_mm.backbones import EfficientNetLite
+from cankd_mm.config.read import load_model_cfg
+from cankd_mm.experiments.jobs import Slots
 from cankd_mm.models.algorithms import feature_distill
-from cankd_mm.models.builders import build_model, load_model_cfg
-from cankd_mm.runs import Slots
+from cankd_mm.models.builders import build_model
 from tests.conftest import ROOT
 from tests.test_configs.small import make_data, narrow, shrink
 from tests.test_docs import PAGES, blocks
@@ -149,7 +150,7 @@ def small(pairs, tmp_path, typed):
 @pytest.fixture
 def zoo(tmp_path, typed, monkeypatch):
     """What is written of the zoo's models and of the paper's rows is small, and its weights are not fetched."""
-    from cankd_mm.pair import write_pair
+    from cankd_mm.apis.pair import write_pair
 
     make_data(tmp_path / 'data')
     row = 'configs/detection/cankd_retinanet-r101_retinanet-r50_2x_coco.py'
@@ -165,7 +166,7 @@ def zoo(tmp_path, typed, monkeypatch):
         made_small(out, out)
         return said
 
-    monkeypatch.setattr('cankd_mm.pair.write_pair', write)
+    monkeypatch.setattr('cankd_mm.apis.pair.write_pair', write)
     monkeypatch.setattr(feature_distill, 'load_pretrained', lambda *args: None)
     made_small(row, tmp_path / 'row.py')
 
@@ -208,7 +209,7 @@ def test_readme(typed, zoo, tmp_path):
 def test_get_started(typed, zoo, monkeypatch):
     """The demo itself is trained in tests/test_demo."""
     asked = []
-    monkeypatch.setattr('cankd_mm.demo.run_demo', lambda *args: asked.append(args) or 'a table')
+    monkeypatch.setattr('cankd_mm.demo.run.run_demo', lambda *args: asked.append(args) or 'a table')
     said = typed('docs/get_started.md')
     assert 'Everything that cankd_mm needs is here.' in said['cankd doctor']
     assert 'preflight' in said['cankd check my_pair.py']
@@ -251,7 +252,7 @@ def test_machines(typed, small, monkeypatch):
     """As jobs of a real Slurm: tests/test_slurm."""
     pytest.importorskip('submitit')
     asked = []
-    monkeypatch.setattr('cankd_mm.runs.cluster.Cluster', lambda *args: asked.append(args) or Slots(1))
+    monkeypatch.setattr('cankd_mm.experiments.cluster.Cluster', lambda *args: asked.append(args) or Slots(1))
     monkeypatch.setenv('PATH', os.path.dirname(sys.executable), prepend=os.pathsep)
     monkeypatch.setenv('PYTHONPATH', str(ROOT), prepend=os.pathsep)
     typed('docs/guides/machines.md')
@@ -293,7 +294,7 @@ def test_a_data_set_from_nothing_to_an_exported_student(typed, cells, task, tmp_
 
 def test_comparison(typed, cells, digits, tmp_path, monkeypatch):
     """The whole page, from the teachers that the demo leaves to one cell of a table."""
-    monkeypatch.setattr('cankd_mm.demo.run_demo', lambda *args: 'a table')
+    monkeypatch.setattr('cankd_mm.demo.run.run_demo', lambda *args: 'a table')
     monkeypatch.setattr(EfficientNetLite, 'init_weights', EfficientNet.init_weights)  # without the file of ImageNet
     (tmp_path / 'data' / 'digits').symlink_to(digits)
     (tmp_path / 'data' / 'bccd').symlink_to('cells')

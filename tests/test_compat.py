@@ -10,7 +10,7 @@ import torch
 from mmengine.logging.history_buffer import HistoryBuffer
 from mmengine.runner import Runner
 
-from cankd_mm import compat
+from cankd_mm.stack import patch as compat
 from tests.conftest import needs_torch
 
 
@@ -31,7 +31,7 @@ def test_mmrazor_imports_beside_the_mmcv_of_the_fork(monkeypatch):
     del sys.modules['mmrazor']
     with pytest.raises(AssertionError, match='MMCV==2.3.6 is used but incompatible'):
         importlib.import_module('mmrazor')
-    assert compat.mend_mmcv_check() and mmcv.__version__ == '2.3.6'
+    assert compat.patch_mmcv_check() and mmcv.__version__ == '2.3.6'
     assert importlib.import_module('mmrazor').__version__ == '1.0.0'
 
 
@@ -44,13 +44,13 @@ def test_a_sister_package_is_found_by_its_import_name(monkeypatch):
     monkeypatch.setitem(MODULE2PACKAGE, 'mmseg', 'mmsegmentation')
     monkeypatch.delitem(MODULE2PACKAGE, 'cankd_mm')
     monkeypatch.setattr(compat, '_is_distributed', lambda name: name != 'mmsegmentation')
-    assert compat.mend_config_paths() and MODULE2PACKAGE['mmseg'] == 'mmseg'
+    assert compat.patch_config_paths() and MODULE2PACKAGE['mmseg'] == 'mmseg'
     path, scope = Config._get_cfg_path('mmseg::_base_/models/fpn_r50.py', '')
     assert path.endswith('mmseg/.mim/configs/_base_/models/fpn_r50.py') and scope == 'mmseg'
 
 
 def test_mending_twice_changes_nothing():
-    assert not any('quantization' in line for line in compat.mend())
+    assert not any('quantization' in line for line in compat.apply())
 
 
 @needs_torch('2.6', 'weights_only is not the default and takes no such list')
@@ -95,7 +95,7 @@ def test_no_reader_of_mmengine_turns_weights_only_off(tmp_path, monkeypatch, cap
     monkeypatch.setattr(
         checkpoint, '_safe_torch_load', lambda *a, **k: torch.load(*a, weights_only=False), raising=False
     )
-    compat.mend_checkpoint_loading()
+    compat.patch_checkpoint_loading()
     with pytest.raises(UnpicklingError, match='weights_only'):
         checkpoint._safe_torch_load(str(path), map_location='cpu')
     assert 'run' not in capsys.readouterr().out

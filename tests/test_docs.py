@@ -16,11 +16,10 @@ from mmrazor.registry import MODELS
 import cankd_mm.engine
 import cankd_mm.models
 from benchmarks import growth, loss, operators, step, teachers
+from cankd_mm.__main__ import COMMANDS
 from cankd_mm.apis import train
-from cankd_mm.cli import COMMANDS
-from cankd_mm.experiment import results_table
-from cankd_mm.experiment.report import blocks_table
-from cankd_mm.pair import write_pair
+from cankd_mm.apis.pair import write_pair
+from cankd_mm.experiments.report import blocks_table, results_table
 from tests.conftest import ROOT
 
 DOCS = ROOT / 'docs'

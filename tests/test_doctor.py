@@ -4,14 +4,14 @@ import sys
 
 import pytest
 
-from cankd_mm import doctor
+from cankd_mm.stack import doctor
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.slow
 
 
 def run(*arguments):
-    return subprocess.run([sys.executable, *arguments, '-m', 'cankd_mm.doctor'], capture_output=True, text=True)
+    return subprocess.run([sys.executable, *arguments, '-m', 'cankd_mm.stack.doctor'], capture_output=True, text=True)
 
 
 def test_names_every_version_and_exits_zero():

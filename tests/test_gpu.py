@@ -8,7 +8,7 @@ import torch
 from benchmarks import loss, measure, operators
 from cankd_mm.models import CanKDLoss
 from cankd_mm.models.layers.can_block import MODES
-from cankd_mm.ops import Extension
+from cankd_mm.stack.ops import Extension
 from tests.conftest import needs_torch
 from tests.naive import naive_loss
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from mmengine.fileio import load
 
-from cankd_mm import cli, package
+from cankd_mm import __main__ as cli
+from cankd_mm.config import paths as package
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.slow
@@ -43,7 +44,7 @@ def environment(tmp_path_factory):
 
 COMMANDS = """
 import contextlib, io, json, sys
-from cankd_mm.cli import main
+from cankd_mm.__main__ import main
 said = []
 for words in json.load(open('commands.json')):
     sys.argv = ['cankd', *words]
@@ -152,7 +153,7 @@ def _metafile(folder):
 
 def test_tools_and_configs(run):
     code = (
-        'import cankd_mm.package as p; print(p.MIM); from mmengine.hub import get_config\n'
+        'import cankd_mm.config.paths as p; print(p.MIM); from mmengine.hub import get_config\n'
         "get_config('cankd_mm::detection/cankd_retinanet-r101_retinanet-r50_2x_coco.py').auto_scale_lr"
     )
     where = Path(run('python', '-W', 'ignore', '-c', code).splitlines()[0])
@@ -170,7 +171,7 @@ def test_help_is_there_in_a_moment_and_fits_on_a_screen(run):
         assert len(lines) <= 25 and all(len(line) <= 100 for line in lines), command
     code = (
         'import sys; sys.argv = ["cankd", "train", "--help"]\n'
-        'from cankd_mm.cli import main\n'
+        'from cankd_mm.__main__ import main\n'
         'try: main()\n'
         'finally: assert not {"torch", "mmengine", "numpy"} & set(sys.modules)'
     )

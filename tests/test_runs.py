@@ -6,8 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from cankd_mm.runs import Job, Slots, run_jobs
-from cankd_mm.runs.jobs import subprocess
+from cankd_mm.experiments.jobs import Job, Slots, run_jobs, subprocess
 
 
 @pytest.mark.parametrize('visible, expected', [(None, '0101'), ('3,5', '3535')])

@@ -1,4 +1,4 @@
-from cankd_mm.cli import compare, main
+from cankd_mm.__main__ import compare, main
 
 if __name__ == '__main__':
     main(compare)

@@ -1,4 +1,4 @@
-from cankd_mm.cli import demo, main
+from cankd_mm.__main__ import demo, main
 
 if __name__ == '__main__':
     main(demo)

@@ -1,4 +1,4 @@
-from cankd_mm.cli import export, main
+from cankd_mm.__main__ import export, main
 
 if __name__ == '__main__':
     main(export)

@@ -1,4 +1,4 @@
-from cankd_mm.cli import main, reproduce
+from cankd_mm.__main__ import main, reproduce
 
 if __name__ == '__main__':
     main(reproduce)

@@ -1,4 +1,4 @@
-from cankd_mm.cli import main, results
+from cankd_mm.__main__ import main, results
 
 if __name__ == '__main__':
     main(results)

@@ -1,4 +1,4 @@
-from cankd_mm.cli import main, test
+from cankd_mm.__main__ import main, test
 
 if __name__ == '__main__':
     main(test)

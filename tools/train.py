@@ -1,4 +1,4 @@
-from cankd_mm.cli import main, train
+from cankd_mm.__main__ import main, train
 
 if __name__ == '__main__':
     main(train)

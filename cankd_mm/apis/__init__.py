@@ -1,4 +1,4 @@
-from cankd_mm.apis.export_student import export_student
+from cankd_mm.apis.export import export_student
 from cankd_mm.apis.test import test
 from cankd_mm.apis.train import train
 

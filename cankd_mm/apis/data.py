@@ -1,6 +1,7 @@
 """Whether data sets hold what a config says, and what is wrong with a batch that could not be trained on."""
 
 import mmap
+import os.path as osp
 import re
 from contextlib import contextmanager
 from json import JSONDecoder
@@ -17,12 +18,61 @@ from mmengine.registry import DATASETS
 from mmengine.runner import Runner
 from torch import nn
 
-from cankd_mm.apis.config import missing_data
 from cankd_mm.errors import SetupError, reason_of
 from cankd_mm.models.utils import heads_of, unwrap
 
 _SECONDS = 3.0  # how long the labels of a split are looked through
 _FILES = 1000  # how many XML files are
+
+
+def check_data(cfg: Config, *splits: str) -> None:
+    """Check that the folders and annotation files of data sets exist.
+
+    Args:
+        cfg (Config): The config.
+        *splits (str): Which to check, of ``'train'``, ``'val'`` and ``'test'``.
+
+    Raises:
+        SetupError: If one does not exist.
+    """
+    for split, path in missing_data(cfg, *splits):
+        raise SetupError(
+            f'The {split} data set needs {path!r}, which does not exist: put the data there, or set '
+            f'{split}_dataloader.dataset.data_root to where it is.'
+        )
+
+
+def missing_data(cfg: Config, *splits: str) -> Iterator[Tuple[str, str]]:
+    """List the folders and annotation files of data sets that do not exist.
+
+    Args:
+        cfg (Config): The config.
+        *splits (str): Which to look for, of ``'train'``, ``'val'`` and ``'test'``.
+
+    Yields:
+        tuple[str, str]: A split and a path, a folder before what it holds.
+    """
+    for split in splits:
+        loader = cfg.get(f'{split}_dataloader') or {}
+        for path in _dataset_paths(loader.get('dataset', {})):
+            # Paths with a scheme are fetched by a file backend.
+            if '://' not in path and not osp.exists(path):
+                yield split, path
+
+
+def _dataset_paths(dataset: dict):
+    """Yield the paths of a data set, and of those it wraps."""
+    if isinstance(dataset.get('dataset'), dict):
+        yield from _dataset_paths(dataset['dataset'])
+    for part in dataset.get('datasets') or []:
+        yield from _dataset_paths(part)
+    if dataset.get('backend_args'):  # the files are in a store that only their backend can look into
+        return
+    root = dataset.get('data_root') or ''
+    prefixes = (dataset.get('data_prefix') or {}).values()
+    for path in (root, dataset.get('ann_file'), *prefixes):
+        if path:
+            yield path if path == root else osp.join(root, path)
 
 
 def check_loaders(cfg: Config, *splits: str) -> None:

@@ -7,11 +7,11 @@ import torch
 from mmengine.runner import Runner
 from torch import nn
 
+from cankd_mm.apis.work_dir import last_checkpoint
 from cankd_mm.errors import SetupError
 from cankd_mm.models import FeatureDistill
-from cankd_mm.models.builders import read_checkpoint, unpack_checkpoint
+from cankd_mm.models.checkpoints import read_checkpoint, unpack_checkpoint
 from cankd_mm.models.utils import unwrap
-from cankd_mm.runs import last_checkpoint
 
 
 def find_resumable(work_dir: Path) -> Optional[str]:

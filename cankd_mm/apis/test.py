@@ -2,12 +2,13 @@ from typing import Dict, Optional
 
 from mmengine.runner import Runner
 
-from cankd_mm.apis.config import check_data, is_distillation, load_config, student_config, teacher_config
-from cankd_mm.apis.data import check_loaders, check_test_dataset
+from cankd_mm.apis.data import check_data, check_loaders, check_test_dataset
 from cankd_mm.apis.train import init_cpu_dist
+from cankd_mm.config.pair import is_distillation, student_config, teacher_config
+from cankd_mm.config.read import load_config
 from cankd_mm.errors import SetupError
 from cankd_mm.models.algorithms.teacher_input import spread_grey
-from cankd_mm.models.builders import load_checkpoint, load_weights, student_state_dict
+from cankd_mm.models.checkpoints import load_checkpoint, load_weights, student_state_dict
 from cankd_mm.models.utils import unwrap
 
 

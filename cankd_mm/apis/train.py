@@ -13,12 +13,13 @@ from mmengine.registry import MODEL_WRAPPERS, RUNNERS
 from mmengine.runner import Runner
 from torch import nn
 
-from cankd_mm.apis.config import check_data, is_feature_distill, load_config
-from cankd_mm.apis.data import check_datasets, check_loaders, explain_batch
+from cankd_mm.apis.data import check_data, check_datasets, check_loaders, explain_batch
+from cankd_mm.apis.preflight import PreflightHook
 from cankd_mm.apis.resume import check_loadable, check_resumable, find_resumable
-from cankd_mm.engine.hooks.preflight import PreflightHook
+from cankd_mm.config.pair import is_feature_distill
+from cankd_mm.config.read import load_config
 from cankd_mm.errors import SetupError
-from cankd_mm.models.builders import load_checkpoint
+from cankd_mm.models.checkpoints import load_checkpoint
 from cankd_mm.models.utils import unwrap
 
 

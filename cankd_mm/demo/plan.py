@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Dict, List, NamedTuple, Sequence
 
-from cankd_mm.experiment.report import ALONE
-from cankd_mm.runs import Job
+from cankd_mm.experiments.jobs import Job
+from cankd_mm.experiments.report import ALONE
 
 BATCH = 8
 NUM_TRAIN, NUM_SMALL, NUM_VAL = 2000, 300, 200

@@ -2,12 +2,12 @@ from cankd_mm.engine.hooks import (
     BestStudentHook,
     CanBlockMonitorHook,
     DistillScheduleHook,
-    DistillVisualizationHook,
     FiniteLossHook,
     IterationSeedHook,
 )
-from cankd_mm.engine.optim_wrapper import install
-from cankd_mm.engine.runner import DistillRunner, DistillValLoop
+from cankd_mm.engine.optimizer import install
+from cankd_mm.engine.runner import DistillRunner
+from cankd_mm.engine.val_loop import DistillValLoop
 
 install()
 
@@ -16,7 +16,6 @@ __all__ = [
     'CanBlockMonitorHook',
     'DistillRunner',
     'DistillScheduleHook',
-    'DistillVisualizationHook',
     'DistillValLoop',
     'FiniteLossHook',
     'IterationSeedHook',

@@ -1,3 +1,0 @@
-from cankd_mm.show.show import show
-
-__all__ = ['show']

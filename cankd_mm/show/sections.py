@@ -8,7 +8,7 @@ import torch
 from mmengine.config import Config
 from torch import Tensor
 
-from cankd_mm.engine.runner.distill_val_loop import teacher_is_rateable
+from cankd_mm.engine.val_loop import teacher_is_rateable
 from cankd_mm.show import pictures, predictions, samples
 from cankd_mm.show.attention import IDENTITY, Point, added_by, looks, points_of, to_input
 from cankd_mm.show.features import Level, levels_of

@@ -5,13 +5,14 @@ from typing import List, Optional, Sequence, Tuple
 from mmengine.config import Config
 from torch import nn
 
-from cankd_mm.apis.config import load_config, missing_data
+from cankd_mm import __version__
+from cankd_mm.apis.data import missing_data
+from cankd_mm.config.read import load_config
 from cankd_mm.errors import SetupError
 from cankd_mm.show import samples, sections
 from cankd_mm.show.attention import Point, check_point
 from cankd_mm.show.page import Section, write_page
 from cankd_mm.show.stages import Stages
-from cankd_mm.version import __version__
 
 _BLOCK_IMAGES = 3  # of which the page shows where the blocks look
 

@@ -10,10 +10,11 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import set_random_seed
 from torch import nn
 
-from cankd_mm.apis.config import is_feature_distill
+from cankd_mm.config.pair import is_feature_distill
 from cankd_mm.errors import SetupError, reason_of
 from cankd_mm.models import FeatureDistill
-from cankd_mm.models.builders import build_model, load_checkpoint, load_weights, student_state_dict
+from cankd_mm.models.builders import build_model
+from cankd_mm.models.checkpoints import load_checkpoint, load_weights, student_state_dict
 from cankd_mm.models.utils import quiet, untouched_generators, unwrap
 
 BEFORE, AFTER, ALONE = 'before', 'student', 'student alone'

@@ -5,8 +5,7 @@ from numbers import Real
 from pathlib import Path
 from typing import Dict, List, Tuple
 
-from cankd_mm.runs import read_scalars
-from cankd_mm.runs.logs import METRICS
+from cankd_mm.apis.work_dir import METRICS, read_scalars
 
 Line = List[Tuple[float, float]]
 _AT_MOST = 400  # points of a line

@@ -11,8 +11,9 @@ from mmengine.config import Config
 from mmengine.runner import save_checkpoint
 
 from cankd_mm.apis import train
+from cankd_mm.config.read import load_model_cfg
 from cankd_mm.errors import one_sentence_errors
-from cankd_mm.models.builders import build_model, load_model_cfg
+from cankd_mm.models.builders import build_model
 
 
 class Mistake:
@@ -177,7 +178,7 @@ DETECTION = {
         lambda m: {'model.architecture.bbox_head.num_classes': 4},
         "10 classes and the model's bbox_head predicts 4: set num_classes of bbox_head to 10",
     ),
-    'no such teacher config': (lambda m: {'model.teacher': 'nowhere.py'}, "no model config 'nowhere.py'"),
+    'no such teacher config': (lambda m: {'model.teacher': 'nowhere.py'}, "config 'nowhere.py' does not exist"),
     'no such package': (lambda m: {'model.teacher': 'mmdett::a.py'}, "package 'mmdett', which is not installed"),
     'teacher without weights': (lambda m: {'model.teacher_ckpt': None}, 'no trained weights: set model.teacher_ckpt'),
     'no such checkpoint': (lambda m: {'model.teacher_ckpt': 'none.pth'}, "checkpoint 'none.pth' does not exist"),

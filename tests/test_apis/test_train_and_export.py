@@ -9,8 +9,8 @@ import torch
 from mmengine.config import Config
 
 from cankd_mm.apis import export_student, test, train
+from cankd_mm.apis.work_dir import read_scalars
 from cankd_mm.errors import SetupError
-from cankd_mm.runs import read_scalars
 
 evaluate = test
 del test  # pytest would collect it
@@ -135,7 +135,7 @@ def test_teacher_of_a_plain_config(pairs):
 
 
 def test_export_keeps_other_custom_imports(pairs):
-    from cankd_mm.apis.config import student_config
+    from cankd_mm.config.pair import student_config
 
     cfg = Config.fromfile(str(pairs['detection']))
     cfg.custom_imports = dict(imports=['cankd_mm', 'json'], allow_failed_imports=False)

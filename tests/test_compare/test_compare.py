@@ -7,12 +7,12 @@ import shutil
 import pytest
 from mmengine.fileio import load
 
-from cankd_mm.apis.config import load_config
-from cankd_mm.compare import compare
-from cankd_mm.compare.plan import ALONE, MONITOR, folder_name, method_configs, plan
+from cankd_mm.config.read import load_config
 from cankd_mm.errors import SetupError
-from cankd_mm.experiment import results_table
-from cankd_mm.runs import Slots
+from cankd_mm.experiments.compare import compare
+from cankd_mm.experiments.compare_plan import ALONE, MONITOR, folder_name, method_configs, plan
+from cankd_mm.experiments.jobs import Slots
+from cankd_mm.experiments.report import results_table
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.slow

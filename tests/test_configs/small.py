@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from mmengine.config import Config
 
-from cankd_mm.models.builders import load_model_cfg
+from cankd_mm.config.read import load_model_cfg
 
 SIDE = 96
 

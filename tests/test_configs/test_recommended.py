@@ -5,8 +5,8 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmrazor.registry import MODELS
 
+from cankd_mm.config.read import load_model_cfg
 from cankd_mm.models.algorithms import feature_distill
-from cankd_mm.models.builders import load_model_cfg
 from tests.conftest import ROOT
 from tests.test_configs.small import narrow, offline
 

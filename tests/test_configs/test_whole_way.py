@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from cankd_mm.apis import export_student, train
+from cankd_mm.config.read import load_model_cfg
 from cankd_mm.models.algorithms import feature_distill
-from cankd_mm.models.builders import load_model_cfg
 from tests.test_configs.small import make_data, narrow, shrink
 from tests.test_configs.test_recipes import CONFIGS, PAIRS, VARIANTS
 

@@ -10,8 +10,8 @@ from mmengine.fileio import load
 from mmengine.hub import get_config
 from mmengine.utils import get_installed_path
 
-from cankd_mm.package import config_file
-from cankd_mm.reproduce.rows import load_rows, table
+from cankd_mm.config.paths import config_file
+from cankd_mm.experiments.rows import load_rows, table
 from tests.conftest import ROOT
 from tests.test_configs.paper import DIFFERENCES, ROWS
 from tests.test_configs.test_recipes import without_scope

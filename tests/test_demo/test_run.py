@@ -9,8 +9,8 @@ from cankd_mm.demo import report
 from cankd_mm.demo.plan import TASKS, plan
 from cankd_mm.demo.scenes import Scene
 from cankd_mm.errors import SetupError
-from cankd_mm.experiment.report import ALONE
-from cankd_mm.runs import Job, Slots, run_jobs
+from cankd_mm.experiments.jobs import Job, Slots, run_jobs
+from cankd_mm.experiments.report import ALONE
 
 pytestmark = pytest.mark.slow
 

@@ -13,11 +13,11 @@ from mmengine.registry import HOOKS
 from mmengine.runner import save_checkpoint
 
 from cankd_mm.apis import train
-from cankd_mm.apis.config import load_config
 from cankd_mm.apis.resume import find_resumable
 from cankd_mm.apis.train import _resume
+from cankd_mm.config.read import load_config, load_model_cfg
 from cankd_mm.errors import SetupError
-from cankd_mm.models.builders import build_model, load_model_cfg
+from cankd_mm.models.builders import build_model
 from tests import forked
 from tests.conftest import ROOT
 
@@ -103,7 +103,7 @@ def test_nothing_to_resume_starts_as_the_config_says(pair, tmp_path):
 def test_preflight_leaves_no_trace(pair, tmp_path, monkeypatch):
     options = {'randomness.seed': 3, 'train_cfg.max_epochs': 1}
     checked = train(pair, work_dir=str(tmp_path / 'checked'), cfg_options=options)
-    monkeypatch.setattr('cankd_mm.engine.hooks.preflight.PreflightHook.before_train', lambda self, runner: None)
+    monkeypatch.setattr('cankd_mm.apis.preflight.PreflightHook.before_train', lambda self, runner: None)
     plain = train(pair, work_dir=str(tmp_path / 'plain'), cfg_options=options)
     expected, found = plain.model.state_dict(), checked.model.state_dict()
     assert [key for key in expected if not torch.equal(expected[key], found[key])] == []

@@ -5,7 +5,7 @@ from mmengine.config import Config
 
 from cankd_mm.apis import train
 from cankd_mm.errors import SetupError
-from cankd_mm.experiment import describe, evaluate
+from cankd_mm.experiments.evaluate import describe, evaluate
 
 pytestmark = pytest.mark.slow
 

@@ -5,9 +5,9 @@ import statistics
 
 import pandas as pd
 
-from cankd_mm.experiment.evaluate import blocks as blocks_of
-from cankd_mm.experiment.evaluate import rate
-from cankd_mm.experiment.report import ALONE, blocks_table, paired_difference, write_report
+from cankd_mm.experiments.evaluate import blocks as blocks_of
+from cankd_mm.experiments.evaluate import rate
+from cankd_mm.experiments.report import ALONE, blocks_table, paired_difference, write_report
 
 
 def cells(table):

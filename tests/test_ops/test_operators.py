@@ -9,8 +9,8 @@ from mmcv.ops import deform_conv as v1
 from mmcv.ops import modulated_deform_conv as v2
 from torch.nn import functional as F
 
-from cankd_mm import ops as package
-from cankd_mm.ops import torchvision_kernels
+from cankd_mm.stack import ops as package
+from cankd_mm.stack.ops import torchvision_kernels
 
 
 @pytest.fixture(params=['plain torch', 'torchvision'])
@@ -37,7 +37,7 @@ def iou(a, b, offset):
 @pytest.mark.parametrize('offset', [0, 1])
 @pytest.mark.parametrize('threshold', [0.1, 0.6])
 def test_nms(ops, n, offset, threshold, monkeypatch):
-    monkeypatch.setattr(import_module('cankd_mm.ops.nms'), '_ROWS', 7)
+    monkeypatch.setattr(import_module('cankd_mm.stack.ops.nms'), '_ROWS', 7)
     found, scores = boxes(n), torch.rand(n, dtype=torch.double)
     kept = []
     for i in scores.argsort(descending=True).tolist():

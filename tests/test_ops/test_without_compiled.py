@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from cankd_mm.apis import train
-from cankd_mm.ops import PLAIN
-from cankd_mm.runs import read_scalars
+from cankd_mm.apis.work_dir import read_scalars
+from cankd_mm.stack.ops import PLAIN
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.slow
@@ -58,7 +58,7 @@ def test_operator_that_is_not_there_is_named(environment):
 
 
 def test_doctor_says_where_operators_come_from(environment):
-    done = run(environment, '-m', 'cankd_mm.doctor')
+    done = run(environment, '-m', 'cankd_mm.stack.doctor')
     lines = [line for line in done.stdout.splitlines() if line.startswith('ok     from ')]
     assert done.returncode == 0 and sorted(op for line in lines for op in line.split(': ')[1].split(', ')) == sorted(
         op.__name__ for op in PLAIN

@@ -6,15 +6,15 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from cankd_mm.apis.config import load_config
+from cankd_mm.apis.pair import write_pair
+from cankd_mm.apis.pair.data import data_text
+from cankd_mm.apis.pair.plan import input_size, plan_pair
+from cankd_mm.apis.pair.sources import loss_memory
+from cankd_mm.apis.pair.zoo import find_model, zoo
+from cankd_mm.config.read import load_config
 from cankd_mm.errors import SetupError
 from cankd_mm.models.algorithms.parts import fitting_parts
 from cankd_mm.models.builders import build_model
-from cankd_mm.pair import write_pair
-from cankd_mm.pair.data import data_text
-from cankd_mm.pair.plan import input_size, plan_pair
-from cankd_mm.pair.sources import loss_memory
-from cankd_mm.pair.zoo import find_model, zoo
 from tests.conftest import ROOT
 
 
@@ -65,7 +65,7 @@ def test_names_that_are_not_found(key, words):
 
 
 def test_name_of_two_models(monkeypatch):
-    from cankd_mm.pair import zoo as module
+    from cankd_mm.apis.pair import zoo as module
 
     twice = [module.ZooModel('same', f'{package}::a/same.py') for package in ('mmdet', 'mmseg')]
     monkeypatch.setattr(module, 'zoo', lambda: twice)

@@ -3,8 +3,9 @@ from urllib.error import URLError
 import pytest
 import torch
 
-from cankd_mm.apis.config import load_config
-from cankd_mm.reproduce import find_row, load_rows, requirements
+from cankd_mm.config.read import load_config
+from cankd_mm.experiments import requirements
+from cankd_mm.experiments.rows import find_row, load_rows
 from tests.conftest import ROOT
 
 ROWS = load_rows(ROOT / 'configs')

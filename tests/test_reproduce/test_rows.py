@@ -1,8 +1,7 @@
 import pytest
 
 from cankd_mm.errors import SetupError
-from cankd_mm.reproduce import find_row, load_rows
-from cankd_mm.reproduce.rows import table
+from cankd_mm.experiments.rows import find_row, load_rows, table
 from tests.conftest import ROOT
 
 ROWS = load_rows(ROOT / 'configs')

@@ -6,12 +6,12 @@ import shutil
 import pytest
 from mmengine.runner import save_checkpoint
 
+from cankd_mm.apis.work_dir import METRICS as KEYS
 from cankd_mm.errors import SetupError
+from cankd_mm.experiments.reproduce import reproduce
+from cankd_mm.experiments.results import gather, results_table
+from cankd_mm.experiments.rows import Model, Row, find_row, load_rows
 from cankd_mm.models.builders import build_model
-from cankd_mm.reproduce import find_row, gather, load_rows, reproduce
-from cankd_mm.reproduce.results import results_table
-from cankd_mm.reproduce.rows import Model, Row
-from cankd_mm.runs import METRICS as KEYS
 from tests.conftest import ROOT
 from tests.test_configs.small import make_data, shrink
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from cankd_mm.apis import train
-from cankd_mm.apis.config import load_config
+from cankd_mm.config.read import load_config
 from cankd_mm.errors import SetupError
-from cankd_mm.show import show
 from cankd_mm.show.samples import from_split, preprocessed
+from cankd_mm.show.show import show
 from cankd_mm.show.stages import AFTER, ALONE, BEFORE, Stages
 from tests.conftest import ROOT
 

@@ -10,7 +10,8 @@ from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData, PixelData
 
 from cankd_mm.apis import test as evaluate
-from cankd_mm.apis.config import load_config, student_config
+from cankd_mm.config.pair import student_config
+from cankd_mm.config.read import load_config
 from cankd_mm.models.builders import build_model
 from cankd_mm.show import predictions
 from cankd_mm.show.samples import Sample

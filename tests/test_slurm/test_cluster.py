@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from cankd_mm.compare import compare
 from cankd_mm.errors import SetupError
-from cankd_mm.runs import Job, Slots, run_jobs
+from cankd_mm.experiments.compare import compare
+from cankd_mm.experiments.jobs import Job, Slots, run_jobs
 from tests.conftest import ROOT
 from tests.test_slurm.test_slurm import partition as partition  # a fixture
 from tests.test_slurm.test_slurm import wait_for
@@ -21,7 +21,7 @@ OPTIONS = {'train_cfg.max_epochs': 8, 'train_cfg.val_interval': 8, 'default_hook
 
 def cluster(folder, name):
     pytest.importorskip('submitit')
-    from cankd_mm.runs.cluster import Cluster
+    from cankd_mm.experiments.cluster import Cluster
 
     return Cluster(folder, name, {'gres': '', 'time': '10'})
 
@@ -41,7 +41,7 @@ def test_a_comparison_with_a_requeued_job_is_the_local_one(pairs, forked, partit
     ended = place.ended
     sleep = time.sleep
     monkeypatch.setattr(
-        'cankd_mm.runs.cluster.time', SimpleNamespace(sleep=lambda s: sleep(s / 5), monotonic=time.monotonic)
+        'cankd_mm.experiments.cluster.time', SimpleNamespace(sleep=lambda s: sleep(s / 5), monotonic=time.monotonic)
     )
 
     def requeue_one():
@@ -65,7 +65,7 @@ def test_a_comparison_with_a_requeued_job_is_the_local_one(pairs, forked, partit
 
 
 def test_a_job_that_is_killed_or_fails_is_named(partition, tmp_path, monkeypatch):  # noqa: F811
-    monkeypatch.setattr('cankd_mm.runs.cluster._GRACE', 1)
+    monkeypatch.setattr('cankd_mm.experiments.cluster._GRACE', 1)
     broken = Job(tmp_path / 'broken', 'configs/nowhere.py', {}, 'epoch_1.pth', 1, 0.1)
     with pytest.raises(SetupError, match=r"'configs/nowhere.py' does not exist.*train.log"):
         run_jobs([broken], cluster(tmp_path / 'a', partition), stream=io.StringIO())

@@ -3,11 +3,11 @@
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from cankd_mm.apis.config import load_config
+from cankd_mm.config.read import load_config
+from cankd_mm.config.write import write_changes
 from cankd_mm.errors import SetupError
+from cankd_mm.experiments.tune_space import make_space
 from cankd_mm.models.builders import build_model
-from cankd_mm.tune.report import write_config
-from cankd_mm.tune.space import make_space
 
 WEIGHT = 'model.distiller.loss.loss_weight'
 
@@ -43,7 +43,7 @@ def test_entries_of_lists(pairs, tmp_path):
     base = str(pairs['detection'])
     before = load_config(base)
     options = {'param_scheduler.1.T_max': 7, 'param_scheduler.0.end': 3, 'default_hooks.logger.interval': 9}
-    write_config(tmp_path / 'trial.py', base, {**options, WEIGHT: 2.0})
+    write_changes(tmp_path / 'trial.py', base, {**options, WEIGHT: 2.0})
     after = load_config(str(tmp_path / 'trial.py'))
     expected = load_config(base, {**options, WEIGHT: 2.0})
     expected.work_dir = after.work_dir
@@ -66,7 +66,7 @@ def test_parts_that_fit(pairs):
 def test_written_config_is_read_and_built(pairs, tmp_path):
     space = make_space(load_config(str(pairs['segmentation'])), ['weight', 'levels', 'level-weights', 'init', 'mode'])
     values = {name: getattr(kind, 'choices', [1.5])[-1] for name, kind in space.distributions.items()}
-    write_config(tmp_path / 'trial.py', str(pairs['segmentation']), {**space.options(values), 'a.0.b': 1})
+    write_changes(tmp_path / 'trial.py', str(pairs['segmentation']), {**space.options(values), 'a.0.b': 1})
     text = (tmp_path / 'trial.py').read_text()
     assert len(text.splitlines()) <= 4, text
     cfg = load_config(str(tmp_path / 'trial.py'))

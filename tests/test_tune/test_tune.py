@@ -9,10 +9,11 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from cankd_mm.apis.config import load_config
+from cankd_mm.config.read import load_config
 from cankd_mm.errors import SetupError
-from cankd_mm.runs import Job, Slots
-from cankd_mm.tune import run, tune
+from cankd_mm.experiments import tune as run
+from cankd_mm.experiments.jobs import Job, Slots
+from cankd_mm.experiments.tune import tune
 
 pytestmark = pytest.mark.slow
 
@@ -50,7 +51,7 @@ def stand_in(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Job, 'command', command)
     sleep = time.sleep
-    monkeypatch.setattr('cankd_mm.runs.jobs.time.sleep', lambda seconds: sleep(seconds / 20))
+    monkeypatch.setattr('cankd_mm.experiments.jobs.time.sleep', lambda seconds: sleep(seconds / 20))
     return settings
 
 

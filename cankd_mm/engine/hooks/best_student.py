@@ -7,7 +7,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner, save_checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader
 
-from cankd_mm.models.builders import student_state_dict
+from cankd_mm.models.checkpoints import student_state_dict
 
 
 @HOOKS.register_module()

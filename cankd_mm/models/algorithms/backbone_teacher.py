@@ -8,10 +8,10 @@ from mmrazor.registry import MODELS
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cankd_mm.config.pair import NO_PREDICTIONS
+from cankd_mm.config.types import TIMM, from_timm
 from cankd_mm.errors import SetupError, reason_of
-from cankd_mm.models.builders import TIMM, from_timm
 
-NO_PREDICTIONS = 'is a backbone alone, which gives features, no predictions'
 # What most weights for RGB images expect, in units of 0 to 255.
 _MEAN, _STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 

@@ -13,7 +13,8 @@ from cankd_mm.errors import SetupError
 from cankd_mm.models.algorithms.frozen_teacher import FrozenTeacher
 from cankd_mm.models.algorithms.parts import Parts, find_parts
 from cankd_mm.models.algorithms.teacher_input import TeacherInput
-from cankd_mm.models.builders import build_model, load_pretrained, pretrained_cfg
+from cankd_mm.models.builders import build_model
+from cankd_mm.models.checkpoints import load_pretrained, pretrained_cfg
 
 
 @MODELS.register_module()

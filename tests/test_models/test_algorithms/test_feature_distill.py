@@ -165,8 +165,8 @@ def test_all_that_fits_behind_the_backbone_starts_from_the_teacher(pairs, task, 
         (dict(init_from_teacher=['backbone']), r'backbone\.bn1\.bias \(8,\) .* backbone\.bn1\.bias \(12,\)'),
         (dict(init_from_teacher=dict(neck='bbox_head')), r'the teacher has .*, the student has not|student has not'),
         (dict(teacher_ckpt='nowhere.pth'), r"teacher's checkpoint 'nowhere.pth' does not exist"),
-        (dict(teacher='nowhere.py'), r"no model config 'nowhere.py'"),
-        (dict(teacher='mmdet::retinanet/no_such_model.py'), r'no model config'),
+        (dict(teacher='nowhere.py'), r"config 'nowhere.py' does not exist"),
+        (dict(teacher='mmdet::retinanet/no_such_model.py'), r"config 'mmdet::retinanet/no_such_model.py' does not exist"),
         (dict(teacher='nopackage::retinanet.py'), r"package 'nopackage', which is not installed"),
         (dict(teacher=dict(type='NoSuchNet')), r"teacher's type 'NoSuchNet' is neither in MMDetection nor in MMSeg"),
         (dict(teacher=dict(backbone=dict())), r"give its 'type'"),
@@ -279,7 +279,9 @@ def test_stopped_distillation_trains_the_student_alone(pairs, loss):
 
 def test_losses_are_those_of_mmrazors_own_algorithm(pairs):
     """Where both normalize alike and the teacher has no dropout, only the time spent differs."""
-    from cankd_mm.models.builders import build_model, load_model_cfg, student_state_dict
+    from cankd_mm.config.read import load_model_cfg
+    from cankd_mm.models.builders import build_model
+    from cankd_mm.models.checkpoints import student_state_dict
 
     ours = build(pairs['detection'])
     cfg = Config.fromfile(str(pairs['detection'])).model

@@ -8,8 +8,9 @@ from mmengine.config import Config
 from mmengine.model import MMDistributedDataParallel
 from mmengine.runner import save_checkpoint
 
+from cankd_mm.config.read import load_model_cfg
 from cankd_mm.errors import SetupError
-from cankd_mm.models.builders import build_model, load_model_cfg
+from cankd_mm.models.builders import build_model
 from tests.test_models.test_algorithms.test_feature_distill import build
 
 

@@ -1,3 +1,0 @@
-from cankd_mm.compare.run import compare
-
-__all__ = ['compare']

@@ -1,0 +1,139 @@
+"""What a pair's config says of its student and its teacher, each as a config of its own."""
+
+import copy
+from typing import Optional
+
+from mmengine.config import Config
+from mmengine.registry import HOOKS, LOOPS, Registry
+
+from cankd_mm.config.read import load_model_cfg
+from cankd_mm.config.types import class_of, from_timm, type_name
+from cankd_mm.errors import SetupError
+
+NO_PREDICTIONS = 'is a backbone alone, which gives features, no predictions'
+
+
+def is_distillation(cfg: Config) -> bool:
+    """Tell a distillation config from a plain model's.
+
+    Args:
+        cfg (Config): The config.
+
+    Returns:
+        bool: Whether its model has a teacher and a student.
+    """
+    return 'architecture' in cfg.model and 'teacher' in cfg.model
+
+
+def is_feature_distill(cfg: Config) -> bool:
+    """Tell whether a config's algorithm is :class:`FeatureDistill`, and not one of MMRazor's.
+
+    Args:
+        cfg (Config): The config.
+
+    Returns:
+        bool: Whether it is.
+    """
+    return type_name(cfg.model) == 'FeatureDistill'
+
+
+def student_config(cfg: Config, exported: bool = True) -> Config:
+    """Take the student out of a distillation config.
+
+    Args:
+        cfg (Config): A distillation config; a plain one is copied.
+        exported (bool): Whether nothing is left of what this package registers, so that MMDetection or MMSegmentation
+            runs the config without it. Defaults to True; otherwise only the model is exchanged.
+
+    Returns:
+        Config: The student's config.
+    """
+    plain = cfg.to_dict()
+    if is_distillation(cfg):
+        student = cfg.model.architecture
+        if isinstance(student, str) or 'cfg_path' in student:
+            student = load_model_cfg(student if isinstance(student, str) else student.cfg_path)
+        plain['model'] = copy.deepcopy(dict(student))
+        # A config's own is given by MMEngine to any model that has none. The student's goes first here, and last in
+        # MMRazor's algorithms.
+        given = cfg.model.get('data_preprocessor')
+        if given is not None:
+            plain['model'].setdefault('data_preprocessor', given)
+        if not is_feature_distill(cfg) and (given or cfg.get('data_preprocessor')):
+            plain['model']['data_preprocessor'] = given or cfg.data_preprocessor
+        plain.pop('distiller', None)
+    if exported:
+        _leave_out_ours(plain)
+    return Config(_without_scope(plain, cfg.get('default_scope')))
+
+
+# All that is here of which a student can be made.
+_BACKBONES = 'cankd_mm.backbones'
+# What DistillRunner calls the hooks that it adds: a config may switch them off.
+_OUR_HOOKS = ('finite_loss', 'best_student')
+
+
+def _leave_out_ours(plain: dict) -> None:
+    """Leave out of a config what this package or MMRazor registers, and its import."""
+    if 'runner_type' in plain and type_name(plain['runner_type']) == 'DistillRunner':
+        del plain['runner_type']
+    if plain.get('val_cfg') and _is_ours(plain['val_cfg'], LOOPS):
+        plain['val_cfg'] = {key: value for key, value in plain['val_cfg'].items() if key not in ('type', 'teacher')}
+    for key in ('custom_hooks', 'default_hooks'):
+        hooks = plain.get(key)
+        if isinstance(hooks, dict):
+            plain[key] = {k: hook for k, hook in hooks.items() if not _is_ours(hook, HOOKS) and k not in _OUR_HOOKS}
+        elif hooks:
+            plain[key] = [hook for hook in hooks if not _is_ours(hook, HOOKS)]
+    custom_imports = plain.pop('custom_imports', None)
+    if custom_imports:
+        imports = custom_imports['imports']
+        names = [imports] if isinstance(imports, str) else imports
+        others = [name for name in names if not _is_package(name) or name.startswith(_BACKBONES)]
+        if others:
+            plain['custom_imports'] = dict(custom_imports, imports=others)
+
+
+def _is_package(module: str) -> bool:
+    return module.split('.')[0] in ('cankd_mm', 'mmrazor')
+
+
+def _is_ours(cfg: Optional[dict], registry: Registry) -> bool:
+    """Whether what a config names is registered by this package or by MMRazor."""
+    kind = (cfg or {}).get('type')
+    if isinstance(kind, str):
+        kind = kind if _is_package(kind) else class_of(registry, kind)
+    return kind is not None and _is_package(kind if isinstance(kind, str) else kind.__module__)
+
+
+def teacher_config(cfg: Config) -> Config:
+    """Take the teacher out of a distillation config, with the student's data and evaluation.
+
+    Args:
+        cfg (Config): A distillation config.
+
+    Returns:
+        Config: A plain config of the teacher.
+
+    Raises:
+        SetupError: If the config has no teacher, or one that predicts nothing.
+    """
+    if not is_distillation(cfg):
+        raise SetupError('There is no teacher in this config: give a distillation config, or leave --teacher out.')
+    teacher = cfg.model.teacher
+    if from_timm(teacher) or not isinstance(teacher, str) and type_name(teacher) == 'BackboneTeacher':
+        raise SetupError(f'The teacher {NO_PREDICTIONS}: leave --teacher out.')
+    if isinstance(teacher, str) or 'cfg_path' in teacher:
+        teacher = load_model_cfg(teacher if isinstance(teacher, str) else teacher.cfg_path)
+    plain = student_config(cfg)
+    plain.model = teacher
+    return plain
+
+
+def _without_scope(value, scope: Optional[str]):
+    """Drop every ``_scope_`` that says what the config's default scope says already."""
+    if isinstance(value, dict):
+        return {k: _without_scope(v, scope) for k, v in value.items() if (k, v) != ('_scope_', scope)}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_without_scope(v, scope) for v in value)
+    return value

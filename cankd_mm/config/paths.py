@@ -1,0 +1,70 @@
+"""Where things are: the package's configs and tools, configs of other packages, work folders.
+
+Configs and tools stand where MMEngine and ``mim`` look for those of a package, in a clone by way of links.
+"""
+
+import os
+from importlib.util import find_spec
+from pathlib import Path
+
+from cankd_mm.errors import SetupError
+
+MIM = Path(__file__).parents[1] / '.mim'
+
+
+def folder(name: str) -> Path:
+    """Find a folder of the package.
+
+    Args:
+        name (str): ``'configs'`` or ``'tools'``.
+
+    Returns:
+        Path: The folder, relative to the current one where it is below that, as in a clone.
+    """
+    path = Path(os.path.realpath(MIM / name))
+    here = Path(os.path.realpath(os.curdir))
+    return path.relative_to(here) if here in path.parents else path
+
+
+def config_file(path: str) -> str:
+    """Find the file of a config.
+
+    Args:
+        path (str): A path, or ``package::path`` for a config of an installed package, which may be in a folder of any
+            name: ``'cankd_mm::detection/cankd_retinanet-r101_retinanet-r50_2x_coco.py'``.
+
+    Returns:
+        str: The file; what was given where there is none.
+
+    Raises:
+        SetupError: If the package is not installed.
+    """
+    package, _, name = path.rpartition('::')
+    if not package:
+        return path
+    if package == 'cankd_mm':
+        files = [folder('configs') / name]
+    elif find_spec(package) is None:  # MMEngine would go and install it
+        raise SetupError(
+            f'The config {path!r} is of the package {package!r}, which is not installed: correct the name, or '
+            'install it.'
+        )
+    else:
+        from mmengine.utils import get_installed_path
+
+        root = Path(get_installed_path(package))
+        files = [root / '.mim' / 'configs' / name, root.parent / 'configs' / name]  # installed, and in a clone
+    return next((str(file) for file in files if file.is_file()), path)
+
+
+def default_work_dir(config: str, command: str = '') -> Path:
+    """Name the work folder of a command that is given none.
+
+    Args:
+        config (str): The config.
+        command (str): ``'compare'`` or ``'tune'``, whose folders stand by themselves. Defaults to ``''``.
+
+    Returns:
+        Path: ``work_dirs/<command>/<name of the config>``.
+    """
+    return Path('work_dirs', command, Path(config).stem)

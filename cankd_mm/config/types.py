@@ -1,0 +1,83 @@
+"""What type an entry of a config has: a name, a name with its scope or its module, or a class."""
+
+import importlib
+from importlib.util import find_spec
+from typing import Optional, Union
+
+from mmengine.registry import Registry
+
+LIBRARIES = ('mmdet', 'mmseg')
+TIMM = 'timm::'
+
+
+def type_name(entry: object) -> str:
+    """Name the type of an entry, without scope and module.
+
+    Args:
+        entry (dict | str | type): An entry with a ``type``, or the type itself.
+
+    Returns:
+        str: ``'CocoMetric'`` for that name, ``'mmdet.CocoMetric'``, ``'mmdet.evaluation.CocoMetric'`` and the class.
+    """
+    kind = entry.get('type') if isinstance(entry, dict) else entry
+    return kind.__name__ if isinstance(kind, type) else str(kind).split('.')[-1]
+
+
+def class_of(registry: Registry, kind: Union[str, type], scope: Optional[str] = None) -> Optional[type]:
+    """Find the class that a type means.
+
+    Args:
+        registry (Registry): Where it is registered.
+        kind (str | type): The type.
+        scope (str, optional): The library whose names go first. Defaults to None, the default scope.
+
+    Returns:
+        type | None: The class; None where nothing of that name is registered.
+    """
+    if not isinstance(kind, str):
+        return kind
+    with registry.switch_scope_and_registry(scope) as found_in:
+        return found_in.get(kind)
+
+
+def library_of(kind: Union[str, type, None]) -> Optional[str]:
+    """Tell which library a model's type is of, where the type says so.
+
+    Args:
+        kind (str | type, optional): The type.
+
+    Returns:
+        str | None: ``'mmdet'``, ``'mmseg'`` or another scope; None of a name alone. A class of the user's own is of the
+        library whose class it extends.
+    """
+    package, _, name = str(kind).rpartition('.')
+    if isinstance(kind, str) and '.' in package:  # a module
+        try:
+            kind = getattr(importlib.import_module(package), name)
+        except (ImportError, AttributeError):
+            return package.split('.')[0]
+    if isinstance(kind, type):
+        packages = [base.__module__.split('.')[0] for base in kind.__mro__]
+        return next((package for package in packages if package in LIBRARIES), packages[0])
+    return package or None if isinstance(kind, str) else None
+
+
+def from_timm(name: object) -> bool:
+    """Tell whether a teacher is named as one of timm's.
+
+    Args:
+        name (object): What a config has as its teacher.
+
+    Returns:
+        bool: Whether it is ``'timm::NAME'``.
+    """
+    return isinstance(name, str) and name.startswith(TIMM)
+
+
+def installed_libraries() -> tuple:
+    """List those of MMDetection and MMSegmentation that are installed.
+
+    Returns:
+        tuple[str]: Their import names.
+    """
+    return tuple(filter(find_spec, LIBRARIES))

@@ -1,0 +1,103 @@
+"""Write configs as a person would."""
+
+import os
+from pathlib import Path
+from typing import Dict
+
+from mmengine.config import Config
+
+from cankd_mm.config.paths import config_file
+from cankd_mm.config.read import read_config
+from cankd_mm.errors import SetupError
+
+
+def literal(value: object) -> str:
+    """Write a value as in a config.
+
+    Args:
+        value (object): A number, a word, or dictionaries, lists and tuples of these.
+
+    Returns:
+        str: Dictionaries by ``dict``, where their keys are names.
+    """
+    if isinstance(value, dict):
+        if all(isinstance(key, str) and key.isidentifier() for key in value):
+            return f'dict({arguments(value)})'
+        return '{' + ', '.join(f'{key!r}: {literal(inner)}' for key, inner in value.items()) + '}'
+    if isinstance(value, list):
+        return f'[{", ".join(map(literal, value))}]'
+    if isinstance(value, tuple):
+        return f'({", ".join(map(literal, value))}{"," if len(value) == 1 else ""})'
+    return repr(value)
+
+
+def arguments(entries: dict) -> str:
+    """Write entries as arguments of ``dict``.
+
+    Args:
+        entries (dict): Values by name.
+
+    Returns:
+        str: ``key=value, key=value``.
+    """
+    return ', '.join(f'{key}={literal(value)}' for key, value in entries.items())
+
+
+def base_name(config: str, folder: Path) -> str:
+    """Name a config as ``_base_`` of one in a folder takes it.
+
+    Args:
+        config (str): A file, or ``package::path``.
+        folder (Path): Where the config will stand that is based on it.
+
+    Returns:
+        str: ``package::path``, or a path relative to the folder.
+    """
+    return config if '::' in config else Path(os.path.relpath(config, folder)).as_posix()
+
+
+def write_changes(path: Path, base: str, options: Dict[str, object]) -> None:
+    """Write a config that changes entries of another.
+
+    Args:
+        path (Path): The file.
+        base (str): The other config, a file or ``package::path``.
+        options (dict[str, object]): Entries by key, with dots.
+    """
+    nested = Config()
+    nested.merge_from_dict(_whole_lists(base, options))
+    base = base if '::' in base else str(Path(config_file(base)).resolve())
+    lines = [f'_base_ = {base!r}', *(f'{key} = {literal(value)}' for key, value in nested.to_dict().items())]
+    path.write_text('\n'.join(lines) + '\n', encoding='utf-8')
+
+
+def write_new(path: Path, text: str) -> None:
+    """Write a file that must not be there yet.
+
+    Args:
+        path (Path): The file.
+        text (str): Its content.
+
+    Raises:
+        SetupError: If it is there.
+    """
+    if path.exists():
+        raise SetupError(f'{str(path)!r} is there already: name another file with --out, or take it away.')
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding='utf-8')
+
+
+def _whole_lists(base: str, options: Dict[str, object]) -> Dict[str, object]:
+    """Replace entries of the base's lists by the lists: a config can change no entry of one that it inherits."""
+    merged = read_config(base, options)
+    found: Dict[str, object] = {}
+    for key, value in options.items():
+        node, path = merged, []
+        for part in key.split('.'):
+            path.append(part)
+            node = node[part]
+            if isinstance(node, (list, tuple)):
+                break
+        inside = len(path) < len(key.split('.'))
+        found['.'.join(path)] = node if inside else value
+    return found

@@ -1,0 +1,214 @@
+"""Read checkpoints of whatever library, and load them into students and teachers."""
+
+import logging
+import os.path as osp
+import re
+from pickle import UnpicklingError
+from typing import Optional
+
+from mmengine.logging import print_log
+from mmengine.model import BaseModel
+from mmengine.model.weight_init import PretrainedInit
+from mmengine.runner.checkpoint import CheckpointLoader
+from torch import Tensor, nn
+
+from cankd_mm.errors import SetupError, reason_of
+
+
+def check_checkpoint(path: str, whose: str) -> None:
+    """Check that a checkpoint is there, where it is a file.
+
+    Args:
+        path (str): A file, or an address, which is not looked up.
+        whose (str): Whose checkpoint it is, for the message.
+
+    Raises:
+        SetupError: If there is no such file.
+    """
+    if '://' not in path and not osp.isfile(osp.expanduser(path)):
+        raise SetupError(f"The {whose}'s checkpoint {path!r} does not exist: correct the path, or put the file there.")
+
+
+def load_checkpoint(path: str, whose: str) -> dict:
+    """Read a checkpoint and find its weights, whatever library has written it.
+
+    Args:
+        path (str): A file, or an address that MMEngine can load from.
+        whose (str): Whose checkpoint it is, for messages.
+
+    Returns:
+        dict: The checkpoint, with its weights as ``state_dict`` and whatever else it holds.
+
+    Raises:
+        SetupError: If the file is not there or is not a checkpoint.
+    """
+    return unpack_checkpoint(read_checkpoint(path, whose), path, whose)
+
+
+def read_checkpoint(path: str, whose: str) -> object:
+    """Read a file of weights as it is.
+
+    Args:
+        path (str): A file, or an address that MMEngine can load from.
+        whose (str): Whose checkpoint it is, for messages.
+
+    Returns:
+        object: What the file holds.
+
+    Raises:
+        SetupError: If the file is not there or cannot be read.
+    """
+    check_checkpoint(path, whose)
+    try:
+        checkpoint = CheckpointLoader.load_checkpoint(path, map_location='cpu', logger='silent')
+    except (RuntimeError, UnpicklingError, EOFError, OSError) as e:
+        if 'weights_only' in str(e) or 'which no checkpoint needs' in str(e):
+            raise SetupError(
+                f"The {whose}'s checkpoint {path!r} holds more than weights and training state, and is not "
+                'read, since that could run code: save its state_dict alone where you trust it.'
+            ) from e
+        if '://' in path and isinstance(e, OSError):
+            raise SetupError(
+                f"The {whose}'s checkpoint {path!r} cannot be fetched ({e}): fetch it where there is a network and "
+                'give the path of the file.'
+            ) from e
+        reason = reason_of(e).split('. ')[0]
+        raise SetupError(
+            f"The {whose}'s checkpoint {path!r} cannot be read ({reason}): it is truncated or no checkpoint, so fetch "
+            'or write it again.'
+        ) from e
+    return checkpoint
+
+
+def unpack_checkpoint(checkpoint: object, path: str, whose: str) -> dict:
+    """Find the weights in what a file holds, whatever library has written it.
+
+    Args:
+        checkpoint (object): What the file holds.
+        path (str): The file, for messages.
+        whose (str): Whose checkpoint it is, for messages.
+
+    Returns:
+        dict: The checkpoint, with its weights as ``state_dict`` and whatever else it holds.
+
+    Raises:
+        SetupError: If it holds no weights.
+    """
+    if not isinstance(checkpoint, dict):
+        raise SetupError(
+            f"The {whose}'s checkpoint {path!r} holds a {type(checkpoint).__name__}, not weights by name: save the "
+            "model's state_dict."
+        )
+    found = {} if 'state_dict' in checkpoint else checkpoint
+    for key in ('state_dict', 'ema_state_dict', 'model_ema', 'model'):
+        if isinstance(checkpoint.get(key), dict):
+            found = checkpoint[key]
+            break
+    weights = {key: value for key, value in found.items() if isinstance(value, Tensor)}
+    if not weights:
+        inside = ', '.join(map(repr, [*checkpoint][:5])) or 'nothing'
+        raise SetupError(
+            f"The {whose}'s checkpoint {path!r} holds no weights, but {inside}: give the file that the training wrote."
+        )
+    # What distributes or averages a model puts it under `module`.
+    weights = {re.sub(r'^module\.', '', key): value for key, value in weights.items() if key != 'steps'}
+    return {**(checkpoint if found is not checkpoint else {}), 'state_dict': weights}
+
+
+def student_state_dict(state_dict: dict) -> dict:
+    """Pick the student's weights out of those of a distillation run.
+
+    Args:
+        state_dict (dict[str, Tensor]): Of a :class:`FeatureDistill`, of an algorithm of MMRazor or of a version before
+            0.2, which hold the student under ``architecture``, or of a plain model, which is returned as it is.
+
+    Returns:
+        dict[str, Tensor]: The plain student's.
+    """
+    nested = _without_prefix(state_dict, 'architecture.')
+    return nested or {k: v for k, v in state_dict.items() if not k.startswith('distiller.') and k != '_extra_state'}
+
+
+def _without_prefix(state_dict: dict, prefix: str) -> dict:
+    return {key[len(prefix) :]: value for key, value in state_dict.items() if key.startswith(prefix)}
+
+
+def pretrained_cfg(model: BaseModel) -> Optional[dict]:
+    """Find what fills a whole model with trained weights, of its own ``init_cfg``.
+
+    Args:
+        model (BaseModel): The model, of which no part is looked at.
+
+    Returns:
+        dict | None: The ``init_cfg`` of type ``'Pretrained'``, None where there is none.
+    """
+    init_cfgs = model.init_cfg if isinstance(model.init_cfg, (list, tuple)) else [model.init_cfg or {}]
+    return next((cfg for cfg in init_cfgs if cfg.get('type') in ('Pretrained', PretrainedInit)), None)
+
+
+def load_pretrained(model: nn.Module, init_cfg: dict, whose: str) -> None:
+    """Fill a model with the weights of a file that must cover all of it.
+
+    Args:
+        model (nn.Module): The model, filled in place.
+        init_cfg (dict): ``checkpoint``, a path or an address, and maybe ``prefix``, what names in the file begin with.
+        whose (str): ``'student'`` or ``'teacher'``, for messages.
+
+    Raises:
+        SetupError: If the file is not there, is no checkpoint, or does not fit.
+    """
+    path, prefix = init_cfg['checkpoint'], init_cfg.get('prefix')
+    state_dict = load_checkpoint(path, whose)['state_dict']
+    if prefix:
+        state_dict = _without_prefix(state_dict, f'{prefix.rstrip(".")}.')
+    load_weights(model, state_dict, path, whose)
+
+
+def load_weights(model: nn.Module, state_dict: dict, path: str, whose: str) -> None:
+    """Fill a model with weights that must cover every parameter and every statistic.
+
+    Args:
+        model (nn.Module): The model, filled in place.
+        state_dict (dict[str, Tensor]): The weights.
+        path (str): Where they come from, for messages.
+        whose (str): ``'student'`` or ``'teacher'``, for messages.
+
+    Raises:
+        SetupError: If a parameter or buffer is missing or has another shape.
+    """
+    name = type(model).__name__
+    if whose == 'teacher' and any(key.startswith(('architecture.', 'distiller.')) for key in state_dict):
+        raise SetupError(
+            f"The teacher's checkpoint {path!r} holds a distillation run, not a model: turn it into one with "
+            'cankd export.'
+        )
+    own = model.state_dict()
+    if hasattr(model, 'backbone') and not own.keys() & state_dict.keys():  # of a backbone alone
+        state_dict = {f'backbone.{key}': value for key, value in state_dict.items()}
+    misfits = [key for key, value in state_dict.items() if key in own and own[key].shape != value.shape]
+    if misfits:
+        key = misfits[0]
+        more = f', and {len(misfits) - 1} more differ' if len(misfits) > 1 else ''
+        raise SetupError(
+            f"The {whose}'s checkpoint {path!r} does not fit its config: {key} has the shape "
+            f'{tuple(state_dict[key].shape)} in the file and {tuple(own[key].shape)} in the '
+            f'{name}{more}; give the config it was trained with.'
+        )
+    result = model.load_state_dict(state_dict, strict=False)
+    parameters = dict(model.named_parameters())
+    # Other buffers are counters and constants, which many files lack.
+    needed = [key for key in own if key in parameters or key.endswith(('running_mean', 'running_var'))]
+    missing = [key for key in result.missing_keys if key in needed]
+    if missing:
+        raise SetupError(
+            f"The {whose}'s checkpoint {path!r} lacks {len(missing)} of the {len(needed)} parameters and batch norm "
+            f'statistics of its {name}, such as {missing[0]}: give the checkpoint of this config.'
+        )
+    if result.unexpected_keys:
+        print_log(
+            f"The {whose}'s checkpoint {path!r} holds {len(result.unexpected_keys)} entries that its "
+            f'{name} has no place for, such as {result.unexpected_keys[0]}.',
+            logger='current',
+            level=logging.WARNING,
+        )
+    print_log(f'Loaded all {len(needed)} weights and statistics of the {whose} {name} from {path}.', logger='current')

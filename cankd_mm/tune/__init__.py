@@ -1,3 +1,0 @@
-from cankd_mm.tune.run import tune
-
-__all__ = ['tune']
