@@ -5,7 +5,6 @@ from typing import List, Optional, Sequence, Tuple
 from mmengine.config import Config
 from torch import nn
 
-from cankd_mm import __version__
 from cankd_mm.apis.data import missing_data
 from cankd_mm.config.read import load_config
 from cankd_mm.errors import SetupError
@@ -13,6 +12,7 @@ from cankd_mm.show import samples, sections
 from cankd_mm.show.attention import Point, check_point
 from cankd_mm.show.page import Section, write_page
 from cankd_mm.show.stages import Stages
+from cankd_mm.stack.machine import describe_machine
 
 _BLOCK_IMAGES = 3  # of which the page shows where the blocks look
 
@@ -73,7 +73,7 @@ def show(
         facts.insert(2, ('student alone', against))
     title = f'What {_name(cfg.model.architecture)} learnt from {_name(cfg.model.teacher)}'
     return write_page(
-        Path(out) if out else folder / 'show', title, [*facts, ('written by', f'cankd-mm {__version__}')], parts
+        Path(out) if out else folder / 'show', title, [*facts, ('written by', f'cankd-mm {describe_machine()["versions"]["cankd_mm"]}')], parts
     )
 
 
