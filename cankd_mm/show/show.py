@@ -72,9 +72,8 @@ def show(
     if against:
         facts.insert(2, ('student alone', against))
     title = f'What {_name(cfg.model.architecture)} learnt from {_name(cfg.model.teacher)}'
-    return write_page(
-        Path(out) if out else folder / 'show', title, [*facts, ('written by', f'cankd-mm {describe_machine()["versions"]["cankd_mm"]}')], parts
-    )
+    facts.append(('written by', f'cankd-mm {describe_machine()["versions"]["cankd_mm"]}'))
+    return write_page(Path(out) if out else folder / 'show', title, facts, parts)
 
 
 def _not_rated(cfg: Config) -> Optional[str]:
