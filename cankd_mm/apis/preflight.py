@@ -10,11 +10,11 @@ from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from cankd_mm.engine.val_loop import DistillValLoop, count_classes
+from cankd_mm.engine.val_loop import DistillValLoop
 from cankd_mm.errors import SetupError
 from cankd_mm.models import FeatureDistill
 from cankd_mm.models.saved import saved_bytes
-from cankd_mm.models.utils import untouched_generators, unwrap
+from cankd_mm.models.utils import count_classes, untouched, untouched_generators, unwrap
 
 _TINY = 1e-12
 
@@ -90,25 +90,6 @@ class PreflightHook(Hook):
                 runner.logger.warning(f'preflight: {finding.text}')
         if self.only:
             runner.train_loop.stop_training = True
-
-
-@contextmanager
-def _untouched(model: nn.Module) -> Iterator[None]:
-    """Leave a model as it was: statistics of batch norm, counters that some losses keep, gradients."""
-    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    counters = [
-        (module, {key: value for key, value in vars(module).items() if isinstance(value, (bool, int, float))})
-        for module in model.modules()
-    ]
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for name, buffer in model.named_buffers():
-                buffer.copy_(buffers[name])
-        for module, before in counters:
-            vars(module).update(before)
-        model.zero_grad(set_to_none=True)
 
 
 def _weights(runner: Runner, model: FeatureDistill) -> Iterator[Finding]:
@@ -189,8 +170,7 @@ def _one_step(runner: Runner, model: FeatureDistill, batch: dict) -> Iterator[Fi
     """Features, losses and gradients of one batch."""
     losses = model.distiller.distill_losses
     measured: Dict[str, _Measured] = {}
-    model.train()
-    with _untouched(model), ExitStack() as hooks:
+    with untouched(model, training=True), ExitStack() as hooks:
         for name, loss in losses.items():
             hooks.enter_context(_measuring(name, loss, measured))
         data = model.data_preprocessor(batch, True)
@@ -199,6 +179,7 @@ def _one_step(runner: Runner, model: FeatureDistill, batch: dict) -> Iterator[Fi
             total, logged = model.parse_losses(results)
         total.backward()
         idle = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+        model.zero_grad(set_to_none=True)
     values = {name: float(logged[f'distill.{name}'].detach()) for name in measured}  # with the factors of their levels
     logged = {name: value.detach() for name, value in logged.items() if 'loss' in name}
     task = sum(float(value) for name, value in logged.items() if name.startswith('student.'))

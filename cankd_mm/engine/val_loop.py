@@ -6,13 +6,12 @@ from mmengine.dist import get_dist_info
 from mmengine.evaluator import Evaluator
 from mmengine.registry import LOOPS
 from mmengine.runner import Runner, ValLoop, autocast
-from torch import nn
 from torch.utils.data import DataLoader
 
 from cankd_mm.config.pair import NO_PREDICTIONS
 from cankd_mm.errors import SetupError
 from cankd_mm.models import BackboneTeacher, FeatureDistill
-from cankd_mm.models.utils import unwrap
+from cankd_mm.models.utils import count_classes, unwrap
 
 _EVALUATED = 'teacher_is_evaluated'
 
@@ -124,16 +123,3 @@ def teacher_is_rateable(model: FeatureDistill) -> bool:
         return False
     with model.student_alone() as student:
         return count_classes(model.teacher) == count_classes(student)
-
-
-def count_classes(model: nn.Module) -> int:
-    """Count the classes that a detector or segmentor predicts.
-
-    Args:
-        model (nn.Module): The model.
-
-    Returns:
-        int: The largest ``num_classes`` of its modules, 0 where none has any.
-    """
-    counts = [getattr(module, 'num_classes', None) for module in model.modules()]
-    return max((count for count in counts if isinstance(count, int)), default=0)

@@ -2,7 +2,7 @@ import logging
 import random
 from contextlib import contextmanager
 from difflib import get_close_matches
-from typing import Dict, Iterator
+from typing import Dict, Iterator, Tuple
 
 import numpy as np
 import torch
@@ -26,6 +26,33 @@ def untouched_generators() -> Iterator[None]:
 
 
 @contextmanager
+def untouched(model: nn.Module, training: bool) -> Iterator[nn.Module]:
+    """Set a model's mode, and leave mode, buffers, numbers that modules count, and random numbers as they were.
+
+    Args:
+        model (nn.Module): The model.
+        training (bool): Whether it is in training mode meanwhile.
+
+    Yields:
+        nn.Module: The model.
+    """
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    counters = [
+        (module, {key: value for key, value in vars(module).items() if isinstance(value, (bool, int, float))})
+        for module in model.modules()
+    ]
+    try:
+        with untouched_generators():
+            yield model.train(training)
+    finally:
+        for module, before in counters:
+            vars(module).update(before)
+        with torch.no_grad():
+            for buffer, before in buffers:
+                buffer.copy_(before)
+
+
+@contextmanager
 def quiet() -> Iterator[None]:
     """Leave out what the libraries log while they do what a user has not asked for."""
     levels = [(logger, logger.level) for logger in MMLogger._instance_dict.values()]
@@ -41,7 +68,7 @@ def quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-_HEADS = ('bbox_head', 'mask_head', 'decode_head', 'auxiliary_head')
+_HEADS = ('bbox_head', 'mask_head', 'decode_head', 'auxiliary_head', 'panoptic_head', 'semantic_head')
 
 
 def find_module(model: nn.Module, name: str, whose: str) -> nn.Module:
@@ -92,14 +119,29 @@ def heads_of(model: nn.Module) -> Dict[str, nn.Module]:
     """
     if any('panoptic' in name or name == 'semantic_head' for name, _ in model.named_children()):
         return {}
-    return {
-        name: module
-        for name, module in model.named_modules()
-        if name.rstrip('.0123456789').split('.')[-1] in _HEADS
-        and 'rpn_head' not in name
-        and not any(
-            kind.__name__ == 'RPNHead' for kind in type(module).__mro__
-        )  # of an RPN by itself: tells no classes
-        and isinstance(getattr(module, 'num_classes', None), int)
-        and not hasattr(module, 'boundary_threshold')  # STDC's, for edges that it finds in the label map
-    }
+    return dict(_predicting(model))
+
+
+def count_classes(model: nn.Module) -> int:
+    """Count the classes that a detector or segmentor predicts.
+
+    Args:
+        model (nn.Module): The model.
+
+    Returns:
+        int: The most that one of its heads tells apart, 0 where none tells any.
+    """
+    return max((head.num_classes for _, head in _predicting(model)), default=0)
+
+
+def _predicting(model: nn.Module) -> Iterator[Tuple[str, nn.Module]]:
+    """The heads that tell classes apart."""
+    for name, module in model.named_modules():
+        if (
+            name.rstrip('.0123456789').split('.')[-1] in _HEADS
+            and 'rpn_head' not in name
+            and not any(kind.__name__ == 'RPNHead' for kind in type(module).__mro__)  # an RPN by itself
+            and isinstance(getattr(module, 'num_classes', None), int)
+            and not hasattr(module, 'boundary_threshold')  # STDC's, for edges that it finds in the label map
+        ):
+            yield name, module

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from cankd_mm.errors import SetupError
 from cankd_mm.models import CanBlock, CanKDLoss, FeatureDistill
+from cankd_mm.models.algorithms.frozen_teacher import empty_sources
 from cankd_mm.models.losses.normalized_mse import NORMS
 
 EPS = 1e-5
@@ -103,16 +104,13 @@ def levels_of(model: FeatureDistill, inputs: Tensor, data_samples: List[BaseData
     """
     distiller = model.distiller
     teacher, student = distiller.teacher_recorders, distiller.student_recorders
-    with teacher:
-        model._teacher(inputs, data_samples)
-        if _empty(teacher):
-            model._teacher(inputs, data_samples, 'tensor')
-    with student:
-        model.extract_feat(inputs)
-        if _empty(student):
-            model(inputs, data_samples, mode='tensor')
     try:
-        for source in _empty(teacher) + _empty(student):
+        model.frozen_teacher.record(teacher, inputs, data_samples)
+        with student:
+            model.extract_feat(inputs)
+            if empty_sources(student):
+                model(inputs, data_samples, mode='tensor')
+        for source in empty_sources(student):
             raise SetupError(
                 f'The feature {source!r} is recorded in training steps alone, and cannot be shown: distil from a '
                 'module of the backbone, the neck, or a head that predictions run.'
@@ -121,10 +119,6 @@ def levels_of(model: FeatureDistill, inputs: Tensor, data_samples: List[BaseData
     finally:
         for recorder in (*teacher.recorders.values(), *student.recorders.values()):
             recorder.reset_data_buffer()
-
-
-def _empty(manager) -> List[str]:
-    return [recorder.source for recorder in manager.recorders.values() if not recorder.data_buffer]
 
 
 def _levels(distiller) -> Iterator[Level]:

@@ -73,7 +73,7 @@ def test_figures_of_a_level_are_what_the_loss_computes(shown):
             for sample in from_split(cfg, 'val', 2):
                 inputs, data_samples = preprocessed(model, sample)
                 with model.distiller.student_recorders, model.distiller.teacher_recorders:
-                    model._teacher(inputs, data_samples)
+                    model.frozen_teacher(inputs, data_samples)
                     model.extract_feat(inputs)
                     losses.append(float(model.distiller.compute_distill_losses()['loss_neck_0']) / loss.loss_weight)
             loss.can = block

@@ -114,15 +114,12 @@ class FeatureDistill(BaseModel):
             if hasattr(module, 'inplace'):
                 module.inplace = False
         # Not a child: it is in no state dict, no optimizer, no average of the weights, and nothing broadcasts it.
-        object.__setattr__(self, '_teacher', FrozenTeacher(teacher, self.data_preprocessor, teacher_dtype))
-        self._teacher_mode: Optional[str] = None
+        object.__setattr__(self, 'frozen_teacher', FrozenTeacher(teacher, self.data_preprocessor, teacher_dtype))
         # The distiller's parts are MMRazor's, whatever library the rest of the config is of.
         with DefaultScope.overwrite_default_scope('mmrazor'):
             distiller = MODELS.build(distiller)
             distiller.prepare_from_student(self)
             distiller.prepare_from_teacher(teacher)
-        if distiller.deliveries.deliveries:
-            self._teacher_mode = 'loss'  # anything that a training runs may be delivered
         self.distiller = distiller
         self.distillation_stopped = False  # set by MMRazor's StopDistillHook
         self.distill_scale = 1.0  # set by DistillScheduleHook
@@ -131,12 +128,12 @@ class FeatureDistill(BaseModel):
     @property
     def teacher(self) -> BaseModel:
         """The teacher."""
-        return self._teacher.model
+        return self.frozen_teacher.model
 
     @property
     def teacher_input(self) -> TeacherInput:
         """What turns the student's batch into the teacher's."""
-        return self._teacher.input
+        return self.frozen_teacher.input
 
     @contextmanager
     def student_alone(self) -> Iterator[BaseModel]:
@@ -183,16 +180,10 @@ class FeatureDistill(BaseModel):
             losses['distill.loss'] = 0 * sum(idle, inputs.new_zeros(()))
             return losses
         distiller.set_deliveries_override(False)
-        with distiller.teacher_recorders, distiller.deliveries:
-            self._teacher(inputs, data_samples, self._teacher_mode)
-            if self._teacher_mode is None and self._empty_recorders():
-                self._teacher_mode = 'tensor'
-                self._teacher(inputs, data_samples, self._teacher_mode)
-        for source in self._empty_recorders():
-            raise SetupError(
-                f"The teacher's {source!r} recorded nothing, as neither its extract_feat (backbone and neck) nor its "
-                'heads run it: record a module of these.'
-            )
+        with distiller.deliveries:
+            # Anything that a training runs may be delivered.
+            losses = bool(distiller.deliveries.deliveries)
+            self.frozen_teacher.record(distiller.teacher_recorders, inputs, data_samples, losses)
         distiller.set_deliveries_override(True)
         with distiller.student_recorders, distiller.deliveries:
             losses = add_prefix(super().loss(inputs, data_samples), 'student')
@@ -203,17 +194,13 @@ class FeatureDistill(BaseModel):
             ratio = torch.where(task == 0, 0, distill / task.float())  # infinity is no JSON
         return {**losses, **add_prefix(distill_losses, 'distill'), 'distill_to_task': ratio}
 
-    def _empty_recorders(self) -> List[str]:
-        recorders = self.distiller.teacher_recorders.recorders.values()
-        return [recorder.source for recorder in recorders if not recorder.data_buffer]
-
     def get_extra_state(self) -> Tensor:
         """Put the teacher's fingerprint into checkpoints, as ``_extra_state``.
 
         Returns:
             Tensor: See :meth:`FrozenTeacher.fingerprint`.
         """
-        return self._teacher.fingerprint()
+        return self.frozen_teacher.fingerprint()
 
     def set_extra_state(self, state: Tensor) -> None:
         """Leave the teacher what its own file made it.
@@ -231,12 +218,12 @@ class FeatureDistill(BaseModel):
         Returns:
             FeatureDistill: Itself.
         """
-        self._teacher.train(mode)
+        self.frozen_teacher.train(mode)
         return super().train(mode)
 
     def _apply(self, *args: object, **kwargs: object) -> 'FeatureDistill':
         """Move the teacher with the student, for ``to``, ``cuda``, ``half`` and their like."""
-        self._teacher._apply(*args, **kwargs)
+        self.frozen_teacher._apply(*args, **kwargs)
         return super()._apply(*args, **kwargs)
 
     def _set_device(self, device: torch.device) -> None:

@@ -5,8 +5,10 @@ from typing import List, Optional
 import torch
 from mmengine.model import BaseModel
 from mmengine.structures import BaseDataElement
+from mmrazor.models.task_modules import RecorderManager
 from torch import Tensor, nn
 
+from cankd_mm.errors import SetupError
 from cankd_mm.models.algorithms.teacher_input import TeacherInput, spread_grey
 
 
@@ -29,6 +31,7 @@ class FrozenTeacher(nn.Module):
         spread_grey(model.data_preprocessor)
         self.dtype = dtype and getattr(torch, dtype)
         self._fingerprint: Optional[Tensor] = None
+        self._runs_heads = False
         self.eval()
 
     @torch.no_grad()
@@ -49,6 +52,35 @@ class FrozenTeacher(nn.Module):
                 self.model.extract_feat(images)
             else:
                 self.model(images, data_samples, mode=mode)
+
+    def record(
+        self,
+        recorders: RecorderManager,
+        inputs: Tensor,
+        data_samples: Optional[List[BaseDataElement]] = None,
+        losses: bool = False,
+    ) -> None:
+        """Run the teacher as far as it takes to fill recorders: backbone and neck, or the heads as well.
+
+        Args:
+            recorders (RecorderManager): The teacher's recorders.
+            inputs (Tensor): Images normalized for the student, ``(N, 3, H, W)``.
+            data_samples (list[BaseDataElement], optional): Their annotations. Defaults to None.
+            losses (bool): Whether to run everything that a training runs. Defaults to False.
+
+        Raises:
+            SetupError: If a recorder stays empty.
+        """
+        with recorders:
+            self(inputs, data_samples, 'loss' if losses else 'tensor' if self._runs_heads else None)
+            if empty_sources(recorders) and not (losses or self._runs_heads):
+                self._runs_heads = True
+                self(inputs, data_samples, 'tensor')
+        for source in empty_sources(recorders):
+            raise SetupError(
+                f"The teacher's {source!r} recorded nothing, as neither its extract_feat (backbone and neck) nor its "
+                'heads run it: record a module of these.'
+            )
 
     def train(self, mode: bool = True) -> 'FrozenTeacher':
         """Stay in eval mode.
@@ -77,3 +109,15 @@ class FrozenTeacher(nn.Module):
 
     def __deepcopy__(self, memo: dict) -> 'FrozenTeacher':
         return self
+
+
+def empty_sources(recorders: RecorderManager) -> List[str]:
+    """List the modules whose recorders have recorded nothing.
+
+    Args:
+        recorders (RecorderManager): The recorders of one model.
+
+    Returns:
+        list[str]: The modules' names.
+    """
+    return [recorder.source for recorder in recorders.recorders.values() if not recorder.data_buffer]

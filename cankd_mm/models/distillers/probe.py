@@ -1,13 +1,13 @@
 """What a model's modules give, found by one tiny forward pass."""
 
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor, nn
 
 from cankd_mm.errors import SetupError, reason_of
-from cankd_mm.models.utils import find_module, untouched_generators
+from cankd_mm.models.utils import find_module, untouched
 
 # Height and width of the probing image, in pixels. They differ, so that shapes in messages are unambiguous, and
 # are multiples of 32, to which detectors pad. Models that take no image as small are shown larger ones.
@@ -115,7 +115,7 @@ def _run(
     reason = ''
     for size in sizes:
         outputs.clear()
-        with _untouched(model, training), torch.no_grad():
+        with untouched(model, training), torch.no_grad():
             batch = weight.new_zeros(images, _channels(model), *size)
             try:
                 model.extract_feat(batch)
@@ -166,19 +166,3 @@ def _configured_sizes(model: nn.Module) -> Iterator[Tuple[int, int]]:
                 yield tuple(size)
     if divisor > 1:
         yield 2 * divisor, 3 * divisor
-
-
-@contextmanager
-def _untouched(model: nn.Module, training: bool) -> Iterator[None]:
-    """Set a model's mode, and leave mode, buffers and random numbers as they were."""
-    modes = {module: module.training for module in model.modules()}
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    try:
-        with untouched_generators():
-            yield model.train(training)
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-        with torch.no_grad():
-            for buffer, before in buffers:
-                buffer.copy_(before)
