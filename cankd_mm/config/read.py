@@ -35,7 +35,7 @@ def load_config(
     if 'data' in cfg and 'train_dataloader' not in cfg and ('runner' in cfg or 'optimizer' in cfg):
         raise SetupError(
             f'The config {path!r} is of version 2 of MMDetection or 0 of MMSegmentation (data, optimizer, runner): '
-            'bring it to today\'s form, as their migration guides say.'
+            "bring it to today's form, as their migration guides say."
         )
     cfg.launcher = launcher
     if work_dir is not None:
@@ -64,7 +64,7 @@ def read_config(path: str, cfg_options: Optional[dict] = None) -> Config:
     file = config_file(path)
     if not osp.isfile(file):
         raise SetupError(
-            f"The config {path!r} does not exist: correct the path, or give package::path as in "
+            f'The config {path!r} does not exist: correct the path, or give package::path as in '
             "'mmdet::retinanet/retinanet_r101_fpn_2x_coco.py'."
         )
     try:

@@ -1,0 +1,146 @@
+"""The metric that rates a run: the best checkpoint, comparisons, searches, tables and pages all ask here."""
+
+from typing import Iterator, Mapping, NamedTuple, Optional, Sequence, Tuple
+
+from mmengine.config import Config
+from mmengine.registry import METRICS
+
+from cankd_mm.config.types import class_of, library_of, type_name
+from cankd_mm.errors import SetupError
+
+
+class Metric(NamedTuple):
+    """A figure that an evaluator reports.
+
+    ``key`` is MMEngine's name of it, ``name`` that of tables, ``factor`` makes per cent of it, and ``rule`` is
+    ``'greater'`` or ``'less'``, what is better.
+    """
+
+    key: str
+    name: str
+    factor: float = 1
+    rule: str = 'greater'
+
+    def of(self, reported: Mapping[str, float]) -> float:
+        """Take the metric out of what an evaluation reported.
+
+        Args:
+            reported (Mapping[str, float]): Figures by MMEngine's names.
+
+        Returns:
+            float: The figure in per cent; 0 where it is missing, as of a model that detects nothing.
+        """
+        return round(self.factor * float(reported.get(self.key, 0.0)), 2)
+
+
+# Evaluators of the libraries: the argument that chooses figures and its default, the figure that each choice reports,
+# and what makes per cent of it.
+_EVALUATORS = {
+    'LVISMetric': ('metric', 'bbox', {'bbox': 'bbox_AP', 'segm': 'segm_AP'}, 100),
+    'CocoMetric': ('metric', 'bbox', {'bbox': 'bbox_mAP', 'segm': 'segm_mAP', 'proposal': 'AR@100'}, 100),
+    'VOCMetric': ('metric', 'mAP', {'mAP': 'mAP', 'recall': 'AR@100'}, 100),
+    'OpenImagesMetric': (None, 'mAP', {'mAP': 'mAP'}, 100),
+    'CityScapesMetric': (None, 'mAP', {'mAP': 'mAP'}, 100),
+    'CrowdHumanMetric': ('metric', 'AP', {'AP': 'mAP', 'JI': 'JI'}, 100),
+    'CocoPanopticMetric': (None, 'PQ', {'PQ': 'PQ'}, 1),
+    'SemSegMetric': ('iou_metrics', 'mIoU', {'mIoU': 'mIoU', 'mDice': 'mDice', 'mFscore': 'mFscore'}, 1),
+    'IoUMetric': ('iou_metrics', 'mIoU', {'mIoU': 'mIoU', 'mDice': 'mDice', 'mFscore': 'mFscore'}, 1),
+}
+_NAMES = {
+    'bbox_mAP': 'box AP',
+    'bbox_AP': 'box AP',
+    'segm_mAP': 'mask AP',
+    'segm_AP': 'mask AP',
+    'pascal_voc/mAP': 'VOC mAP',
+    'coco_panoptic/PQ': 'PQ',
+}
+
+
+def metric_of(cfg: Config, split: str = 'val') -> Optional[Metric]:
+    """Find the metric that rates a run.
+
+    It is the one that ``default_hooks.checkpoint.save_best`` names, or else the first that the first evaluator of the
+    config is asked for: box AP, mIoU, mDice, ...
+
+    Args:
+        cfg (Config): The config.
+        split (str): ``'val'`` or ``'test'``, whose evaluators are looked at. Defaults to 'val'.
+
+    Returns:
+        Metric | None: The metric; None where nothing is evaluated, labels are kept elsewhere (``format_only``), or the
+        config does not tell what its evaluators report.
+    """
+    evaluators = cfg.get(f'{split}_evaluator')
+    if not evaluators or not cfg.get(f'{split}_dataloader'):
+        return None
+    known = list(_known(evaluators, cfg.get('default_scope')))
+    hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
+    named, rule = _first(hook.get('save_best')), _first(hook.get('rule')) or 'greater'
+    if named in (None, 'auto'):
+        return known[0] if known else None
+    for metric in known:
+        if metric.key.rpartition('/')[0] == named.rpartition('/')[0]:  # of the same evaluator
+            return Metric(named, _name(named), metric.factor, rule)
+    # Of the user's own evaluator, or reported under another name in the test.
+    return Metric(named, _name(named), rule=rule) if split == 'val' or not known else known[0]
+
+
+def required_metric(cfg: Config, config: str) -> Metric:
+    """Find the metric that rates a run that has to be rated.
+
+    Args:
+        cfg (Config): The config.
+        config (str): Its file, for the message.
+
+    Returns:
+        Metric: The metric.
+
+    Raises:
+        SetupError: If there is none, before anything is trained.
+    """
+    metric = metric_of(cfg)
+    if metric is not None:
+        return metric
+    if not cfg.get('val_evaluator') or not cfg.get('val_dataloader'):
+        raise SetupError(f'{config!r} validates nothing that could rate a run: add val_dataloader and val_evaluator.')
+    kinds = ', '.join(type_name(entry) for entry, _ in _entries(cfg.val_evaluator))
+    raise SetupError(
+        f'{config!r} does not tell which figure of {kinds} rates a run: name it as it is logged, with '
+        'default_hooks.checkpoint.save_best.'
+    )
+
+
+def _known(evaluators: object, scope: Optional[str]) -> Iterator[Metric]:
+    for entry, dataset in _entries(evaluators):
+        kind = class_of(METRICS, entry['type'], library_of(entry['type']) or scope)
+        names = [base.__name__ for base in getattr(kind, '__mro__', ())] or [type_name(entry)]
+        found = next((_EVALUATORS[name] for name in names if name in _EVALUATORS), None)
+        if found is None or entry.get('format_only'):
+            continue
+        argument, default, figures, factor = found
+        chosen = _first(entry.get(argument) if argument else None) or default
+        if chosen in figures:
+            prefixes = dataset, entry.get('prefix') or getattr(kind, 'default_prefix', None)
+            key = '/'.join(filter(None, (*prefixes, figures[chosen])))
+            yield Metric(key, _name(key), factor)
+
+
+def _entries(evaluators: object) -> Iterator[Tuple[Mapping, Optional[str]]]:
+    """Every evaluator's config, with the name of its data set where several are evaluated apart."""
+    if isinstance(evaluators, Mapping) and 'metrics' in evaluators:
+        datasets: Sequence = evaluators.get('dataset_prefixes') or ()
+        for number, (entry, _) in enumerate(_entries(evaluators['metrics'])):
+            yield entry, datasets[number] if number < len(datasets) else None
+    elif isinstance(evaluators, Mapping):
+        yield evaluators, None
+    elif isinstance(evaluators, (list, tuple)):
+        for entry in evaluators:
+            yield from _entries(entry)
+
+
+def _name(key: str) -> str:
+    return _NAMES.get(key) or _NAMES.get(key.rpartition('/')[2], key)
+
+
+def _first(value: object) -> Optional[str]:
+    return value[0] if isinstance(value, (list, tuple)) and value else value or None
