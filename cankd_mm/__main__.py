@@ -38,6 +38,7 @@ def train(parser: argparse.ArgumentParser) -> Run:
         help='go on from this checkpoint, or from the last in the work dir',
     )
     parser.add_argument('--check', action='store_true', help='look at everything before the first iteration, and stop')
+    parser.add_argument('--wait', action='store_true', help='wait for a training that runs in the work dir')
     _add_teacher_eval(parser)
     _add_runner_arguments(parser)
 
@@ -430,16 +431,16 @@ def _add_place(parser: argparse.ArgumentParser) -> None:
 def _place(root: object, jobs: Optional[int], executor: str, partition: Optional[str], slurm: list) -> object:
     """Where trainings run."""
     if executor == 'local':
-        from cankd_mm.experiments.jobs import Slots
+        from cankd_mm.experiments.jobs import Local
 
-        return Slots(jobs)
+        return Local(jobs)
     try:
-        from cankd_mm.experiments.cluster import Cluster
+        from cankd_mm.experiments.slurm import Slurm
     except ModuleNotFoundError as e:
         if e.name != 'submitit':
             raise
         sys.exit('error: --executor slurm goes through submitit, which is not installed: pip install submitit.')
-    return Cluster(Path(root) / 'slurm', partition, dict(word.split('=', 1) for word in slurm))
+    return Slurm(Path(root) / 'slurm', jobs, partition, dict(word.split('=', 1) for word in slurm))
 
 
 def _with_local_rank(arguments: dict) -> dict:

@@ -165,6 +165,12 @@ def _no_wait_at_an_end_of_the_data():
 
 
 @pytest.fixture(autouse=True, scope='session')
+def _short_waits():
+    with patch('cankd_mm.experiments.jobs.SECONDS', 0.05):
+        yield
+
+
+@pytest.fixture(autouse=True, scope='session')
 def _unformatted_configs():
     """Write configs as they are: to lay one out nicely takes longer than to train two iterations."""
     from mmengine.config import config

@@ -1,34 +1,170 @@
-"""Trainings side by side."""
+"""Trainings side by side, and who is in a work folder."""
 
 import io
-from types import SimpleNamespace
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 import torch
+from mmengine.fileio import load
 
-from cankd_mm.experiments.jobs import Job, Slots, run_jobs, subprocess
+from cankd_mm.apis import train
+from cankd_mm.apis.work_dir import claimed, holder, is_complete, last_checkpoint, state_of
+from cankd_mm.config.read import load_config
+from cankd_mm.errors import SetupError
+from cankd_mm.experiments.jobs import Job, Local, run_jobs
+from tests.conftest import ROOT
+
+# In place of a training: writes which GPU it sees, and waits until as many have started as should run at once.
+STAND_IN = """
+import os, pathlib, sys, time
+folder, at_once = pathlib.Path(sys.argv[1]), int(sys.argv[2])
+(folder / 'gpu').write_text(os.environ['CUDA_VISIBLE_DEVICES'])
+while len(list(folder.parent.glob('*/gpu'))) < at_once:
+    time.sleep(0.02)
+(folder / 'epoch_1.pth').touch()
+(folder / 'last_checkpoint').write_text('epoch_1.pth')
+(folder / 'training.json').write_text('{"ended": {"max_epochs": 1}}')
+"""
 
 
-@pytest.mark.parametrize('visible, expected', [(None, '0101'), ('3,5', '3535')])
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / 'config.py'
+    path.write_text('train_cfg = dict(max_epochs=1)\n')
+    return str(path)
+
+
+@pytest.mark.parametrize('visible, expected', [(None, '01'), ('3,5', '35')])
 @pytest.mark.parametrize('count', [None, 4])
-def test_trainings_share_out_the_gpus(tmp_path, monkeypatch, count, visible, expected):
-    """Processes stand in for trainings, which are over as soon as as many run as should."""
-    environments = []
+def test_trainings_share_out_the_gpus(tmp_path, config, monkeypatch, count, visible, expected):
     at_once = count or 2
-
-    def start(command, env, **kwargs):
-        environments.append(env)
-        folder = tmp_path / command[command.index('--work-dir') + 1]
-        (folder / 'epoch_1.pth').touch()
-        (folder / 'last_checkpoint').write_text('epoch_1.pth')
-        return SimpleNamespace(pid=0, returncode=0, poll=lambda: None if len(environments) % at_once else 0)
-
-    monkeypatch.setattr(subprocess, 'Popen', start)
+    monkeypatch.setattr(Job, 'command', lambda job: [sys.executable, '-c', STAND_IN, str(job.work_dir), str(at_once)])
     monkeypatch.setattr(torch.cuda, 'device_count', lambda: 2)
-    monkeypatch.setattr('time.sleep', lambda seconds: None)
     monkeypatch.delenv('CUDA_VISIBLE_DEVICES', raising=False)
     if visible:
         monkeypatch.setenv('CUDA_VISIBLE_DEVICES', visible)
-    jobs = [Job(tmp_path / str(i), 'config.py', {}, 'epoch_1.pth', 1, 0.1) for i in range(4)]
-    run_jobs(jobs, Slots(count), stream=io.StringIO())
-    assert ''.join(environment['CUDA_VISIBLE_DEVICES'] for environment in environments) == expected
+    jobs = [Job(tmp_path / str(i), config) for i in range(4)]
+    run_jobs(jobs, Local(count), stream=io.StringIO())
+    assert sorted((tmp_path / str(i) / 'gpu').read_text() for i in range(at_once)) == sorted(expected * (at_once // 2))
+    assert all(job.done for job in jobs)
+
+
+def test_a_training_that_others_need_is_done_before(tmp_path, config, monkeypatch):
+    monkeypatch.setattr(Job, 'command', lambda job: [sys.executable, '-c', STAND_IN, str(job.work_dir), '1'])
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '')
+    stream = io.StringIO()
+    run_jobs([Job(tmp_path / 'b', config, needs=tmp_path / 'a'), Job(tmp_path / 'a', config)], Local(2), stream)
+    assert [line.split()[0] + line[-1] for line in stream.getvalue().splitlines()] == [
+        'starteda', 'finisheda', 'startedb', 'finishedb'
+    ]  # fmt: skip
+
+
+# A training that lasts until it is ended, in a folder that it claims.
+ENDLESS = """
+import pathlib, sys, time
+from cankd_mm.apis.work_dir import claimed
+with claimed(pathlib.Path(sys.argv[1])):
+    print('in', flush=True)
+    time.sleep(100)
+"""
+
+
+def test_a_work_folder_has_one_training_at_a_time(pairs, tmp_path):
+    """Also where its launcher was killed; when its process ends, whatever it ends by, the folder is free."""
+    words = [sys.executable, '-W', 'ignore', '-c', ENDLESS, str(tmp_path)]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, env=dict(os.environ, PYTHONPATH=str(ROOT)))
+    try:
+        process.stdout.readline()
+        assert f'Process {process.pid} on ' in holder(tmp_path)
+        with pytest.raises(SetupError, match=f'Process {process.pid} on .* trains in .*: wait for its end'):
+            train(str(pairs['segmentation']), work_dir=str(tmp_path))
+        assert not list(tmp_path.glob('*.py')), 'nothing is written there'
+    finally:
+        process.kill()
+        process.wait()
+    assert holder(tmp_path) is None
+    with claimed(tmp_path):
+        assert state_of(tmp_path)['pid'] == os.getpid()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+def test_an_ended_launcher_leaves_nothing_that_runs_twice(pairs, tmp_path, number):
+    """SIGTERM and a connection that is cut off end the trainings; what survives a SIGKILL is waited for."""
+    config = pairs['segmentation'].with_name('endless.py')
+    config.write_text(
+        f"_base_ = '{pairs['segmentation'].name}'\n"
+        'train_cfg = dict(max_epochs=12, val_interval=12)\n'
+        'default_hooks = dict(checkpoint=dict(interval=12), logger=dict(interval=1))\n'
+    )
+    work_dir = tmp_path / 'run'
+    words = [sys.executable, '-W', 'ignore', '-m', 'cankd_mm', 'compare', str(config), '--seeds', '0', '--jobs', '1']
+    environment = dict(os.environ, PYTHONPATH=str(ROOT))
+    with open(tmp_path / 'log', 'w') as log:
+        parent = subprocess.Popen([*words, '--work-dir', str(work_dir)], env=environment, stdout=log, stderr=log)
+        folder = work_dir / 'student-alone' / 'seed0'
+        end = time.monotonic() + 60
+        while not list(folder.glob('*/vis_data/scalars.json')):
+            assert time.monotonic() < end and parent.poll() is None, (tmp_path / 'log').read_text()
+            time.sleep(0.05)
+        first = state_of(folder)['pid']
+        parent.send_signal(number)
+        parent.wait(30)
+    if number == signal.SIGKILL:
+        assert holder(folder) is not None
+    else:
+        assert holder(folder) is None and 'interrupted: the same command goes on' in (tmp_path / 'log').read_text()
+    stream = io.StringIO()
+    run_jobs([Job(folder, str(folder.parent) + '.py', {'randomness.seed': 0})], Local(1), stream)
+    assert ('waits for the end of what runs there' in stream.getvalue()) == (number == signal.SIGKILL)
+    # One training or its continuation, and never two at once.
+    logs = sorted(folder.glob('*/vis_data/scalars.json'))
+    steps = [[entry['step'] for entry in map(json.loads, log.open()) if 'loss' in entry] for log in logs]
+    assert steps[-1][-1] == 24 if number != signal.SIGKILL else steps[0] == list(range(1, 25))
+    assert is_complete(folder, load_config(str(folder.parent) + '.py').train_cfg) and first != os.getpid()
+    assert load(str(folder / 'training.json'))['iter'] == 24
+
+
+# How far a training is, by whatever its files are called and wherever they are: the changes of the config.
+WAYS = {
+    'by epochs': '',
+    'by iterations': "train_cfg = dict(_delete_=True, type='IterBasedTrainLoop', max_iters=4, val_interval=4)\n"
+    'default_hooks = dict(checkpoint=dict(by_epoch=False, interval=2))\nlog_processor = dict(by_epoch=False)\n',
+    'checkpoints by iterations of epochs': 'default_hooks = dict(checkpoint=dict(by_epoch=False, interval=1))\n'
+    'log_processor = dict(by_epoch=False)\n',
+    'the log alone by iterations': 'log_processor = dict(by_epoch=False)\n',
+    'another folder': "default_hooks = dict(checkpoint=dict(out_dir='{elsewhere}'))\n",
+    'another name': "default_hooks = dict(checkpoint=dict(filename_tmpl='after_{{}}.pth'))\n",
+    'not the last': 'default_hooks = dict(checkpoint=dict(interval=1, save_last=False))\n',
+    'ended early': "custom_hooks = [dict(type='EarlyStoppingHook', monitor='mIoU', min_delta=200.0, patience=0)]\n"
+    'train_cfg = dict(max_epochs=20, val_interval=1)\n',
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('way', WAYS)
+def test_a_training_is_as_far_as_its_files_say(pairs, tmp_path, way):
+    config = tmp_path / 'pair.py'
+    config.write_text(f"_base_ = '{pairs['segmentation']}'\n{WAYS[way].format(elsewhere=tmp_path / 'elsewhere')}")
+    cfg, work_dir = load_config(str(config)), tmp_path / 'run'
+    assert not is_complete(work_dir, cfg.train_cfg)
+    runner = train(str(config), work_dir=str(work_dir))
+    early = way == 'ended early'
+    assert is_complete(work_dir, cfg.train_cfg) and (4 < runner.iter < 40 if early else runner.iter == 4)
+    longer = {**cfg.train_cfg, **{key: 100 for key in ('max_epochs', 'max_iters') if key in cfg.train_cfg}}
+    assert not is_complete(work_dir, longer)
+    if not early and way != 'not the last':  # of which the checkpoint alone knows nothing
+        (work_dir / 'training.json').unlink()
+        assert is_complete(work_dir, cfg.train_cfg) and not is_complete(work_dir, longer), 'as a folder of 0.2.0'
+    if early:  # and is not begun again
+        return
+    # It goes on where MMEngine would.
+    named = (work_dir / 'last_checkpoint').read_text()
+    assert last_checkpoint(work_dir).samefile(named)
+    again = train(str(config), work_dir=str(work_dir), resume='auto')
+    assert again.iter == 4 and 'resumed' in next(iter(sorted(work_dir.glob('*/*.log'))[-1:])).read_text()

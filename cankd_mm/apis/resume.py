@@ -1,33 +1,13 @@
 """Which checkpoint a training goes on from, and whether it is one of this training."""
 
-from pathlib import Path
-from typing import Optional
-
 import torch
 from mmengine.runner import Runner
 from torch import nn
 
-from cankd_mm.apis.work_dir import last_checkpoint
 from cankd_mm.errors import SetupError
 from cankd_mm.models import FeatureDistill
 from cankd_mm.models.checkpoints import read_checkpoint, unpack_checkpoint
 from cankd_mm.models.utils import unwrap
-
-
-def find_resumable(work_dir: Path) -> Optional[str]:
-    """Find the latest checkpoint of a training.
-
-    Args:
-        work_dir (Path): Its work folder.
-
-    Returns:
-        str | None: The one that MMEngine noted as its last, or where that is gone the newest; None where there is none.
-    """
-    last = last_checkpoint(work_dir)
-    if last is None:
-        checkpoints = [*work_dir.glob('epoch_*.pth'), *work_dir.glob('iter_*.pth')]
-        last = max(checkpoints, key=lambda path: path.stat().st_mtime, default=None)
-    return None if last is None else str(last)
 
 
 def check_resumable(runner: Runner, checkpoint: dict, path: str) -> None:

@@ -1,4 +1,5 @@
 import os
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Optional
 from unittest.mock import patch
@@ -15,7 +16,8 @@ from torch import nn
 
 from cankd_mm.apis.data import check_data, check_datasets, check_loaders, explain_batch
 from cankd_mm.apis.preflight import PreflightHook
-from cankd_mm.apis.resume import check_loadable, check_resumable, find_resumable
+from cankd_mm.apis.resume import check_loadable, check_resumable
+from cankd_mm.apis.work_dir import claimed, find_resumable, note, note_end
 from cankd_mm.config.pair import is_feature_distill
 from cankd_mm.config.read import load_config
 from cankd_mm.errors import SetupError
@@ -33,6 +35,7 @@ def train(
     launcher: str = 'none',
     check: bool = False,
     teacher_eval: int = 0,
+    wait: bool = False,
 ) -> Runner:
     """Train what a config describes: a distillation, or a plain detector or segmentor.
 
@@ -51,6 +54,8 @@ def train(
         launcher (str): ``'none'``, ``'pytorch'``, ``'slurm'`` or ``'mpi'``. Defaults to 'none'.
         check (bool): Whether to end after the preflight, before the first iteration. Defaults to False.
         teacher_eval (int): On how many validation images the preflight evaluates the teacher. Defaults to 0.
+        wait (bool): Whether to wait for a training that runs in the work folder, which is an error otherwise. Defaults
+            to False.
 
     Returns:
         Runner: The runner, after the training.
@@ -73,12 +78,31 @@ def train(
                 'auto_scale_lr=dict(base_batch_size=N) with the batch size that its learning rate is for.'
             )
         cfg.auto_scale_lr.enable = True
-    checkpoint = _resume(cfg, resume)
     if (check or teacher_eval) and not is_feature_distill(cfg):
         raise SetupError(
             f'--check and --teacher-eval look at a distillation by FeatureDistill, and {config!r} is none: leave them '
             'out.'
         )
+    work_dir = Path(cfg.work_dir)
+    notes = not check and (launcher == 'none' or _rank() == 0)
+    with claimed(work_dir, wait) if notes else nullcontext():
+        preflight = PreflightHook(check, teacher_eval)
+        runner = _build(cfg, resume, preflight)
+        if notes:
+            note(work_dir, max_iters=runner.max_iters)
+        try:
+            runner.train()
+        except (RuntimeError, IndexError):  # what a loss makes of labels that do not fit
+            explain_batch(preflight.batch, unwrap(runner.model))
+            raise
+        if notes:
+            note_end(work_dir, cfg.train_cfg, runner.epoch, runner.iter)
+    return runner
+
+
+def _build(cfg: Config, resume: Optional[str], preflight: PreflightHook) -> Runner:
+    """Build a runner, and check what it has to train with."""
+    checkpoint = _resume(cfg, resume)
     init_cpu_dist(cfg)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     if checkpoint is not None:
@@ -87,14 +111,14 @@ def train(
     elif cfg.get('load_from'):
         check_loadable(runner.model, cfg.load_from)
     check_datasets(runner)
-    preflight = PreflightHook(check, teacher_eval)
     runner.register_hook(preflight)
-    try:
-        runner.train()
-    except (RuntimeError, IndexError):  # what a loss makes of labels that do not fit
-        explain_batch(preflight.batch, unwrap(runner.model))
-        raise
     return runner
+
+
+def _rank() -> int:
+    """The number of this process, as torchrun, Slurm or MPI say before anything is initialized."""
+    names = ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK')
+    return next((int(os.environ[name]) for name in names if name in os.environ), 0)
 
 
 def _resume(cfg: Config, resume: Optional[str]) -> Optional[dict]:
@@ -103,7 +127,8 @@ def _resume(cfg: Config, resume: Optional[str]) -> Optional[dict]:
         return None
     path = cfg.get('load_from') if resume is None else None if resume == 'auto' else resume
     if path is None:
-        path = find_resumable(Path(cfg.work_dir))
+        found = find_resumable(Path(cfg.work_dir))
+        path = None if found is None else str(found)
     elif not os.path.isfile(path):
         raise SetupError(
             f'The checkpoint {path!r} to resume from does not exist: correct the path, or give '

@@ -1,18 +1,24 @@
-"""What MMEngine leaves in a work folder."""
+"""A work folder: what was logged there, how far its training is, and who trains in it."""
 
 import json
-import statistics
+import os
+import socket
+import time
+from contextlib import contextmanager
 from pathlib import Path
-from typing import List, Optional
+from statistics import median
+from typing import Dict, Iterator, List, Optional
 
-from mmengine.fileio import load
+from filelock import FileLock, Timeout
+from mmengine.fileio import dump, load
+from mmengine.logging import print_log
 
-USAGE = 'usage.json'  # where the one who runs a training notes its memory
+from cankd_mm.errors import SetupError
+from cankd_mm.models.checkpoints import read_checkpoint
 
+_STATE = 'training.json'  # who trains here, and how far it has come
+_LOCK = '.training.lock'
 _STUDENT = 'student/'
-
-# What the evaluators of MMDetection and MMSegmentation call a metric, and what makes per cent of it.
-METRICS = {'box AP': ('coco/bbox_mAP', 100), 'mIoU': ('mIoU', 1), 'VOC mAP': ('pascal_voc/mAP', 100)}
 
 
 def read_scalars(work_dir: Path) -> List[dict]:
@@ -39,72 +45,163 @@ def read_scalars(work_dir: Path) -> List[dict]:
 def last_checkpoint(work_dir: Path) -> Optional[Path]:
     """Find the checkpoint that was written last, and completely.
 
+    MMEngine names it in ``last_checkpoint``, in whatever folder it lies; a folder that was moved takes it along.
+
     Args:
         work_dir (Path): The work folder.
 
     Returns:
         Path | None: The checkpoint, None where there is none.
     """
-    # MMEngine names a checkpoint here when it is written.
     pointer = work_dir / 'last_checkpoint'
     if not pointer.exists():
         return None
-    checkpoint = work_dir / Path(pointer.read_text().strip()).name
-    return checkpoint if checkpoint.is_file() else None
+    named = Path(pointer.read_text().strip())
+    there = [path for path in (work_dir / named.name, named) if path.is_file()]
+    return max(there, key=lambda path: path.stat().st_mtime, default=None)
 
 
-def final_checkpoint(train_cfg: dict) -> str:
-    """Name the checkpoint that a training ends with.
+def find_resumable(work_dir: Path) -> Optional[Path]:
+    """Find the checkpoint that a training goes on from.
 
     Args:
-        train_cfg (dict): Of the config.
+        work_dir (Path): Its work folder.
 
     Returns:
-        str: ``epoch_<max_epochs>.pth`` or ``iter_<max_iters>.pth``.
+        Path | None: The last one, or where that is gone the newest; None where there is none.
     """
-    if train_cfg.get('max_epochs') is not None:
-        return f'epoch_{train_cfg["max_epochs"]}.pth'
-    return f'iter_{train_cfg["max_iters"]}.pth'
+    checkpoints = [*work_dir.glob('epoch_*.pth'), *work_dir.glob('iter_*.pth')]
+    return last_checkpoint(work_dir) or max(checkpoints, key=lambda path: path.stat().st_mtime, default=None)
 
 
-def is_finished(work_dir: Path, train_cfg: dict) -> bool:
-    """Tell whether a training has completely written its last checkpoint.
+def is_complete(work_dir: Path, train_cfg: dict) -> bool:
+    """Tell whether a training has come to its end.
+
+    ``cankd train`` notes that it has, also where a hook has ended it early. Of any other training the last checkpoint
+    tells.
 
     Args:
         work_dir (Path): Its work folder.
         train_cfg (dict): Of its config.
 
     Returns:
-        bool: Whether it has.
+        bool: Whether it has, and left a checkpoint.
     """
     checkpoint = last_checkpoint(work_dir)
-    return checkpoint is not None and checkpoint.name == final_checkpoint(train_cfg)
+    if checkpoint is None:
+        return False
+    length = _length(train_cfg)
+    if state_of(work_dir).get('ended') == length:
+        return True
+    try:
+        saved = read_checkpoint(str(checkpoint), 'run')
+        known = saved['message_hub']['runtime_info']
+        return length.items() <= known.items() and saved['meta']['iter'] >= known['max_iters']
+    except (SetupError, KeyError, TypeError):  # no checkpoint that MMEngine has written
+        return False
 
 
-def seconds_per_step(work_dir: Path) -> Optional[float]:
+def state_of(work_dir: Path) -> dict:
+    """Read what the training in a work folder has noted of itself.
+
+    Args:
+        work_dir (Path): The work folder.
+
+    Returns:
+        dict: ``host``, ``pid`` and ``since`` of the process, ``max_iters``, and at its end ``ended``, ``epoch`` and
+        ``iter``; empty where nothing is noted.
+    """
+    try:
+        return load(str(work_dir / _STATE))
+    except (OSError, ValueError):
+        return {}
+
+
+def note(work_dir: Path, **facts: object) -> None:
+    """Note something of the training in a work folder.
+
+    Args:
+        work_dir (Path): The work folder.
+        **facts: See :func:`state_of`.
+    """
+    dump({**state_of(work_dir), **facts}, str(work_dir / _STATE))
+
+
+def note_end(work_dir: Path, train_cfg: dict, epoch: int, iteration: int) -> None:
+    """Note that a training has come to its end.
+
+    Args:
+        work_dir (Path): Its work folder.
+        train_cfg (dict): Of its config.
+        epoch (int): Epochs that are done.
+        iteration (int): Iterations that are done.
+    """
+    note(work_dir, ended=_length(train_cfg), epoch=epoch, iter=iteration)
+
+
+@contextmanager
+def claimed(work_dir: Path, wait: bool = False) -> Iterator[None]:
+    """Have a work folder for one training alone, as long as its process lives.
+
+    Args:
+        work_dir (Path): The work folder.
+        wait (bool): Whether to wait for a training that runs there. Defaults to False.
+
+    Raises:
+        SetupError: If another process trains there. The message names it.
+    """
+    work_dir.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(str(work_dir / _LOCK))
+    try:
+        lock.acquire(timeout=1)  # who only looks holds it for a moment
+    except Timeout:
+        busy = f'{holder(work_dir) or "Another process"} trains in {str(work_dir)!r}'
+        if not wait:
+            raise SetupError(f'{busy}: wait for its end, or give another --work-dir.') from None
+        print_log(f'{busy}: this training waits for its end.', logger='current')
+        lock.acquire()
+    try:
+        job = {'slurm': os.environ['SLURM_JOB_ID']} if 'SLURM_JOB_ID' in os.environ else {}
+        since = time.strftime('%Y-%m-%d %H:%M:%S')
+        dump(dict(host=socket.gethostname(), pid=os.getpid(), since=since, **job), str(work_dir / _STATE))
+        yield
+    finally:
+        lock.release()
+
+
+def holder(work_dir: Path) -> Optional[str]:
+    """Tell who trains in a work folder.
+
+    Args:
+        work_dir (Path): The work folder.
+
+    Returns:
+        str | None: The process and its host; None where nobody does.
+    """
+    if not (work_dir / _LOCK).exists():
+        return None
+    try:
+        with FileLock(str(work_dir / _LOCK), timeout=0):
+            return None
+    except Timeout:
+        state = state_of(work_dir)
+        job = f' (job {state["slurm"]} of Slurm)' if 'slurm' in state else ''
+        return f'Process {state.get("pid")} on {state.get("host")}{job}, since {state.get("since")},'
+
+
+def _length(train_cfg: dict) -> Dict[str, Optional[int]]:
+    key = 'max_epochs' if train_cfg.get('max_epochs') is not None else 'max_iters'
+    return {key: train_cfg.get(key)}
+
+
+def seconds_per_step(scalars: List[dict]) -> Optional[float]:
     """Take the median of the logged times of an iteration.
 
     Args:
-        work_dir (Path): A training's work folder.
+        scalars (list[dict]): What :func:`read_scalars` found.
 
     Returns:
         float | None: Seconds, data loading included; None where nothing was logged.
     """
-    times = [entry['time'] for entry in read_scalars(work_dir) if 'loss' in entry and 'time' in entry]
-    return round(statistics.median(times), 4) if times else None
-
-
-def peak_memory(work_dir: Path) -> Optional[float]:
-    """Look up how much memory a training took at most.
-
-    Args:
-        work_dir (Path): The work folder of a training that :func:`run_jobs` ran.
-
-    Returns:
-        float | None: Megabytes: of the GPU where it ran on one, of the whole process otherwise; None where unknown.
-    """
-    of_gpu = [entry['memory'] for entry in read_scalars(work_dir) if 'memory' in entry]
-    if of_gpu:
-        return float(max(of_gpu))
-    usage = work_dir / USAGE
-    return load(str(usage))['peak_mb'] if usage.exists() else None
+    times = [entry['time'] for entry in scalars if 'loss' in entry and 'time' in entry]
+    return round(median(times), 4) if times else None

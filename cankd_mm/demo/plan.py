@@ -1,7 +1,7 @@
 """Which trainings the demo consists of."""
 
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Sequence
+from typing import Dict, List, NamedTuple, Optional, Sequence
 
 from cankd_mm.experiments.jobs import Job
 from cankd_mm.experiments.report import ALONE
@@ -11,7 +11,7 @@ NUM_TRAIN, NUM_SMALL, NUM_VAL = 2000, 300, 200
 
 
 class Task(NamedTuple):
-    """The configs of one task, its training lengths in epochs, and guessed seconds per iteration."""
+    """The configs of one task, and its training lengths in epochs."""
 
     name: str
     teacher: str
@@ -20,7 +20,6 @@ class Task(NamedTuple):
     teacher_epochs: int
     student_epochs: int
     long_epochs: int
-    seconds: Dict[str, float]
 
 
 # What the table calls a kind of training.
@@ -42,7 +41,6 @@ TASKS = (
         4,
         24,
         34,
-        dict(teacher=0.2, student=0.11, cankd=0.16),
     ),
     Task(
         'segmentation',
@@ -52,7 +50,6 @@ TASKS = (
         5,
         24,
         34,
-        dict(teacher=0.25, student=0.12, cankd=0.2),
     ),
 )
 
@@ -75,56 +72,30 @@ def plan(
     Returns:
         list[Job]: The trainings, those that others need first.
     """
-    folder = root / task.name
-    student_iters = -(-NUM_SMALL // BATCH)
-    data_options = _data_options(task, data)
-    small = dict(detection='annotations/train_small.json', segmentation='train_small.txt')[task.name]
+    folder, small_set = root / task.name, dict(detection='annotations/train_small.json', segmentation='train_small.txt')
 
-    def job(kind: str, config: str, epochs: int, iters: int, seconds: float, seed: int = 0, options=None, needs=None):
-        options = {**data_options, **(options or {})}
+    def job(kind: str, config: str, epochs: int, seed: int = 0, needs: Optional[Job] = None, **options: object) -> Job:
+        options = {**_data_options(task, data), **options}
         if quick:
-            epochs = 1
-            options['train_dataloader.dataset.indices'] = min(iters, 24) * BATCH
-            iters = min(iters, 24)
-        options.update(
-            {
-                'train_cfg.max_epochs': epochs,
-                'train_cfg.val_interval': epochs,
-                'param_scheduler.1.T_max': epochs,
-                'randomness.seed': seed,
-            }
-        )
-        final, method = f'epoch_{epochs}.pth', KINDS[kind.split('_seed')[0]]
-        return Job(folder / kind, config, options, final, epochs * iters, seconds, needs, method)
+            epochs, options['train_dataloader.dataset.indices'] = 1, min(NUM_TRAIN, NUM_SMALL, 24 * BATCH)
+        lengths = ('train_cfg.max_epochs', 'train_cfg.val_interval', 'param_scheduler.1.T_max')
+        options.update({**dict.fromkeys(lengths, epochs), 'randomness.seed': seed})
+        if needs is not None:  # our own schedule, which names checkpoints by their epochs
+            last = needs.options['train_cfg.max_epochs']
+            options['model.teacher_ckpt'] = str(needs.work_dir / f'epoch_{last}.pth')
+        return Job(folder / kind, config, options, needs and needs.work_dir, KINDS[kind.split('_seed')[0]])
 
-    def distilled(kind: str, teacher: Job, seed: int):
-        options = {'model.teacher_ckpt': str(teacher.checkpoint)}
-        return job(
-            kind, task.cankd, task.student_epochs, student_iters, task.seconds['cankd'], seed, options, teacher.work_dir
-        )
-
-    def alone(kind: str, epochs: int, seed: int):
-        return job(kind, task.student, epochs, student_iters, task.seconds['student'], seed)
-
-    teacher = job('teacher', task.teacher, task.teacher_epochs, NUM_TRAIN // BATCH, task.seconds['teacher'])
-    jobs = [teacher]
-    for seed in seeds:
-        jobs += [alone(f'student_seed{seed}', task.student_epochs, seed), distilled(f'cankd_seed{seed}', teacher, seed)]
+    teachers = [job('teacher', task.teacher, task.teacher_epochs)]
+    kinds = [('student', 'cankd', task.student_epochs)]
     if controls:
-        same = job(
-            'teacher300',
-            task.teacher,
-            task.long_epochs,
-            student_iters,
-            task.seconds['teacher'],
-            options={'train_dataloader.dataset.ann_file': small},
-        )
-        jobs.append(same)
+        small = {'train_dataloader.dataset.ann_file': small_set[task.name]}
+        teachers.append(job('teacher300', task.teacher, task.long_epochs, **small))
+        kinds.append(('student-long', 'cankd300', task.long_epochs))
+    jobs = list(teachers)
+    for teacher, (alone, distilled, epochs) in zip(teachers, kinds):
         for seed in seeds:
-            jobs += [
-                alone(f'student-long_seed{seed}', task.long_epochs, seed),
-                distilled(f'cankd300_seed{seed}', same, seed),
-            ]
+            jobs.append(job(f'{alone}_seed{seed}', task.student, epochs, seed))
+            jobs.append(job(f'{distilled}_seed{seed}', task.cankd, task.student_epochs, seed, teacher))
     return jobs
 
 

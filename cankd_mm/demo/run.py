@@ -6,6 +6,7 @@ from typing import Dict, List, Sequence
 from mmengine.fileio import load
 
 from cankd_mm.apis import test
+from cankd_mm.apis.work_dir import claimed, last_checkpoint
 from cankd_mm.demo import report
 from cankd_mm.demo.dataset import prepare
 from cankd_mm.demo.plan import KINDS, NUM_SMALL, NUM_TRAIN, NUM_VAL, TASKS, plan
@@ -46,8 +47,9 @@ def run_demo(
     planned = {task.name: plan(task, root, data, seeds, controls, quick) for task in TASKS if task.name in tasks}
     # Teachers first: they take longest, and students wait for them.
     jobs = [job for jobs in planned.values() for job in jobs]
-    run_jobs(sorted(jobs, key=lambda job: not job.work_dir.name.startswith('teacher')))
-    results = {name: run_experiment(jobs, root / name, KINDS['cankd']) for name, jobs in planned.items()}
+    with claimed(root):
+        run_jobs(sorted(jobs, key=lambda job: not job.work_dir.name.startswith('teacher')))
+        results = {name: run_experiment(jobs, root / name, KINDS['cankd']) for name, jobs in planned.items()}
     with redirect_stdout(io.StringIO()):
         predictions = {name: _predict(found['runs'], seeds[0], root / name) for name, found in results.items()}
         report.picture(predictions, root / 'comparison.jpg')
@@ -72,12 +74,12 @@ def _show(jobs: List[Job], seed: int, folder: Path) -> None:
     """Write the page of a task's pair."""
     by_name = {job.work_dir.name: job for job in jobs}
     distilled, alone = by_name[f'cankd_seed{seed}'], by_name[f'student_seed{seed}']
-    page = folder / 'report.html'
-    if not page.exists() or page.stat().st_mtime < distilled.checkpoint.stat().st_mtime:
+    page, checkpoint = folder / 'report.html', last_checkpoint(distilled.work_dir)
+    if not page.exists() or page.stat().st_mtime < checkpoint.stat().st_mtime:
         show(
             distilled.config,
-            str(distilled.checkpoint),
-            against=str(alone.checkpoint),
+            str(checkpoint),
+            against=str(last_checkpoint(alone.work_dir)),
             out=str(folder),
             cfg_options=distilled.options,
         )

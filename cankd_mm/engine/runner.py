@@ -6,6 +6,9 @@ from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import BaseLoop, Runner
 
+from cankd_mm.config.metric import metric_of
+from cankd_mm.config.types import type_name
+
 
 @RUNNERS.register_module()
 class DistillRunner(Runner):
@@ -14,8 +17,8 @@ class DistillRunner(Runner):
     It changes nothing of what is trained:
 
     - the teacher is evaluated beside the student, see :class:`DistillValLoop`;
-    - the best checkpoint is kept (by the first metric that the evaluators report, for label maps by mIoU), and its
-      student by itself, see :class:`BestStudentHook`;
+    - the best checkpoint is kept, by the metric of :func:`cankd_mm.config.metric.metric_of`, and its student by itself,
+      see :class:`BestStudentHook`;
     - a loss that is no number ends the training, see :class:`FiniteLossHook`;
     - the only checkpoint is not removed before the next one is written.
 
@@ -37,7 +40,7 @@ class DistillRunner(Runner):
         Returns:
             BaseLoop: The loop.
         """
-        if isinstance(loop, dict) and loop.get('type', 'ValLoop') == 'ValLoop':
+        if isinstance(loop, dict) and type_name(loop.get('type', 'ValLoop')) == 'ValLoop':
             loop = {**loop, 'type': 'DistillValLoop'}
         return super().build_val_loop(loop)
 
@@ -56,10 +59,9 @@ class DistillRunner(Runner):
 
     def _complete(self, checkpoint: dict) -> dict:
         if 'save_best' not in checkpoint and self._val_loop is not None:
-            evaluators = self._val_evaluator if isinstance(self._val_evaluator, list) else [self._val_evaluator]
-            of_labels = any(isinstance(e, dict) and e.get('type') == 'IoUMetric' for e in evaluators)
-            checkpoint['save_best'] = 'mIoU' if of_labels else 'auto'
-            checkpoint.setdefault('rule', 'greater')
+            metric = metric_of(self.cfg)
+            checkpoint['save_best'] = metric.key if metric else 'auto'
+            checkpoint.setdefault('rule', metric.rule if metric else 'greater')
         if checkpoint.get('max_keep_ckpts') == 1:
             print_log(
                 'default_hooks.checkpoint.max_keep_ckpts=1 would remove the only checkpoint before the next one is '

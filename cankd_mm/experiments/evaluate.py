@@ -3,16 +3,19 @@
 import re
 from pathlib import Path
 from statistics import median
-from typing import Dict, List, Optional, Tuple
+from typing import Dict, List, Optional
 
 from mmengine.config import Config
 from mmengine.fileio import dump, load
 
 from cankd_mm.apis import export_student, test
-from cankd_mm.apis.work_dir import METRICS, last_checkpoint, peak_memory, read_scalars, seconds_per_step
+from cankd_mm.apis.work_dir import last_checkpoint, read_scalars, seconds_per_step, state_of
+from cankd_mm.config.metric import metric_of
 from cankd_mm.config.pair import is_distillation
-from cankd_mm.config.read import load_config
+from cankd_mm.config.read import load_config, read_config
+from cankd_mm.config.types import type_name
 from cankd_mm.errors import SetupError
+from cankd_mm.experiments.jobs import USAGE
 from cankd_mm.models.builders import build_model
 from cankd_mm.stack.machine import describe_machine
 
@@ -20,7 +23,7 @@ RESULT = 'result.json'
 
 _POINTS = 10  # at how many iterations what the Can blocks do is kept
 _TIME = re.compile(r'\d{8}_\d{6}')
-_NO_METRICS = ('step', 'time', 'data_time')
+_NO_METRICS = ('epoch', 'iter', 'step', 'time', 'data_time')
 
 
 def evaluate(work_dir: Path) -> dict:
@@ -32,8 +35,8 @@ def evaluate(work_dir: Path) -> dict:
 
     Returns:
         dict: The training as :func:`describe` has it, with ``metrics``, ``metric`` and ``value`` of the evaluation,
-        ``parameters``, and ``student``, the plain config and its checkpoint. A test set whose labels are kept elsewhere
-        (``format_only``) leaves the figures of the last validation.
+        ``parameters``, and ``student``, the plain config and its checkpoint. Without test data, or with labels that are
+        kept elsewhere (``format_only``), the figures of the last validation stay.
 
     Raises:
         SetupError: If there is no training, or no checkpoint.
@@ -46,14 +49,13 @@ def evaluate(work_dir: Path) -> dict:
     run, student = describe(work_dir), (str(config), str(checkpoint))
     if is_distillation(load_config(student[0])):
         student = export_student(*student, str(work_dir / 'student'))
+    cfg = load_config(student[0])
+    metric = metric_of(cfg, 'test')
+    if metric is not None:
+        metrics = _numbers(test(*student, work_dir=str(work_dir / 'test')))
+        measured = f'exported student in plain {cfg.get("default_scope", "MMEngine")}'
+        run.update(metrics=metrics, metric=metric.name, value=metric.of(metrics), measured=measured)
     parameters = sum(parameter.numel() for parameter in build_model(student[0], 'model').parameters())
-    if _is_rated(load_config(student[0])):
-        found = test(*student, work_dir=str(work_dir / 'test'))
-        metrics = {key: float(value) for key, value in found.items() if key not in _NO_METRICS}
-        # CocoMetric reports nothing where nothing at all is detected.
-        metric, value = rate(metrics) if metrics else ('box AP', 0.0)
-        library = 'mmseg' if metric == 'mIoU' else 'mmdet'
-        run.update(metrics=metrics, metric=metric, value=value, measured=f'exported student in plain {library}')
     run.update(parameters=parameters, student=list(student), machine=describe_machine())
     dump(run, str(path), indent=2)
     return run
@@ -68,57 +70,41 @@ def describe(work_dir: Path) -> Optional[dict]:
     Returns:
         dict | None: The training, with ``metric`` and ``value`` of its last validation; what is not known is None.
         None where no config tells of a training.
+
+    Raises:
+        SetupError: If the config cannot be read.
     """
     config = _config_of(work_dir)
     if config is None:
         return None
-    cfg, scalars = Config.fromfile(str(config)), read_scalars(work_dir)
-    # A training shorter than the log's interval logs no step.
-    steps = [entry for entry in scalars if 'loss' in entry] or [{}]
+    cfg, scalars, metric = read_config(str(config)), read_scalars(work_dir), None
+    steps = [entry for entry in scalars if 'loss' in entry]
+    last = steps[-1] if steps else {}
     ratios = [entry['distill_to_task'] for entry in steps if 'distill_to_task' in entry]
-    distill = [value for key, value in steps[-1].items() if key.startswith('distill.loss')]
+    distill = [value for key, value in last.items() if key.startswith('distill.loss')]
     loss = cfg.model.distiller.get('loss') if is_distillation(cfg) else None
-    unit, length = ('epoch', 'max_epochs') if 'max_epochs' in cfg.train_cfg else ('step', 'max_iters')
-    words = dict(epoch='epoch', step='iteration')[unit]
-    metrics, metric, value, measured = {}, None, None, 'not yet'
+    metrics, measured = {}, 'not yet'
     for entry in scalars:
         if 'loss' not in entry:
-            metrics = {key: value for key, value in entry.items() if key not in _NO_METRICS}
-            metric, value = rate(metrics)
-            measured = f'validation at {words} {entry["step"]}'
+            metric, metrics = metric_of(cfg), _numbers(entry)
+            measured = f'validation at {"epoch" if "epoch" in last else "iteration"} {entry["step"]}'
     return dict(
         work_dir=str(work_dir),
         name=config.stem,
         metrics=metrics,
-        metric=metric,
-        value=value,
+        metric=metric and metric.name,
+        value=metric and metric.of(metrics),
         measured=measured,
-        progress=steps[-1] and f'{steps[-1][unit]} of {cfg.train_cfg[length]} {words}s',
+        progress=_progress(work_dir, cfg, last),
         lr=max((entry['lr'] for entry in steps if 'lr' in entry), default=None),
-        batch_size=cfg.train_dataloader.batch_size,
-        seconds_per_step=seconds_per_step(work_dir),
-        peak_mb=peak_memory(work_dir),
+        batch_size=cfg.train_dataloader.get('batch_size', 1),
+        seconds_per_step=seconds_per_step(scalars),
+        peak_mb=_peak_memory(work_dir, scalars),
         distill_to_task=round(median(ratios), 3) if ratios else None,
         distill_loss=round(sum(distill), 4) if distill else None,
-        loss=loss and loss.type,
+        loss=loss and type_name(loss),
         blocks=blocks(steps),
     )
-
-
-def rate(metrics: Dict[str, float]) -> Tuple[Optional[str], Optional[float]]:
-    """Pick the metric that a training is rated by.
-
-    Args:
-        metrics (dict[str, float]): What an evaluator reported.
-
-    Returns:
-        tuple: The metric's name and its value, in per cent where the name is of ``METRICS``; None and None where
-        nothing was reported.
-    """
-    for name, (key, factor) in METRICS.items():
-        if key in metrics:
-            return name, round(factor * metrics[key], 2)
-    return next(((key, round(value, 2)) for key, value in metrics.items()), (None, None))
 
 
 def blocks(steps: List[dict]) -> Dict[str, list]:
@@ -130,7 +116,7 @@ def blocks(steps: List[dict]) -> Dict[str, list]:
     Returns:
         dict[str, list]: Each quantity as pairs of iteration and value, some ten of them.
     """
-    keys = [key for key in steps[-1] if key.startswith('can/')]
+    keys = [key for key in (steps[-1] if steps else {}) if key.startswith('can/')]
     measured: List[dict] = []
     for entry in steps:
         # What was measured last is logged until it is measured again.
@@ -140,9 +126,32 @@ def blocks(steps: List[dict]) -> Dict[str, list]:
     return {key[len('can/') :]: [[int(entry['step']), round(entry[key], 5)] for entry in kept] for key in keys}
 
 
-def _is_rated(cfg: Config) -> bool:
-    evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
-    return not any(evaluator.get('format_only') for evaluator in evaluators)
+def _progress(work_dir: Path, cfg: Config, last: dict) -> Optional[str]:
+    """How far a training is: as it has noted at its end, or as was logged last, by whatever is counted there."""
+    key, unit, length = 'epoch', 'epochs', cfg.train_cfg.get('max_epochs')
+    if length is None:
+        key, unit, length = 'iter', 'iterations', cfg.train_cfg.get('max_iters')
+    known = {'iter': last['step'], **last} if last else {}
+    state = state_of(work_dir)
+    known.update({k: state[k] for k in ('epoch', 'iter') if 'ended' in state})
+    if key in known:
+        return f'{known[key]} of {length} {unit}'
+    return f'{known["iter"]} iterations of {length} {unit}' if known else None
+
+
+def _numbers(reported: dict) -> Dict[str, float]:
+    return {
+        key: float(value)
+        for key, value in reported.items()
+        if key not in _NO_METRICS and isinstance(value, (int, float))
+    }
+
+
+def _peak_memory(work_dir: Path, scalars: List[dict]) -> Optional[float]:
+    """Megabytes: of the GPU where there was one, otherwise of the whole process, as its launcher noted."""
+    of_gpu = [entry['memory'] for entry in scalars if 'memory' in entry]
+    usage = work_dir / USAGE
+    return float(max(of_gpu)) if of_gpu else load(str(usage))['peak_mb'] if usage.exists() else None
 
 
 def _config_of(work_dir: Path) -> Optional[Path]:

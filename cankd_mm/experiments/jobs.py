@@ -1,38 +1,49 @@
-"""Run trainings side by side, each an ordinary ``cankd train``, with progress and an estimate of the time left."""
+"""Trainings side by side, each an ordinary ``cankd train``, with progress and an estimate of the time left."""
 
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Optional, TextIO, Tuple
+from queue import Queue
+from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, TextIO
 
 import psutil
 import torch
+from mmengine.config import Config
 from mmengine.fileio import dump, load
 
-from cankd_mm.apis.work_dir import USAGE, last_checkpoint, read_scalars, seconds_per_step
+from cankd_mm.apis.work_dir import holder, is_complete, last_checkpoint, read_scalars, seconds_per_step, state_of
+from cankd_mm.config.options import format_options
 from cankd_mm.config.paths import folder
+from cankd_mm.config.read import read_config
 from cankd_mm.errors import SetupError
+
+SECONDS = 1.0  # between two looks at a training
+USAGE = 'usage.json'  # takes the largest size that a training's process was seen at
 
 
 class Job(NamedTuple):
     """One training.
 
-    ``work_dir`` is its folder and its name, ``options`` the ``--cfg-options`` by key, ``final`` the name of the
-    checkpoint it ends with, ``iters`` its length, ``seconds`` a guess of one iteration on one core, which weighs it
-    until it is measured, ``needs`` the work folder of a training that has to be done before, and ``method`` what an
-    experiment's table calls it.
+    ``work_dir`` is its folder and its name, ``options`` what overrides its config, by key, ``needs`` the work folder of
+    a training that has to be done before, and ``method`` what an experiment's table calls it.
     """
 
     work_dir: Path
     config: str
-    options: Dict[str, object]
-    final: str
-    iters: int
-    seconds: float
+    options: Dict[str, object] = {}
     needs: Optional[Path] = None
     method: str = ''
+
+    @property
+    def cfg(self) -> Config:
+        """The config, with what overrides it."""
+        return read_config(self.config, self.options)
 
     @property
     def seed(self) -> int:
@@ -40,48 +51,42 @@ class Job(NamedTuple):
         return self.options.get('randomness.seed', 0)
 
     @property
-    def checkpoint(self) -> Path:
-        """The checkpoint that the training ends with."""
-        return self.work_dir / self.final
-
-    @property
     def done(self) -> bool:
-        """Whether that checkpoint is completely written."""
-        return last_checkpoint(self.work_dir) == self.checkpoint
+        """Whether the training has come to its end."""
+        return last_checkpoint(self.work_dir) is not None and is_complete(self.work_dir, self.cfg.train_cfg)
 
-    def command(self) -> List[str]:
-        """The training as a command line; it resumes by itself.
+    def command(self, gpus: int = 1, *arguments: str) -> List[str]:
+        """Write the training as a command line, which resumes by itself and waits for whoever trains in its folder.
+
+        Args:
+            gpus (int): How many processes there are, each on a GPU. Defaults to 1, a single process.
+            *arguments (str): What else ``cankd train`` is to do.
 
         Returns:
             list[str]: The words of the command.
         """
-        options = [f'{key}={value}' for key, value in self.options.items()]
-        words = [
-            sys.executable,
-            '-W',
-            'ignore',
-            str(folder('tools') / 'train.py'),
-            self.config,
-            '--work-dir',
-            str(self.work_dir),
-        ]
-        return [*words, '--resume', *(['--cfg-options', *options] if options else [])]
+        words = [sys.executable, '-W', 'ignore']
+        if gpus > 1:
+            words += ['-m', 'torch.distributed.run', '--standalone', f'--nproc_per_node={gpus}']
+            arguments = ('--launcher', 'pytorch', *arguments)
+        words += [str(folder('tools') / 'train.py'), self.config, '--work-dir', str(self.work_dir)]
+        options = ['--cfg-options', *format_options(self.options)] if self.options else []
+        return [*words, '--resume', '--wait', *arguments, *options]
 
-    def progress(self) -> Tuple[int, float]:
-        """Tell how far the training is.
+    def failure(self) -> SetupError:
+        """Say what the training failed of.
 
         Returns:
-            tuple[int, float]: Iterations done, and seconds per iteration, as guessed where none was measured.
+            SetupError: With the last line of its log.
         """
-        steps = [int(entry['step']) for entry in read_scalars(self.work_dir) if 'loss' in entry]
-        return (steps[-1], seconds_per_step(self.work_dir) or self.seconds) if steps else (0, self.seconds)
+        log = self.work_dir / 'train.log'
+        lines = log.read_text(errors='replace').strip().splitlines() if log.exists() else []
+        last = lines[-1] if lines else 'it printed nothing'
+        return SetupError(f'The training {self.work_dir} failed: {last} (its log is {log}).')
 
 
-class Slots:
-    """Where trainings run side by side: on a GPU, or on a share of the processor's cores.
-
-    As a context, it ends what still runs when it is left; a training goes on from its last checkpoint when it is
-    started again.
+class Local:
+    """Trainings on this machine: on its GPUs, or on shares of the processor's cores.
 
     Args:
         count (int, optional): How many trainings at most; more than there are GPUs share them. Defaults to None: one on
@@ -92,111 +97,142 @@ class Slots:
     def __init__(self, count: Optional[int] = None) -> None:
         gpus, cores = torch.cuda.device_count(), os.cpu_count() or 1
         self.count = count or gpus or min(cores, 4)
-        self._free = [slot % gpus if gpus else None for slot in range(self.count)]
-        self._running: Dict[Path, Tuple[Job, subprocess.Popen, Optional[int]]] = {}
+        self._gpus: Queue = Queue()
+        for slot in range(self.count):
+            self._gpus.put(slot % gpus if gpus else None)
         self._threads = max(cores // self.count, 1)
+        self._processes: Set[subprocess.Popen] = set()
+        self.stopped = False
 
-    @property
-    def free(self) -> bool:
-        """Whether another training can start."""
-        return bool(self._free)
-
-    @property
-    def running(self) -> List[Job]:
-        """The trainings that run."""
-        return [job for job, _, _ in self._running.values()]
-
-    def start(self, job: Job) -> None:
-        """Start a training.
+    def run(self, job: Job, ends: Callable[[], bool] = lambda: False) -> bool:
+        """Train, and wait for the end.
 
         Args:
             job (Job): The training.
-        """
-        slot = self._free.pop(0)
-        self._running[job.work_dir] = job, _start(job, self._threads, slot), slot
-
-    def ended(self) -> List[Tuple[Job, bool]]:
-        """Wait a second, and look which trainings have come to their ends.
+            ends (Callable): Asked every second whether the training is to be ended early. Defaults to never.
 
         Returns:
-            list[tuple[Job, bool]]: Those that have, and whether they are done.
+            bool: Whether the training has come to its own end.
         """
-        time.sleep(1)
-        over = []
-        for job, process, _ in list(self._running.values()):
-            _note_memory(job, process)
-            if process.poll() is not None:
-                self._release(job)
-                over.append((job, process.returncode == 0 and job.done))
-        return over
+        gpu = self._gpus.get()
+        process = None
+        try:
+            if self.stopped:
+                return False
+            process = self._start(job, gpu)
+            self._processes.add(process)
+            while process.poll() is None:
+                time.sleep(SECONDS)
+                _note_memory(job, process)
+                if ends():
+                    return False
+            return process.returncode == 0 and job.done
+        finally:
+            if process is not None:
+                process.terminate()
+                process.wait()
+                self._processes.discard(process)
+            self._gpus.put(gpu)
 
-    def end(self, job: Job) -> None:
-        """End a training before it is done.
-
-        Args:
-            job (Job): The training.
-        """
-        _, process, _ = self._running[job.work_dir]
-        process.terminate()
-        process.wait()
-        self._release(job)
-
-    def _release(self, job: Job) -> None:
-        _, _, slot = self._running.pop(job.work_dir)
-        self._free.append(slot)
-
-    def __enter__(self) -> 'Slots':
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        for _, process, _ in self._running.values():
+    def stop(self) -> None:
+        """End all trainings, and start no other; each goes on at its last checkpoint when it is started again."""
+        self.stopped = True
+        for process in list(self._processes):
             process.terminate()
-        for _, process, _ in self._running.values():
-            process.wait()
+
+    def _start(self, job: Job, gpu: Optional[int]) -> subprocess.Popen:
+        job.work_dir.mkdir(parents=True, exist_ok=True)
+        environment = dict(os.environ)
+        threads = environment.get('OMP_NUM_THREADS', str(self._threads))
+        environment.update(OMP_NUM_THREADS=threads, MKL_NUM_THREADS=environment.get('MKL_NUM_THREADS', threads))
+        if gpu is not None:
+            visible = environment.get('CUDA_VISIBLE_DEVICES')
+            environment['CUDA_VISIBLE_DEVICES'] = visible.split(',')[gpu] if visible else str(gpu)
+        with open(job.work_dir / 'train.log', 'ab') as log:
+            return subprocess.Popen(job.command(), stdout=log, stderr=subprocess.STDOUT, env=environment)
 
 
-def run_jobs(jobs: List[Job], place: Optional[Slots] = None, stream: TextIO = sys.stdout) -> None:
-    """Run what is not done yet.
+def run_jobs(jobs: Sequence[Job], place: Optional[Local] = None, stream: TextIO = sys.stdout) -> None:
+    """Run what is not done yet, those that need others after all that need none.
 
     Args:
-        jobs (list[Job]): The trainings, those that others need first.
-        place (Slots | Cluster, optional): Where they run. Defaults to None, on this machine, see :class:`Slots`.
+        jobs (Sequence[Job]): The trainings.
+        place (Local | Slurm, optional): Where they run. Defaults to None, this machine, see :class:`Local`.
         stream (TextIO): Takes the progress. Defaults to the standard output.
 
     Raises:
         SetupError: If a training fails. The message names its log.
     """
-    waiting = [job for job in jobs if not job.done]
-    last_line = 0.0
-    with place or Slots() as place:
-        while waiting or place.running:
-            for job in list(waiting):
-                unfinished = {other.work_dir for other in [*waiting, *place.running]}
-                if place.free and job.needs not in unfinished:
-                    waiting.remove(job)
-                    place.start(job)
-                    stream.write(f'started   {job.work_dir}\n')
-            for job, done in place.ended():
-                if not done:
-                    raise failure_of(job)
-                stream.write(f'finished  {job.work_dir}\n')
-            if time.time() - last_line > 15 and place.running:
-                last_line = time.time()
-                stream.write(_progress_line(place.running, waiting, place.count))
-            stream.flush()
+    left = [job for job in jobs if not job.done]
+    for wave in ([job for job in left if job.needs is None], [job for job in left if job.needs is not None]):
+        if wave:
+            _run_wave(wave, place or Local(), stream)
 
 
-def failure_of(job: Job) -> SetupError:
-    """Say what a training failed of.
+def _run_wave(jobs: Sequence[Job], place: Local, stream: TextIO) -> None:
+    running: List[Job] = []
+
+    def run(job: Job) -> bool:
+        running.append(job)
+        busy = holder(job.work_dir)
+        say(stream, f'started   {job.work_dir}' + (f': waits for the end of what runs there. {busy}' if busy else ''))
+        try:
+            return place.run(job)
+        finally:
+            running.remove(job)
+
+    with side_by_side(place, len(jobs)) as pool:
+        futures = {pool.submit(run, job): job for job in jobs}
+        while futures:
+            ended, _ = wait(futures, 15 * SECONDS, FIRST_COMPLETED)
+            for future in ended:
+                job = futures.pop(future)
+                if not future.result():
+                    raise job.failure()
+                say(stream, f'finished  {job.work_dir}')
+            if running and not ended:
+                say(stream, _progress(list(running), len(futures) - len(running)))
+
+
+@contextmanager
+def side_by_side(place: Local, count: int) -> Iterator[ThreadPoolExecutor]:
+    """Wait for trainings in threads; whatever ends this process early, a signal as well, ends them.
 
     Args:
-        job (Job): The training.
+        place (Local | Slurm): Where they run.
+        count (int): How many there are.
 
-    Returns:
-        SetupError: With the last line of its log.
+    Yields:
+        ThreadPoolExecutor: What runs them.
     """
-    log = job.work_dir / 'train.log'
-    return SetupError(f'The training {job.work_dir} failed: {_last_line(log)} (its log is {log}).')
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        before = {number: signal.signal(number, _interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    pool = ThreadPoolExecutor(min(place.count or count, count))
+    try:
+        yield pool
+    except BaseException:
+        place.stop()
+        raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def say(stream: TextIO, text: str) -> None:
+    """Write a line of progress at once.
+
+    Args:
+        stream (TextIO): Where to.
+        text (str): The line.
+    """
+    stream.write(f'{text}\n')
+    stream.flush()
 
 
 def _note_memory(job: Job, process: subprocess.Popen) -> None:
@@ -211,32 +247,19 @@ def _note_memory(job: Job, process: subprocess.Popen) -> None:
         dump(dict(peak_mb=round(megabytes, 1)), str(usage))
 
 
-def _start(job: Job, threads: int, gpu: Optional[int]) -> subprocess.Popen:
-    job.work_dir.mkdir(parents=True, exist_ok=True)
-    environment = dict(os.environ)
-    for name in ('OMP_NUM_THREADS', 'MKL_NUM_THREADS'):
-        environment.setdefault(name, environment.get('OMP_NUM_THREADS', str(threads)))
-    if gpu is not None:
-        visible = os.environ.get('CUDA_VISIBLE_DEVICES')
-        environment['CUDA_VISIBLE_DEVICES'] = visible.split(',')[gpu] if visible else str(gpu)
-    with open(job.work_dir / 'train.log', 'ab') as log:
-        return subprocess.Popen(job.command(), stdout=log, stderr=subprocess.STDOUT, env=environment, cwd=os.getcwd())
-
-
-def _progress_line(running: List[Job], waiting: List[Job], slots: int) -> str:
-    left, slowness, parts = [], [], []
+def _progress(running: List[Job], waiting: int) -> str:
+    parts, left, whole = [], [], []
     for job in running:
-        step, seconds = job.progress()
-        left.append((job.iters - step) * seconds + 5)
-        slowness.append(seconds / job.seconds)
-        parts.append(f'{"/".join(job.work_dir.parts[-2:])} {100 * step // job.iters}%')
-    factor = sum(slowness) / len(slowness)
-    left += [job.iters * job.seconds * factor + 15 for job in waiting]
-    # Neither shorter than the longest training nor than all of them shared out evenly.
-    minutes = max(max(left), sum(left) / slots) / 60
-    return f'  {", ".join(parts)}; {len(waiting)} waiting; about {minutes:.0f} min left\n'
-
-
-def _last_line(log: Path) -> str:
-    lines = log.read_text(errors='replace').strip().splitlines()
-    return lines[-1] if lines else 'it printed nothing'
+        scalars, iters = read_scalars(job.work_dir), state_of(job.work_dir).get('max_iters')
+        steps = [entry.get('iter', entry['step']) for entry in scalars if 'loss' in entry]
+        done = f' {100 * steps[-1] / iters:.0f}%' if steps and iters else ''
+        parts.append(f'{"/".join(job.work_dir.parts[-2:])}{done}')
+        if done:
+            seconds = seconds_per_step(scalars) or 0.0
+            left.append((iters - steps[-1]) * seconds)
+            whole.append(iters * seconds)
+    minutes = ''
+    if left:
+        mean = sum(whole) / len(whole)
+        minutes = f'; about {max(max(left), (sum(left) + waiting * mean) / len(running)) / 60:.0f} min left'
+    return f'  {", ".join(parts)}; {waiting} waiting{minutes}'

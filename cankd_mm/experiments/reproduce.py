@@ -1,19 +1,20 @@
+"""Rows of the paper's tables: trained, exported, evaluated in the plain library, reported."""
+
 import datetime
 import os
-import socket
 import subprocess
-import sys
 from pathlib import Path
-from typing import Dict, List, Optional
+from typing import Dict, Optional
 
+import torch
 from mmengine.config import Config
 from mmengine.fileio import dump
 
-from cankd_mm.apis.work_dir import is_finished
-from cankd_mm.config.paths import folder as package_folder
+from cankd_mm.config.metric import required_metric
 from cankd_mm.config.read import load_config
 from cankd_mm.errors import SetupError
 from cankd_mm.experiments.evaluate import RESULT, evaluate
+from cankd_mm.experiments.jobs import Job
 from cankd_mm.experiments.requirements import missing
 from cankd_mm.experiments.rows import Row, beside
 
@@ -48,29 +49,25 @@ def reproduce(
     """
     options = row_options(teacher_ckpt, seed, cfg_options)
     cfg = load_config(str(row.config), options, work_dir)
-    folder = Path(cfg.work_dir)
+    required_metric(cfg, str(row.config))
     lacking = missing(row, cfg, gpus)
     if lacking:
         raise SetupError('\n  '.join([f'{row.name} cannot run yet:', *lacking]))
-    gpus = _count_gpus() if gpus is None else gpus
-
-    if not is_finished(folder, cfg.train_cfg):
-        arguments = [str(row.config), '--work-dir', str(folder), '--auto-scale-lr', '--resume']
-        if options:
-            arguments += ['--cfg-options', *(f'{key}={value}' for key, value in options.items())]
-        _train(arguments, gpus, f'The training of {row.name}')
-        if not is_finished(folder, cfg.train_cfg):
+    gpus = torch.cuda.device_count() if gpus is None else gpus
+    job = Job(Path(cfg.work_dir), str(row.config), options)
+    if not job.done:
+        environment = dict(os.environ, **(dict(CUDA_VISIBLE_DEVICES='') if gpus == 0 else {}))
+        status = subprocess.run(job.command(gpus, '--auto-scale-lr'), env=environment).returncode
+        if status:
+            raise SetupError(
+                f'The training of {row.name} failed with status {status}: what it said stands above; the same command '
+                'resumes it.'
+            )
+        if not job.done:
             raise SetupError(f'The training of {row.name} ended early: the same command resumes it.')
-    result = dict(
-        evaluate(folder),
-        **beside(row),
-        gpus=gpus,
-        lr=_learning_rate(cfg, gpus),
-        seed=seed,
-        options=options,
-        date=datetime.date.today().isoformat(),
-    )
-    dump(result, str(folder / RESULT), indent=2)
+    about = dict(gpus=gpus, lr=_learning_rate(cfg, gpus), seed=seed, options=options)
+    result = {**evaluate(job.work_dir), **beside(row), **about, 'date': datetime.date.today().isoformat()}
+    dump(result, str(job.work_dir / RESULT), indent=2)
     return result
 
 
@@ -87,42 +84,12 @@ def row_options(
     Returns:
         dict: The entries by their dotted keys.
     """
-    options = dict(cfg_options or {})
-    if teacher_ckpt is not None:
-        options['model.teacher_ckpt'] = teacher_ckpt
-    if seed is not None:
-        options['randomness.seed'] = seed
-    return options
-
-
-def _count_gpus() -> int:
-    import torch
-
-    return torch.cuda.device_count()
-
-
-def _train(arguments: List[str], gpus: int, what: str) -> None:
-    """Run the training tool on the processor, on one GPU, or on several with one process each."""
-    environment = dict(os.environ)
-    launch = [sys.executable, '-W', 'ignore']
-    if gpus == 0:
-        environment['CUDA_VISIBLE_DEVICES'] = ''
-    if gpus > 1:
-        with socket.socket() as free:
-            free.bind(('127.0.0.1', 0))
-            port = free.getsockname()[1]
-        launch += ['-m', 'torch.distributed.run', f'--nproc_per_node={gpus}', f'--master_port={port}']
-        arguments = ['--launcher', 'pytorch', *arguments]
-    tool = package_folder('tools') / 'train.py'
-    done = subprocess.run([*launch, str(tool), *arguments], env=environment)
-    if done.returncode:
-        raise SetupError(
-            f'{what} failed with status {done.returncode}: what it said stands above; the same command resumes it.'
-        )
+    given = {'model.teacher_ckpt': teacher_ckpt, 'randomness.seed': seed}
+    return {**(cfg_options or {}), **{key: value for key, value in given.items() if value is not None}}
 
 
 def _learning_rate(cfg: Config, gpus: int) -> float:
     """The learning rate after MMEngine's scaling to the batch."""
     base = (cfg.get('auto_scale_lr') or {}).get('base_batch_size')
-    batch = max(gpus, 1) * cfg.train_dataloader.batch_size
+    batch = max(gpus, 1) * cfg.train_dataloader.get('batch_size', 1)
     return cfg.optim_wrapper.optimizer.lr * (batch / base if base else 1)

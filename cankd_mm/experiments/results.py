@@ -7,7 +7,7 @@ import pandas as pd
 from mmengine.fileio import dump, load
 
 from cankd_mm.config.paths import folder as package_folder
-from cankd_mm.errors import SetupError
+from cankd_mm.errors import SetupError, reason_of
 from cankd_mm.experiments.evaluate import RESULT, describe
 from cankd_mm.experiments.report import markdown
 from cankd_mm.experiments.rows import Row, beside, load_rows
@@ -25,10 +25,10 @@ def write_results(folder: Path) -> Tuple[str, List[Path]]:
     Raises:
         SetupError: If there is no training.
     """
-    entries = gather(folder, load_rows(package_folder('configs')))
-    if not entries:
+    entries, unread = gather(folder, load_rows(package_folder('configs')))
+    if not entries and not unread:
         raise SetupError(f'There is no training under {str(folder)!r}: give the folder of your work folders.')
-    table = results_table(entries)
+    table = '\n\n'.join(filter(None, [runs_table(entries) if entries else '', *unread]))
     # Not results.json: the folder may be that of a comparison or of the demo, which have their own.
     written = [folder / 'runs.md', folder / 'runs.json']
     written[0].write_text(table + '\n')
@@ -36,7 +36,7 @@ def write_results(folder: Path) -> Tuple[str, List[Path]]:
     return table, written
 
 
-def gather(folder: Path, rows: Sequence[Row]) -> List[dict]:
+def gather(folder: Path, rows: Sequence[Row]) -> Tuple[List[dict], List[str]]:
     """Collect the figures of every run under a folder, beside those of the paper.
 
     A run that was evaluated counts with what the exported student reached in plain MMDetection or MMSegmentation, any
@@ -47,26 +47,30 @@ def gather(folder: Path, rows: Sequence[Row]) -> List[dict]:
         rows (Sequence[Row]): The rows that runs are compared with, by the name of their config.
 
     Returns:
-        list[dict]: One entry per run, in the order of the rows, as :func:`describe` has it, with
-        ``row``, ``paper``, ``student_alone``, ``teacher`` and ``gpus``. What is not known is None.
+        tuple[list[dict], list[str]]: One entry per run, in the order of the rows, as :func:`describe` has it, with
+        ``row``, ``paper``, ``student_alone``, ``teacher`` and ``gpus``, None where it is not known; and a sentence for
+        every run that cannot be read.
     """
     work_dirs = {path.parents[2] for path in folder.rglob('vis_data/scalars.json')}
     by_name = {row.name: row for row in rows}
     order = {name: i for i, name in enumerate(by_name)}
-    entries = []
+    entries, unread = [], []
     for work_dir in sorted(work_dirs):
-        run = describe(work_dir)
+        result = work_dir / RESULT
+        try:
+            run, evaluated = describe(work_dir), load(str(result)) if result.exists() else {}
+        except (SetupError, ValueError, KeyError, TypeError) as e:  # a config or a file of results that is broken
+            unread.append(f'{work_dir} cannot be read ({reason_of(e)}) and is left out.')
+            continue
         if run is None or not run['progress']:  # nothing was trained, as in the work folder of a test
             continue
-        result = work_dir / RESULT
-        evaluated = load(str(result)) if result.exists() else {}
         entries.append(
             {**run, 'gpus': None, **evaluated, **beside(by_name.get(run['name'])), 'work_dir': str(work_dir)}
         )
-    return sorted(entries, key=lambda entry: (order.get(entry['name'], len(order)), entry['work_dir']))
+    return sorted(entries, key=lambda entry: (order.get(entry['name'], len(order)), entry['work_dir'])), unread
 
 
-def results_table(entries: Sequence[dict]) -> str:
+def runs_table(entries: Sequence[dict]) -> str:
     """Lay out what :func:`gather` found.
 
     Args:

@@ -11,10 +11,9 @@ from typing import Dict, List, Optional, TextIO
 
 from mmengine.fileio import load, put
 
-from cankd_mm.config.read import load_config
 from cankd_mm.errors import SetupError
 from cankd_mm.experiments.evaluate import evaluate
-from cankd_mm.experiments.jobs import Job, Slots, run_jobs
+from cankd_mm.experiments.jobs import Job, Local, run_jobs, say
 from cankd_mm.experiments.report import write_report
 
 
@@ -22,7 +21,7 @@ def run_experiment(
     jobs: List[Job],
     root: Path,
     reference: str,
-    place: Optional[Slots] = None,
+    place: Optional[Local] = None,
     train: bool = True,
     stream: TextIO = sys.stdout,
     **about: object,
@@ -33,18 +32,17 @@ def run_experiment(
     ``results.json`` counts as done, whether its folder is still there or not, and stays in the table.
 
     Args:
-        jobs (list[Job]): The trainings, those that others need first.
+        jobs (list[Job]): The trainings.
         root (Path): Takes ``results.json``, ``results.md`` and ``results.png``.
         reference (str): The method that the others are compared with.
-        place (Slots | Cluster, optional): Where the trainings run. Defaults to None, this machine's :class:`Slots`.
+        place (Local | Slurm, optional): Where the trainings run. Defaults to None, this machine.
         train (bool): Whether to train what is missing; False reports what is there. Defaults to True.
         stream (TextIO): Takes the progress. Defaults to the standard output.
         **about: What else is to stand in the results.
 
     Returns:
-        dict: The results, as they are written: ``command``, ``reference``, ``metric``, what ``about`` says,
-        ``methods`` with a digest of each one's config, and ``runs``, each with ``method``, ``seed`` and what
-        :func:`evaluate` says.
+        dict: The results, as they are written: ``command``, ``reference``, ``metric``, what ``about`` says, ``methods``
+        with a digest of each one's config, and ``runs``, each with ``method``, ``seed`` and what :func:`evaluate` says.
 
     Raises:
         SetupError: If a training fails, or ``results.json`` has figures of other configs.
@@ -67,8 +65,7 @@ def run_experiment(
         run_jobs(jobs, place, stream)
     runs = list(earlier['runs'])
     for job in (job for job in jobs if job.done):
-        stream.write(f'evaluating {job.work_dir}\n')
-        stream.flush()
+        say(stream, f'evaluating {job.work_dir}')
         # What is said stands in the log of the evaluation's own folder. Loggers keep this stream; nothing closes it.
         with redirect_stdout(io.StringIO()):
             runs.append(dict(method=job.method, seed=job.seed, **evaluate(job.work_dir)))
@@ -76,13 +73,13 @@ def run_experiment(
     command = earlier.get('command') or shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
     results = dict(command=command, **about, reference=reference, metric=metric, methods=digests, runs=runs)
     root.mkdir(parents=True, exist_ok=True)
-    put(_dump(results), str(path))  # whole or not at all, see compat.py
+    put(_lines(results), str(path))  # whole or not at all, as stack/patch.py has it
     write_report(results, root)
     return results
 
 
-def _dump(results: dict) -> bytes:
-    """Write results as JSON, with a line for each training."""
+def _lines(results: dict) -> bytes:
+    """Results as JSON, with a line for each training."""
     head = json.dumps({**results, 'runs': []}, indent=2)
     lines = ',\n    '.join(map(json.dumps, results['runs']))
     return head.replace('"runs": []', f'"runs": [\n    {lines}\n  ]').encode() + b'\n'
@@ -91,6 +88,6 @@ def _dump(results: dict) -> bytes:
 def _digest(job: Job) -> str:
     """Tell one method's config from another's."""
     options = {key: value for key, value in job.options.items() if key != 'randomness.seed'}
-    cfg = load_config(job.config, options).to_dict()
-    text = json.dumps({k: v for k, v in cfg.items() if k != 'work_dir'}, sort_keys=True, default=str)
+    cfg = job._replace(options=options).cfg.to_dict()
+    text = json.dumps({key: value for key, value in cfg.items() if key != 'work_dir'}, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:12]

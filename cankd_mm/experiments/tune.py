@@ -1,26 +1,26 @@
+"""A search on the validation set for what users otherwise guess, with Optuna."""
+
 import os
 import socket
 import sys
+import threading
 import time
+from concurrent.futures import as_completed
 from pathlib import Path
-from typing import Dict, List, Optional, Sequence, TextIO
+from typing import List, Optional, Sequence, TextIO
 
 import optuna
-from mmengine.config import Config
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from cankd_mm.apis.data import check_data
-from cankd_mm.apis.work_dir import METRICS, final_checkpoint, read_scalars
-from cankd_mm.config.pair import is_distillation
+from cankd_mm.apis.work_dir import read_scalars
+from cankd_mm.config.metric import Metric, required_metric
 from cankd_mm.config.paths import default_work_dir
-from cankd_mm.config.read import load_config
 from cankd_mm.config.write import write_changes
 from cankd_mm.errors import SetupError
-from cankd_mm.experiments.compare_plan import count_iters
-from cankd_mm.experiments.jobs import Job, Slots, failure_of
+from cankd_mm.experiments.compare import load_pair
+from cankd_mm.experiments.jobs import Job, Local, say, side_by_side
 from cankd_mm.experiments.tune_report import shown, write_report
 from cankd_mm.experiments.tune_space import DEFAULT, Space, make_space
-from cankd_mm.models.checkpoints import check_checkpoint
 
 _FAILURES = 3  # with none that succeeds, after which a search ends
 _OVER = (TrialState.COMPLETE, TrialState.PRUNED)
@@ -34,11 +34,11 @@ def tune(
     seed: int = 0,
     storage: Optional[str] = None,
     work_dir: Optional[str] = None,
-    place: Optional[Slots] = None,
+    place: Optional[Local] = None,
     cfg_options: Optional[dict] = None,
     stream: TextIO = sys.stdout,
 ) -> Path:
-    """Search on the validation set for what users otherwise guess, with Optuna.
+    """Search on the validation set, and write the best config and a page.
 
     Every trial is an ordinary ``cankd train`` of ``trial_<number>.py``, a config of a few lines. Trials that lie below
     the median of the others at an intermediate validation are given up. Several calls, on one machine or on many, share
@@ -53,7 +53,7 @@ def tune(
         storage (str, optional): An address that Optuna knows. Defaults to None, a SQLite file in ``work_dir``.
         work_dir (str, optional): Takes configs, trainings, and the report. Defaults to None,
             ``./work_dirs/tune/<name of the config>``.
-        place (Slots | Cluster, optional): Where the trainings run. Defaults to None, this machine's :class:`Slots`.
+        place (Local | Slurm, optional): Where the trainings run. Defaults to None, this machine.
         cfg_options (dict, optional): Entries that override the config's in every trial. Defaults to None.
         stream (TextIO): Takes the progress. Defaults to the standard output.
 
@@ -63,12 +63,8 @@ def tune(
     Raises:
         SetupError: If something in the config, what is searched or a path is wrong, or if no training succeeds.
     """
-    cfg = load_config(config, cfg_options)
-    if not is_distillation(cfg):
-        raise SetupError(f'{config!r} is no distillation config: give one that has a teacher and a student.')
-    check_data(cfg, 'train', 'val')
-    if cfg.model.get('teacher_ckpt'):
-        check_checkpoint(cfg.model.teacher_ckpt, 'teacher')
+    cfg = load_pair(config, cfg_options)
+    metric = required_metric(cfg, config)
     root = Path(work_dir or default_work_dir(config, 'tune'))
     root.mkdir(parents=True, exist_ok=True)
     space = make_space(cfg, search)
@@ -76,129 +72,117 @@ def tune(
     study = optuna.create_study(
         study_name=Path(config).stem,
         storage=storage or f'sqlite:///{root / "study.db"}',
-        direction='maximize',
+        direction='maximize' if metric.rule == 'greater' else 'minimize',
         load_if_exists=True,
-        # What several calls propose is not to be the same.
-        sampler=optuna.samplers.TPESampler(seed=seed if storage is None else None, n_startup_trials=6),
         pruner=optuna.pruners.MedianPruner(n_startup_trials=4),
     )
+    # What several calls propose is not to be the same, nor what one call proposes after another.
+    sampler_seed = seed + len(study.trials) if storage is None else None
+    study.sampler = optuna.samplers.TPESampler(seed=sampler_seed, n_startup_trials=6)
     _check_same(study, config, space, cfg_options, seed)
     _take_up(study)
-    _Search(study, config, cfg, space, root, seed, dict(cfg_options or {}), stream).run(trials, hours, place)
+    study.set_user_attr('metric', metric.name)
+    place = place or Local()
+    options = {**(cfg_options or {}), 'randomness.seed': seed}
+    deadline = None if hours is None else time.monotonic() + 3600 * hours
+    worker = _Worker(study, config, metric, space, root, options, trials, deadline, place, stream)
+    count = max(min(place.count or trials, trials), 1)
+    with side_by_side(place, count) as pool:
+        for future in as_completed([pool.submit(worker.work) for _ in range(count)]):
+            future.result()
     return write_report(study, root, config)
 
 
-class _Search:
-    """One call's part in a search."""
+class _Worker:
+    """One call's part in a search; several threads work at it."""
 
     def __init__(
         self,
         study: optuna.Study,
         config: str,
-        cfg: Config,
+        metric: Metric,
         space: Space,
         root: Path,
-        seed: int,
-        cfg_options: dict,
+        options: dict,
+        trials: int,
+        deadline: Optional[float],
+        place: Local,
         stream: TextIO,
     ) -> None:
-        self.study, self.config, self.cfg, self.space = study, config, cfg, space
-        self.root, self.seed, self.cfg_options, self.stream = root, seed, cfg_options, stream
-        self.iters = count_iters(cfg)
-        self.metric: Optional[str] = study.user_attrs.get('metric')
+        self.study, self.config, self.metric, self.space, self.root = study, config, metric, space, root
+        self.options, self.trials, self.deadline = options, trials, deadline
+        self.place, self.stream = place, stream
+        self._lock = threading.Lock()
+        self._failed = 0
 
-    def run(self, trials: int, hours: Optional[float], place: Optional[Slots]) -> None:
-        """Try until there are enough trials, or the time is over."""
-        end = None if hours is None else time.monotonic() + 3600 * hours
-        running: Dict[Path, Trial] = {}
-        failed = 0
-        with place or Slots() as place:
-            while True:
-                wanted = trials - self._count(*_OVER, TrialState.RUNNING)
-                if wanted > 0 and place.free and (end is None or time.monotonic() < end):
-                    trial = self.study.ask(self.space.distributions)
-                    job = self._job(trial)
-                    running[job.work_dir] = trial
-                    if not job.done:
-                        place.start(job)
-                        continue
-                    ended = [(job, True)]  # interrupted when it was all but told
-                elif not running:
+    def work(self) -> None:
+        """Run trial after trial until there are enough, or the time is over."""
+        while not self.place.stopped:
+            with self._lock:
+                wanted = self.trials - len(self.study.get_trials(False, (*_OVER, TrialState.RUNNING)))
+                if wanted <= 0 or self.deadline is not None and time.monotonic() >= self.deadline:
                     return
-                else:
-                    ended = place.ended()
-                for job in place.running:
-                    if self._is_poor(running[job.work_dir], job):
-                        place.end(job)
-                        self._tell(running.pop(job.work_dir), job, TrialState.PRUNED)
-                for job, done in ended:
-                    trial = running.pop(job.work_dir)
-                    self._report(trial, job)
-                    if done:
-                        self._tell(trial, job, TrialState.COMPLETE)
-                        continue
-                    failed += 1
-                    self.study.tell(trial, state=TrialState.FAIL)
-                    if failed >= _FAILURES and not self._count(*_OVER):
-                        raise failure_of(job)
-                    self._say(str(failure_of(job)))
+                trial = self.study.ask(self.space.distributions)
+            self._run(trial)
 
-    def _count(self, *states: TrialState) -> int:
-        return len(self.study.get_trials(False, states))
-
-    def _job(self, trial: Trial) -> Job:
-        """Write down what a trial chooses."""
+    def _run(self, trial: Trial) -> None:
         number = trial.user_attrs.get('folder', trial.number)
         for key, value in dict(folder=number, host=socket.gethostname(), pid=os.getpid()).items():
             trial.set_user_attr(key, value)
-        options = {**self.cfg_options, **self.space.options(trial.params)}
         path = self.root / f'trial_{number:03d}.py'
-        write_changes(path, self.config, options)
-        self._say(f'trial {number}: {", ".join(f"{name} {shown(value)}" for name, value in trial.params.items())}')
-        seed = {'randomness.seed': self.seed}
-        return Job(path.with_suffix(''), str(path), seed, final_checkpoint(self.cfg.train_cfg), self.iters, 0.2)
+        options = {**self.options, **self.space.options(trial.params)}
+        seed = {'randomness.seed': options.pop('randomness.seed')}
+        with self._lock:
+            write_changes(path, self.config, options)
+            say(
+                self.stream,
+                f'trial {number}: {", ".join(f"{name} {shown(value)}" for name, value in trial.params.items())}',
+            )
+        job = Job(path.with_suffix(''), str(path), seed)
+        poor = []  # whether the trial was given up
+
+        def ends() -> bool:
+            if self._report(trial, job) and trial.should_prune():
+                poor.append(True)
+            return bool(poor)
+
+        done = job.done or self.place.run(job, ends)  # done where it was interrupted when it was all but told
+        if self.place.stopped and not done:
+            return  # the next call takes it up
+        self._report(trial, job)
+        values = self._validated(job)
+        with self._lock:
+            if not (done or poor):
+                self._fail(trial, job)
+            elif not values:
+                self.study.tell(trial, state=TrialState.FAIL)
+                raise SetupError(
+                    f'The training {job.work_dir} was never validated: set train_cfg.val_interval so that it ends with '
+                    'a validation.'
+                )
+            else:
+                self.study.tell(trial, None if poor else values[-1], TrialState.PRUNED if poor else None)
+                given_up = ', given up' if poor else ''
+                say(self.stream, f'trial {number}: {self.metric.name} {values[-1]:.2f}{given_up}')
+
+    def _fail(self, trial: Trial, job: Job) -> None:
+        self.study.tell(trial, state=TrialState.FAIL)
+        self._failed += 1
+        if self._failed >= _FAILURES and not self.study.get_trials(False, _OVER):
+            raise job.failure()
+        say(self.stream, str(job.failure()))
 
     def _report(self, trial: Trial, job: Job) -> int:
-        """Report what a training has validated, and count it."""
-        values = self._validated(job.work_dir)
-        known = trial.user_attrs.get('reported', 0)
+        """Report what a training has validated, and count what is new."""
+        values, known = self._validated(job), trial.user_attrs.get('reported', 0)
         for number in range(known, len(values)):
             trial.report(values[number], number)
         if len(values) > known:
             trial.set_user_attr('reported', len(values))
         return len(values) - known
 
-    def _is_poor(self, trial: Trial, job: Job) -> bool:
-        return bool(self._report(trial, job)) and trial.should_prune()
-
-    def _tell(self, trial: Trial, job: Job, state: TrialState) -> None:
-        values = self._validated(job.work_dir)
-        if not values:
-            self.study.tell(trial, state=TrialState.FAIL)
-            raise SetupError(
-                f'The training {job.work_dir} was not validated by a metric that is known here '
-                f'({", ".join(METRICS)}): set val_evaluator, and train_cfg.val_interval so that it ends with one.'
-            )
-        complete = state == TrialState.COMPLETE
-        self.study.tell(trial, values[-1] if complete else None, None if complete else state)
-        self._say(
-            f'trial {trial.user_attrs["folder"]}: {self.metric} {values[-1]:.2f}{"" if complete else ", given up"}'
-        )
-
-    def _validated(self, work_dir: Path) -> List[float]:
-        entries = [entry for entry in read_scalars(work_dir) if 'loss' not in entry]
-        if self.metric is None:
-            keys = {key for entry in entries for key in entry}
-            self.metric = next((name for name, (key, _) in METRICS.items() if key in keys), None)
-            if self.metric is None:
-                return []
-            self.study.set_user_attr('metric', self.metric)
-        key, factor = METRICS[self.metric]
-        return [factor * entry.get(key, 0.0) for entry in entries]  # of what detects nothing, nothing is reported
-
-    def _say(self, text: str) -> None:
-        self.stream.write(f'{text}\n')
-        self.stream.flush()
+    def _validated(self, job: Job) -> List[float]:
+        return [self.metric.of(entry) for entry in read_scalars(job.work_dir) if 'loss' not in entry]
 
 
 def _check_same(study: optuna.Study, config: str, space: Space, cfg_options: Optional[dict], seed: int) -> None:

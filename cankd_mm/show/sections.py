@@ -8,6 +8,7 @@ import torch
 from mmengine.config import Config
 from torch import Tensor
 
+from cankd_mm.config.metric import Metric
 from cankd_mm.engine.val_loop import teacher_is_rateable
 from cankd_mm.show import pictures, predictions, samples
 from cankd_mm.show.attention import IDENTITY, Point, added_by, looks, points_of, to_input
@@ -271,16 +272,17 @@ _CURVES = dict(
 )
 
 
-def run(folder: Path) -> Section:
+def run(folder: Path, metric: Optional[Metric]) -> Section:
     """Show what a training logged.
 
     Args:
         folder (Path): Its work folder.
+        metric (Metric, optional): What rates it.
 
     Returns:
         Section: Its curves.
     """
-    lines = logged(folder)
+    lines = logged(folder, metric)
     if not lines:
         words = [f'There is no log of the training beside the checkpoint, in {folder}: its curves are left out.']
         return Section('The run', words, [], [])

@@ -6,6 +6,7 @@ from mmengine.config import Config
 from torch import nn
 
 from cankd_mm.apis.data import missing_data
+from cankd_mm.config.metric import metric_of
 from cankd_mm.config.read import load_config
 from cankd_mm.errors import SetupError
 from cankd_mm.show import samples, sections
@@ -65,7 +66,7 @@ def show(
         changes,
         *sections.features(stages, chosen),
         sections.attention(stages, chosen[:_BLOCK_IMAGES], at),
-        sections.run(folder),
+        sections.run(folder, metric_of(cfg)),
     ]
     what = f'{len(chosen)} files' if images else f'{len(chosen)} of {split}, evenly spaced'
     facts = [('config', config), ('checkpoint', checkpoint), *_facts(cfg, stages), ('images', what)]

@@ -3,19 +3,21 @@
 import re
 from numbers import Real
 from pathlib import Path
-from typing import Dict, List, Tuple
+from typing import Dict, List, Optional, Tuple
 
-from cankd_mm.apis.work_dir import METRICS, read_scalars
+from cankd_mm.apis.work_dir import read_scalars
+from cankd_mm.config.metric import Metric
 
 Line = List[Tuple[float, float]]
 _AT_MOST = 400  # points of a line
 
 
-def logged(work_dir: Path) -> Dict[str, Dict[str, Line]]:
+def logged(work_dir: Path, metric: Optional[Metric]) -> Dict[str, Dict[str, Line]]:
     """Read the curves of a training.
 
     Args:
         work_dir (Path): Its work folder.
+        metric (Metric, optional): What rates it.
 
     Returns:
         dict[str, dict[str, list[tuple[float, float]]]]: By plot and line, pairs of iteration and figure: ``'losses'``,
@@ -26,11 +28,9 @@ def logged(work_dir: Path) -> Dict[str, Dict[str, Line]]:
     for entry in read_scalars(work_dir):
         if 'loss' not in entry:
             for key, value in entry.items():
-                plain = key.replace('teacher/', '', 1)
-                for metric, factor in METRICS.values():
-                    if plain == metric and isinstance(value, Real):
-                        whose = 'teacher' if key.startswith('teacher/') else 'student'
-                        plots['metrics'].setdefault(whose, []).append((iteration, value * factor))
+                if metric and key.replace('teacher/', '', 1) == metric.key and isinstance(value, Real):
+                    whose = 'teacher' if key.startswith('teacher/') else 'student'
+                    plots['metrics'].setdefault(whose, []).append((iteration, value * metric.factor))
             continue
         iteration = entry.get('iter', entry['step'])
         distill = {k: v for k, v in entry.items() if k.startswith('distill.loss')}
