@@ -25,7 +25,7 @@ from benchmarks import gpu, growth, loss, measure, operators, step
 from cankd_mm import __main__ as cli
 from cankd_mm.backbones import EfficientNetLite
 from cankd_mm.config.read import load_model_cfg
-from cankd_mm.experiments.jobs import Slots
+from cankd_mm.experiments.jobs import Local
 from cankd_mm.models.algorithms import feature_distill
 from cankd_mm.models.builders import build_model
 from tests.conftest import ROOT
@@ -252,7 +252,7 @@ def test_machines(typed, small, monkeypatch):
     """As jobs of a real Slurm: tests/test_slurm."""
     pytest.importorskip('submitit')
     asked = []
-    monkeypatch.setattr('cankd_mm.experiments.cluster.Cluster', lambda *args: asked.append(args) or Slots(1))
+    monkeypatch.setattr('cankd_mm.experiments.slurm.Slurm', lambda *args: asked.append(args) or Local(1))
     monkeypatch.setenv('PATH', os.path.dirname(sys.executable), prepend=os.pathsep)
     monkeypatch.setenv('PYTHONPATH', str(ROOT), prepend=os.pathsep)
     typed('docs/guides/machines.md')

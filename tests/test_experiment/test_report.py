@@ -6,7 +6,6 @@ import statistics
 import pandas as pd
 
 from cankd_mm.experiments.evaluate import blocks as blocks_of
-from cankd_mm.experiments.evaluate import rate
 from cankd_mm.experiments.report import ALONE, blocks_table, paired_difference, write_report
 
 
@@ -45,7 +44,7 @@ def test_blocks_are_followed_over_the_training(tmp_path):
     steps = [{**logged, 'step': 10 * i, 'can/neck_0_weight': 0.01 * (i // 2)} for i in range(2, 51)]
     blocks = blocks_of([{'step': 10, 'loss': 1.0}, *steps])
     assert blocks['neck_0_weight'][:2] == [[20, 0.01], [60, 0.03]] and blocks['neck_0_weight'][-1] == [500, 0.25]
-    assert len(blocks['neck_0_ratio']) == 13 and blocks_of([{'step': 10, 'loss': 1.0}]) == blocks_of([{}]) == {}
+    assert len(blocks['neck_0_ratio']) == 13 and blocks_of([{'step': 10, 'loss': 1.0}]) == blocks_of([]) == {}
     run = dict(seed=0, value=50.0, seconds_per_step=0.1, peak_mb=10.0, distill_to_task=2.0, distill_loss=3.0)
     runs = [
         dict(run, method='cankd', loss='CanKDLoss', blocks=blocks),
@@ -59,9 +58,3 @@ def test_blocks_are_followed_over_the_training(tmp_path):
     assert (tmp_path / 'results_blocks.png').exists()
     assert blocks_table(dict(results, runs=runs[1:])) == ''
     assert blocks_table(dict(results, runs=[dict(runs[0], distill_loss=None, blocks={})])) == ''
-
-
-def test_figures_are_in_per_cent():
-    assert rate({'coco/bbox_mAP_50': 0.9, 'coco/bbox_mAP': 0.4012}) == ('box AP', 40.12)
-    assert rate({'aAcc': 90.0, 'mIoU': 76.24}) == ('mIoU', 76.24)
-    assert rate({'accuracy/top1': 71.234}) == ('accuracy/top1', 71.23) and rate({}) == (None, None)

@@ -6,10 +6,11 @@ import shutil
 import pytest
 from mmengine.runner import save_checkpoint
 
-from cankd_mm.apis.work_dir import METRICS as KEYS
+from cankd_mm.config.metric import metric_of
+from cankd_mm.config.read import load_config
 from cankd_mm.errors import SetupError
 from cankd_mm.experiments.reproduce import reproduce
-from cankd_mm.experiments.results import gather, results_table
+from cankd_mm.experiments.results import gather, runs_table
 from cankd_mm.experiments.rows import Model, Row, find_row, load_rows
 from cankd_mm.models.builders import build_model
 from tests.conftest import ROOT
@@ -51,8 +52,8 @@ def done(request, pairs, forked, tmp_path_factory):
 def test_result(done):
     row, folder, result = done
     assert json.loads((folder / 'run' / 'result.json').read_text()) == result
-    key, factor = KEYS[row.metric]
-    assert 0 <= result['value'] == round(result['metrics'][key] * factor, 2)
+    metric = metric_of(load_config(str(row.config)))
+    assert 0 <= result['value'] == metric.of(result['metrics']) and result['metric'] == row.metric == metric.name
     assert (result['paper'], result['student_alone'], result['teacher']) == (0.5, 1.0, 2.0)
     # 2 images a step at a learning rate that is meant for 8.
     assert result['lr'] == pytest.approx(2e-3 * 2 / 8) and (result['gpus'], result['batch_size']) == (0, 2)
@@ -76,11 +77,12 @@ def test_table(done):
     row, folder, result = done
     shutil.copytree(folder / 'run', folder / 'log')
     (folder / 'log' / 'result.json').unlink()
-    logged, reproduced = gather(folder, [row])
+    (logged, reproduced), unread = gather(folder, [row])
+    assert not unread
     assert reproduced['value'] == result['value'] and 'in plain mm' in reproduced['measured']
     assert logged['value'] == pytest.approx(result['value'], abs=0.1)
     assert logged['measured'].startswith('validation at') and logged['progress'] == '2 of 2 epochs'
-    text = results_table([logged, reproduced])
+    text = runs_table([logged, reproduced])
     assert row.number in text and f' {reproduced["value"] - 0.5:+.1f} ' in text
     # The folder of the evaluation is no run.
     assert len(text.splitlines()) == 4
@@ -88,7 +90,7 @@ def test_table(done):
 
 def test_a_run_of_no_row_is_shown_without_figures_of_the_paper(done):
     _, folder, result = done
-    entry = gather(folder / 'run', [])[0]
+    (entry,), _ = gather(folder / 'run', [])
     assert entry['value'] == result['value'] and entry['paper'] is None and entry['row'] is None
 
 
@@ -120,7 +122,7 @@ def test_row_of_the_paper_on_small_images(forked, tmp_path):
     row = row._replace(config=config, batch_size=2, gpus=1)
     work_dir = tmp_path / 'run'
     result = reproduce(row, 0, str(tmp_path / 'teacher.pth'), str(work_dir), seed=1)
-    metric = KEYS[row.metric][0]
+    metric = metric_of(cfg).key
     assert result['paper'] == row.paper and result['lr'] > 0
     assert metric in result['metrics'] or not result['metrics']  # nothing detected at all, nothing reported
     assert json.loads((work_dir / 'result.json').read_text()) == result

@@ -2,15 +2,16 @@
 
 import io
 import subprocess
+import threading
 import time
-from types import SimpleNamespace
 
 import pytest
 import torch
 
+from cankd_mm.apis.work_dir import state_of
 from cankd_mm.errors import SetupError
 from cankd_mm.experiments.compare import compare
-from cankd_mm.experiments.jobs import Job, Slots, run_jobs
+from cankd_mm.experiments.jobs import Job, Local, run_jobs
 from tests.conftest import ROOT
 from tests.test_slurm.test_slurm import partition as partition  # a fixture
 from tests.test_slurm.test_slurm import wait_for
@@ -21,9 +22,9 @@ OPTIONS = {'train_cfg.max_epochs': 8, 'train_cfg.val_interval': 8, 'default_hook
 
 def cluster(folder, name):
     pytest.importorskip('submitit')
-    from cankd_mm.experiments.cluster import Cluster
+    from cankd_mm.experiments.slurm import Slurm
 
-    return Cluster(folder, name, {'gres': '', 'time': '10'})
+    return Slurm(folder, None, name, {'gres': '', 'time': '10'})
 
 
 def test_a_comparison_with_a_requeued_job_is_the_local_one(pairs, forked, partition, tmp_path, monkeypatch):  # noqa: F811
@@ -35,25 +36,19 @@ def test_a_comparison_with_a_requeued_job_is_the_local_one(pairs, forked, partit
         "custom_hooks = [dict(type='IterationSeedHook')]\n"
         'train_dataloader = dict(num_workers=0, persistent_workers=False)\n'
     )
-    here = compare(str(pair), work_dir=str(tmp_path / 'here'), place=Slots(2), stream=io.StringIO(), **arguments)
+    here = compare(str(pair), work_dir=str(tmp_path / 'here'), place=Local(2), stream=io.StringIO(), **arguments)
 
     place, requeued = cluster(tmp_path / 'slurm', partition), []
-    ended = place.ended
-    sleep = time.sleep
-    monkeypatch.setattr(
-        'cankd_mm.experiments.cluster.time', SimpleNamespace(sleep=lambda s: sleep(s / 5), monotonic=time.monotonic)
-    )
+    folder = tmp_path / 'there' / 'resumed' / 'seed0'
 
-    def requeue_one():
+    def requeue():
         """The pair's own training, once it has a checkpoint."""
-        folder = tmp_path / 'there' / 'resumed' / 'seed0'
-        if not requeued and (folder / 'epoch_1.pth').exists():
-            job = place._running[folder][1].job_id
-            subprocess.run(['scontrol', 'requeue', job], check=True)
-            requeued.append(job)
-        return ended()
+        wait_for((folder / 'epoch_1.pth').exists)
+        job = state_of(folder)['slurm']
+        subprocess.run(['scontrol', 'requeue', job], check=True)
+        requeued.append(job)
 
-    place.ended = requeue_one
+    threading.Thread(target=requeue, daemon=True).start()
     there = compare(str(pair), work_dir=str(tmp_path / 'there'), place=place, stream=io.StringIO(), **arguments)
     assert requeued and 'resumed epoch' in (tmp_path / 'there' / 'resumed' / 'seed0' / 'train.log').read_text()
     assert [(r['method'], r['value']) for r in there['runs']] == [(r['method'], r['value']) for r in here['runs']]
@@ -65,27 +60,29 @@ def test_a_comparison_with_a_requeued_job_is_the_local_one(pairs, forked, partit
 
 
 def test_a_job_that_is_killed_or_fails_is_named(partition, tmp_path, monkeypatch):  # noqa: F811
-    monkeypatch.setattr('cankd_mm.experiments.cluster._GRACE', 1)
-    broken = Job(tmp_path / 'broken', 'configs/nowhere.py', {}, 'epoch_1.pth', 1, 0.1)
+    monkeypatch.setattr('cankd_mm.experiments.slurm._GRACE', 1)
+    config = tmp_path / 'config.py'
+    config.write_text('train_cfg = dict(max_epochs=1)\n')
+    broken = Job(tmp_path / 'broken', 'configs/nowhere.py')
     with pytest.raises(SetupError, match=r"'configs/nowhere.py' does not exist.*train.log"):
         run_jobs([broken], cluster(tmp_path / 'a', partition), stream=io.StringIO())
-    place = cluster(tmp_path / 'b', partition)
-    killed = Job(tmp_path / 'killed', 'configs/nowhere.py', {}, 'epoch_1.pth', 1, 0.1)
-    with place:
-        monkeypatch.setattr(Job, 'command', lambda job: ['sleep', '60'])
-        place.start(killed)
-        job = place._running[killed.work_dir][1].job_id
-        wait_for(lambda: (killed.work_dir / 'train.log').exists())
-        subprocess.run(['scancel', '--signal=KILL', '--full', job], check=True)
-        end = time.monotonic() + 60
-        while not (over := place.ended()):
-            assert time.monotonic() < end
-        assert over == [(killed, False)] and place.running == []
+    killed = Job(tmp_path / 'killed', str(config))
+    monkeypatch.setattr(Job, 'command', lambda job: ['sh', '-c', 'echo $SLURM_JOB_ID > number; sleep 60'])
+    monkeypatch.chdir(tmp_path)
+
+    def kill():
+        wait_for((tmp_path / 'number').exists)
+        time.sleep(0.5)
+        subprocess.run(['scancel', '--signal=KILL', '--full', (tmp_path / 'number').read_text().strip()], check=True)
+
+    threading.Thread(target=kill, daemon=True).start()
+    with pytest.raises(SetupError, match='The training .*killed failed: it printed nothing'):
+        run_jobs([killed], cluster(tmp_path / 'b', partition), stream=io.StringIO())
 
 
 def test_a_job_that_slurm_does_not_take(partition, tmp_path):  # noqa: F811
     with pytest.raises(SetupError, match='Slurm does not take the job: .*correct --partition or --slurm'):
-        cluster(tmp_path, 'nowhere').start(Job(tmp_path / 'a', 'x.py', {}, 'epoch_1.pth', 1, 0.1))
+        cluster(tmp_path, 'nowhere').run(Job(tmp_path / 'a', 'x.py'))
 
 
 def test_no_slurm(tmp_path, monkeypatch):

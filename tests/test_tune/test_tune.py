@@ -1,8 +1,11 @@
 """A search chooses, gives up, fails, is interrupted and goes on; and once with real trainings."""
 
 import io
+import os
 import re
+import signal
 import sys
+import threading
 import time
 
 import optuna
@@ -11,8 +14,7 @@ from optuna.trial import TrialState
 
 from cankd_mm.config.read import load_config
 from cankd_mm.errors import SetupError
-from cankd_mm.experiments import tune as run
-from cankd_mm.experiments.jobs import Job, Slots
+from cankd_mm.experiments.jobs import Job, Local
 from cankd_mm.experiments.tune import tune
 
 pytestmark = pytest.mark.slow
@@ -30,11 +32,12 @@ if weight > float(sys.argv[3]):
 value = 50 - 10 * abs(math.log(weight / 3))
 with open(folder / 'log/vis_data/scalars.json', 'w') as scalars:
     for i, part in enumerate((0.5, 1)):
-        scalars.write(json.dumps({'step': i, 'mIoU': part * value}) + '\n')
+        scalars.write(json.dumps({'step': i, sys.argv[5]: part * value}) + '\n')
         scalars.flush()
         time.sleep(float(sys.argv[4]) * (1 - i))
 (folder / 'epoch_2.pth').touch()
 (folder / 'last_checkpoint').write_text(str(folder / 'epoch_2.pth'))
+(folder / 'training.json').write_text('{"ended": {"max_epochs": 2}}')
 """
 
 
@@ -43,21 +46,19 @@ def stand_in(tmp_path, monkeypatch):
     """Have trials end in a moment; ``fails_above`` and ``seconds`` are of the stand-in."""
     script = tmp_path / 'stand_in.py'
     script.write_text(STAND_IN)
-    settings = dict(fails_above=1e9, seconds=0)
+    settings = dict(fails_above=1e9, seconds=0, reports='mIoU')
 
     def command(job):
-        numbers = [str(settings[key]) for key in ('fails_above', 'seconds')]
-        return [sys.executable, str(script), job.config, str(job.work_dir), *numbers]
+        values = map(str, settings.values())
+        return [sys.executable, str(script), job.config, str(job.work_dir), *values]
 
     monkeypatch.setattr(Job, 'command', command)
-    sleep = time.sleep
-    monkeypatch.setattr('cankd_mm.experiments.jobs.time.sleep', lambda seconds: sleep(seconds / 20))
     return settings
 
 
 def search(pairs, tmp_path, **options):
     stream = io.StringIO()
-    options = {'search': ['weight'], 'place': Slots(2), 'work_dir': str(tmp_path / 'run'), 'stream': stream, **options}
+    options = {'search': ['weight'], 'place': Local(2), 'work_dir': str(tmp_path / 'run'), 'stream': stream, **options}
     return tune(str(pairs['segmentation']), **options), stream.getvalue()
 
 
@@ -86,7 +87,7 @@ def test_the_best_weight_is_found_and_written(pairs, tmp_path, stand_in):
 
 
 def test_poor_trials_are_given_up(pairs, tmp_path, stand_in, monkeypatch):
-    monkeypatch.setattr(run.optuna.pruners, 'MedianPruner', lambda **kw: optuna.pruners.ThresholdPruner(lower=20))
+    monkeypatch.setattr(optuna.pruners, 'MedianPruner', lambda **kw: optuna.pruners.ThresholdPruner(lower=20))
     stand_in['seconds'] = 1.5  # several looks at it, beside other programs as well
     _, said = search(pairs, tmp_path, trials=6, search=['model.distiller.loss.loss_weight=0.01,3.0'])
     trials = study_of(tmp_path).trials
@@ -108,28 +109,41 @@ def test_failures_are_named_and_the_search_goes_on(pairs, tmp_path, stand_in):
         search(pairs, tmp_path, trials=5, work_dir=str(tmp_path / 'other'))
 
 
-def test_interrupted_search_goes_on_in_the_same_folders(pairs, tmp_path, stand_in, monkeypatch):
+def test_interrupted_search_goes_on_in_the_same_folders(pairs, tmp_path, stand_in):
     stand_in['seconds'] = 30
-    ended, calls = run.Slots.ended, []
+    started = tmp_path / 'run' / 'trial_001' / 'starts'
 
-    def interrupted(self):
-        calls.append(len(self.running))
-        if len(calls) > 8:
-            raise KeyboardInterrupt
-        return ended(self)
+    def interrupt():
+        while not (started.exists() and (tmp_path / 'run' / 'trial_000' / 'starts').exists()):
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(run.Slots, 'ended', interrupted)
+    threading.Thread(target=interrupt, daemon=True).start()
     with pytest.raises(KeyboardInterrupt):
         search(pairs, tmp_path, trials=3)
     left = [t for t in study_of(tmp_path).trials if t.state == TrialState.RUNNING]
     assert len(left) == 2
-    monkeypatch.setattr(run.Slots, 'ended', ended)
     stand_in['seconds'] = 0
     search(pairs, tmp_path, trials=3)
     for number in (0, 1):
         assert (tmp_path / 'run' / f'trial_{number:03d}' / 'starts').read_text() == '..'
     over = study_of(tmp_path).get_trials(states=(TrialState.COMPLETE, TrialState.PRUNED))
     assert len(over) == 3 and {t.params['weight'] for t in left} <= {t.params['weight'] for t in over}
+
+
+def test_a_trial_that_detects_nothing_counts_as_zero(pairs, tmp_path, stand_in):
+    """CocoMetric then reports nothing, and MMEngine logs the time that the validation took alone."""
+    stand_in['reports'] = 'time'
+    _, said = search(pairs, tmp_path, trials=2)
+    assert said.count('mIoU 0.00') == 2
+    assert [t.value for t in study_of(tmp_path).trials] == [0.0, 0.0]
+
+
+def test_proposals_are_not_repeated(pairs, tmp_path, stand_in):
+    search(pairs, tmp_path, trials=2)
+    search(pairs, tmp_path, trials=4)
+    weights = [t.params['weight'] for t in study_of(tmp_path).trials]
+    assert len(set(weights)) == 4
 
 
 def test_another_search_is_not_mixed_in(pairs, tmp_path, stand_in):
