@@ -16,11 +16,7 @@ from cankd_mm.errors import SetupError, reason_of
 
 
 def check_checkpoint(path: str, whose: str) -> None:
-    """Check that the file of a checkpoint exists.
-
-    Args:
-        path (str): A file, or an address, which is not looked up.
-        whose (str): Whose checkpoint it is, for the message.
+    """Check that a checkpoint is a file that exists, or an address, which is not looked up.
 
     Raises:
         SetupError: If there is no such file, or if the path is no string.
@@ -72,7 +68,6 @@ def load_checkpoint(path: str, whose: str) -> dict:
 
 
 def _read(path: str, whose: str) -> object:
-    """What a file holds, or an error in one sentence."""
     check_checkpoint(path, whose)
     try:
         return CheckpointLoader.load_checkpoint(path, map_location='cpu', logger='silent')
@@ -93,15 +88,8 @@ def _read(path: str, whose: str) -> object:
 
 
 def student_state_dict(state_dict: dict) -> dict:
-    """Pick the student's weights out of those of a distillation run.
-
-    Args:
-        state_dict (dict[str, Tensor]): The weights of a :class:`FeatureDistill`; of an algorithm of MMRazor or of a
-            version before 0.2, which hold the student under ``architecture``; or of a plain model.
-
-    Returns:
-        dict[str, Tensor]: The weights of the plain student.
-    """
+    """Pick the student's weights out of those of a distillation run; a plain model's are returned as they are."""
+    # Algorithms of MMRazor and versions before 0.2 hold the student there.
     nested = _without_prefix(state_dict, 'architecture.')
     return nested or {k: v for k, v in state_dict.items() if not k.startswith('distiller.') and k != '_extra_state'}
 
@@ -111,14 +99,7 @@ def _without_prefix(state_dict: dict, prefix: str) -> dict:
 
 
 def pretrained_cfg(model: BaseModel) -> Optional[dict]:
-    """Find the ``init_cfg`` of a model that fills all of it with trained weights.
-
-    Args:
-        model (BaseModel): The model. Its parts are not looked at.
-
-    Returns:
-        dict | None: The ``init_cfg`` of type ``'Pretrained'``, None where there is none.
-    """
+    """Find the ``init_cfg`` of type 'Pretrained' that fills a whole model; None where there is none."""
     init_cfgs = model.init_cfg if isinstance(model.init_cfg, (list, tuple)) else [model.init_cfg or {}]
     return next((cfg for cfg in init_cfgs if cfg.get('type') in ('Pretrained', PretrainedInit)), None)
 
@@ -135,14 +116,10 @@ def load_pretrained(model: nn.Module, init_cfg: dict, whose: str) -> None:
 def load_weights(model: nn.Module, state_dict: dict, path: str, whose: str) -> None:
     """Fill a model with weights that must cover every parameter and every statistic.
 
-    Args:
-        model (nn.Module): The model, filled in place.
-        state_dict (dict[str, Tensor]): The weights.
-        path (str): Where they come from, for messages.
-        whose (str): ``'student'`` or ``'teacher'``, for messages.
+    ``path`` tells where they come from and ``whose`` is 'student' or 'teacher', for messages.
 
     Raises:
-        SetupError: If a parameter or buffer is missing or has another shape.
+        SetupError: If a parameter or a statistic is missing or has another shape.
     """
     name = type(model).__name__
     if whose == 'teacher' and any(key.startswith(('architecture.', 'distiller.')) for key in state_dict):

@@ -29,15 +29,7 @@ def untouched_generators() -> Iterator[None]:
 
 @contextmanager
 def untouched(model: nn.Module, training: bool) -> Iterator[nn.Module]:
-    """Set a model's mode, and restore mode, buffers, counters of modules and random generators at the end.
-
-    Args:
-        model (nn.Module): The model.
-        training (bool): Whether the model is in training mode meanwhile.
-
-    Yields:
-        nn.Module: The model.
-    """
+    """Set a model's mode, and restore mode, buffers, counters of modules and random generators at the end."""
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     counters = [
         (module, {key: value for key, value in vars(module).items() if isinstance(value, (bool, int, float))})
@@ -72,11 +64,7 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def saved_bytes() -> Iterator[Dict[int, int]]:
-    """Measure what autograd saves for the backward pass, without parameters.
-
-    Yields:
-        dict[int, int]: The bytes of every saved storage, filled meanwhile.
-    """
+    """Measure what autograd saves for the backward pass: the bytes of every storage, without parameters."""
     held: Dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
@@ -111,14 +99,9 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 
 def heads_of(model: nn.Module) -> Dict[str, nn.Module]:
-    """Find the heads of a detector or segmentor that predict the classes of the data.
+    """Find the heads of a detector or segmentor that predict the classes of the data, by name.
 
-    Args:
-        model (nn.Module): The model.
-
-    Returns:
-        dict[str, nn.Module]: Heads for boxes, masks and label maps by name. Empty for a panoptic model, whose heads
-        share the classes out among them.
+    There are none in a panoptic model, whose heads share the classes out among them.
     """
     if any('panoptic' in name or name == 'semantic_head' for name, _ in model.named_children()):
         return {}
@@ -126,19 +109,11 @@ def heads_of(model: nn.Module) -> Dict[str, nn.Module]:
 
 
 def count_classes(model: nn.Module) -> int:
-    """Count the classes that a detector or segmentor predicts.
-
-    Args:
-        model (nn.Module): The model.
-
-    Returns:
-        int: The most classes of any head, 0 where no head predicts classes.
-    """
+    """Count the classes that a detector or segmentor predicts: the most of any head, or 0."""
     return max((head.num_classes for _, head in _predicting(model)), default=0)
 
 
 def _predicting(model: nn.Module) -> Iterator[Tuple[str, nn.Module]]:
-    """The heads that predict classes, by name."""
     for name, module in model.named_modules():
         if (
             name.rstrip('.0123456789').split('.')[-1] in _HEADS

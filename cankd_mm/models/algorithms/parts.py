@@ -11,21 +11,12 @@ Parts = Union[str, Sequence[str], Mapping[str, str]]
 
 
 def find_parts(student: nn.Module, teacher: nn.Module, parts: Parts) -> Dict[str, str]:
-    """Find what starts from the teacher.
-
-    Args:
-        student (nn.Module): The student.
-        teacher (nn.Module): The teacher.
-        parts (str | Sequence[str] | Mapping[str, str]): Parts by name, as in :class:`FeatureDistill`, or ``'auto'``:
-            all that fit but those of the backbone, whose weights are worth nothing in parts.
-
-    Returns:
-        dict[str, str]: The teacher's part for each of the student's.
+    """Find the teacher's part for each part of the student that ``init_from_teacher`` names.
 
     Raises:
         SetupError: If a part does not exist, or differs in names or shapes.
     """
-    if parts == 'auto':
+    if parts == 'auto':  # A part of a backbone is worth nothing without the rest of it.
         return {part: part for part in fitting_parts(student, teacher) if part.split('.')[0] != 'backbone'}
     if isinstance(parts, str):
         raise SetupError(f"init_from_teacher got {parts!r}: give a list of parts, [{parts!r}], or 'auto'.")
@@ -36,14 +27,9 @@ def find_parts(student: nn.Module, teacher: nn.Module, parts: Parts) -> Dict[str
 
 
 def fitting_parts(student: nn.Module, teacher: nn.Module) -> List[str]:
-    """Find the parts of a student that could start from the teacher's weights: those of equal names and shapes.
+    """Find the largest parts of a student that have the teacher's names and shapes.
 
-    Args:
-        student (nn.Module): The student.
-        teacher (nn.Module): The teacher.
-
-    Returns:
-        list[str]: The largest such parts: the backbone, a neck or a head, or layers of a neck or a head.
+    They are the backbone, a neck or a head, or layers of a neck or a head.
     """
     return list(_fitting(student, teacher, ''))
 
