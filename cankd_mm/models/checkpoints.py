@@ -31,11 +31,7 @@ def check_checkpoint(path: str, whose: str) -> None:
 
 
 def load_checkpoint(path: str, whose: str) -> dict:
-    """Read a checkpoint and find its weights, whatever library has written it.
-
-    Args:
-        path (str): A file, or an address that MMEngine can load from.
-        whose (str): Whose checkpoint it is, for messages.
+    """Read a checkpoint from a file or an address, and find its weights, whatever library has written it.
 
     Returns:
         dict: The checkpoint, with its weights as ``state_dict``, the key that they stood under as ``weights_key``
@@ -114,9 +110,7 @@ def load_pretrained(model: nn.Module, init_cfg: dict, whose: str) -> None:
 
 
 def load_weights(model: nn.Module, state_dict: dict, path: str, whose: str) -> None:
-    """Fill a model with weights that must cover every parameter and every statistic.
-
-    ``path`` tells where they come from and ``whose`` is 'student' or 'teacher', for messages.
+    """Fill a model with weights that must cover every parameter and statistic. Messages name ``path`` and ``whose``.
 
     Raises:
         SetupError: If a parameter or a statistic is missing or has another shape.

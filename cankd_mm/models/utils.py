@@ -78,11 +78,7 @@ def saved_bytes() -> Iterator[Dict[int, int]]:
 
 
 def find_module(model: nn.Module, name: str, whose: str) -> nn.Module:
-    """Find a module by its dotted name.
-
-    Raises:
-        SetupError: If there is none of that name. The message lists the nearest names.
-    """
+    """Find a module by its dotted name; where there is none, the SetupError lists the nearest names."""
     modules = dict(model.named_modules())
     if name and name in modules:
         return modules[name]

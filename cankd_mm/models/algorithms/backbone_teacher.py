@@ -1,6 +1,6 @@
 from contextlib import suppress
 from importlib.util import find_spec
-from typing import Dict, List, Optional, Sequence, Tuple, Union
+from typing import List, Optional, Sequence, Tuple, Union
 
 from mmengine.model import BaseModel, ImgDataPreprocessor
 from mmengine.utils import import_modules_from_strings
@@ -97,11 +97,7 @@ class BackboneTeacher(BaseModel):
         return self.extract_feat(inputs)
 
     def load_own_weights(self) -> str:
-        """Fill the backbone with timm's weights, from its cache or its hub, and return their name.
-
-        Raises:
-            SetupError: If they are not in the cache and cannot be fetched.
-        """
+        """Fill the backbone with timm's weights, from its cache or its hub, and return their name."""
         name = self.name[len(TIMM) :]
         try:
             module, _ = _of_timm(name, self.out_indices, pretrained=True)
@@ -127,9 +123,7 @@ def _registered(backbone: dict) -> nn.Module:
     return MODELS.build(backbone)
 
 
-def _of_timm(
-    name: str, out_indices: Optional[Sequence[int]], pretrained: bool = False
-) -> Tuple[nn.Module, Dict[str, object]]:
+def _of_timm(name: str, out_indices: Optional[Sequence[int]], pretrained: bool = False) -> Tuple[nn.Module, dict]:
     """Create a backbone of timm, and look up what its weights expect."""
     if find_spec('timm') is None:
         raise SetupError(f'The teacher {TIMM + name!r} is a model of timm, which is not installed: pip install timm')

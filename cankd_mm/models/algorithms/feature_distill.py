@@ -38,9 +38,8 @@ class FeatureDistill(BaseModel):
     Args:
         architecture (BaseModel | dict | str): The student, its config, or the path of a config that has it as its
             ``model``. A student that is built already is changed in place.
-        teacher (BaseModel | dict | str): The teacher, its config, or the path of a config: a file, or
-            ``'mmdet::retinanet/retinanet_r101_fpn_2x_coco.py'``. A backbone alone serves as well: ``'timm::NAME'``, or
-            a :class:`BackboneTeacher`.
+        teacher (BaseModel | dict | str): The teacher, its config, or the path of a config, also of an installed package
+            (``'mmdet::PATH'``). A backbone alone serves as well: ``'timm::NAME'``, or a :class:`BackboneTeacher`.
         distiller (dict): Config of the distiller, usually a :class:`CanKDDistiller`.
         teacher_ckpt (str, optional): The teacher's checkpoint, a path or an address. Training without one is an
             error, unless the teacher's own ``init_cfg`` loads one or timm has one. Defaults to None.

@@ -11,12 +11,8 @@ Parts = Union[str, Sequence[str], Mapping[str, str]]
 
 
 def find_parts(student: nn.Module, teacher: nn.Module, parts: Parts) -> Dict[str, str]:
-    """Find the teacher's part for each part of the student that ``init_from_teacher`` names.
-
-    Raises:
-        SetupError: If a part does not exist, or differs in names or shapes.
-    """
-    if parts == 'auto':  # A part of a backbone is worth nothing without the rest of it.
+    """Find the teacher's part for each part of the student that ``init_from_teacher`` names."""
+    if parts == 'auto':  # but the backbone's, which are worth nothing without the rest of it
         return {part: part for part in fitting_parts(student, teacher) if part.split('.')[0] != 'backbone'}
     if isinstance(parts, str):
         raise SetupError(f"init_from_teacher got {parts!r}: give a list of parts, [{parts!r}], or 'auto'.")
@@ -27,10 +23,7 @@ def find_parts(student: nn.Module, teacher: nn.Module, parts: Parts) -> Dict[str
 
 
 def fitting_parts(student: nn.Module, teacher: nn.Module) -> List[str]:
-    """Find the largest parts of a student that have the teacher's names and shapes.
-
-    They are the backbone, a neck or a head, or layers of a neck or a head.
-    """
+    """Find the largest parts of a student with the teacher's names and shapes: backbone, neck, heads, their layers."""
     return list(_fitting(student, teacher, ''))
 
 

@@ -76,8 +76,9 @@ class CanKDDistiller(ConfigurableDistiller):
         self._image_size = long_form.pop('image_size', None)  # an option of 0.2, taken until 0.4
         self._short_form = source is not None
         if not self._short_form:
-            given = dict(levels=levels, loss=loss, connector=connector, level_weights=level_weights)
-            for name, value in dict(given, teacher_source=teacher_source, teacher_levels=teacher_levels).items():
+            teachers = dict(teacher_source=teacher_source, teacher_levels=teacher_levels)
+            given = dict(levels=levels, loss=loss, connector=connector, level_weights=level_weights, **teachers)
+            for name, value in given.items():
                 if value is not None:
                     raise SetupError(
                         f"CanKDDistiller got {name} but no source: name the module to distill, such as source='neck'."

@@ -33,10 +33,9 @@ class CanKDLoss(nn.Module):
         residual (bool): Whether the block adds its input; False for the paper's ablation. Defaults to True.
         norm (str, optional): What is normalized before the comparison: ``'instance'``, the paper's, or for its
             ablations ``'layer'`` or None, nothing. Defaults to 'instance'.
-        resize (str, optional): Which of the two features is resized, bilinearly, where they differ in height and
-            width: ``'student'`` takes the student's to the teacher's size, as the paper does for a Swin teacher,
-            ``'teacher'`` the teacher's to the student's for the comparison, while the block attends to it on its own
-            grid. Defaults to None, sizes that differ are an error.
+        resize (str, optional): Which feature is resized, bilinearly, where their sizes differ: ``'student'`` takes the
+            student's to the teacher's size, as the paper does for a Swin teacher, ``'teacher'`` the teacher's to the
+            student's for the comparison, while the block attends to it unresized. Defaults to None, an error.
         loss_weight (float): The paper's mu. The authors' code halves the mean squared error and writes
             ``loss_weight=10`` for mu = 5: that is ``loss_weight=5`` here, and their 20 is 10. Defaults to 5.0.
 
@@ -105,11 +104,7 @@ class CanKDLoss(nn.Module):
         return self.loss_weight * normalized_mse(z, target, self.norm)
 
     def resized(self, s_feature: Tensor, t_feature: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
-        """Bring both features to one type, and to one size where ``resize`` says so.
-
-        Args:
-            s_feature (Tensor): Student feature, ``(N, C, H, W)``.
-            t_feature (Tensor): Teacher feature, ``(N, C, H', W')``.
+        """Bring the features of :meth:`forward` to one type, and to one size where ``resize`` says so.
 
         Returns:
             tuple[Tensor]: The block's inputs of student and teacher, and what the block's output is compared with.
