@@ -53,7 +53,7 @@ def probe(
     outputs = []
     handle = module.register_forward_hook(lambda module, args, output: outputs.append(output))
     try:
-        size, images = _run(model, whose, outputs, training, [*_sizes(model, first_size)])
+        size, images = _run(model, whose, outputs, training, [*dict.fromkeys(_sizes(model, first_size))])
     finally:
         handle.remove()
     if not outputs:
