@@ -1,6 +1,7 @@
-"""Mistakes that a user can mend, and what the command line says of them."""
+"""Mistakes that a user can correct, and what the command line says of them."""
 
 import logging
+import os
 import re
 import sys
 import traceback
@@ -10,19 +11,12 @@ from urllib.error import URLError
 
 
 def reason_of(error: Exception) -> str:
-    """Take the first line of an error's message.
-
-    Args:
-        error (Exception): The error.
-
-    Returns:
-        str: The line, or the error's type where it has no message.
-    """
+    """Take the first line of an error's message, or the error's type where it has no message."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 class SetupError(ValueError):
-    """A mistake in a config, a checkpoint or a path that its user can mend.
+    """A mistake in a config, a checkpoint or a path that its user can correct.
 
     Its message is one sentence that names what is wrong, where, and what to do. The command
     line tools print that sentence alone, without a traceback, and exit with status 1.
@@ -31,19 +25,19 @@ class SetupError(ValueError):
 
 @contextmanager
 def one_sentence_errors() -> Iterator[None]:
-    """End the process with one sentence and status 1 where the user's input is at fault."""
+    """End with one sentence and status 1 where the user is at fault, or with CANKD_TRACEBACK=1 with the traceback."""
     try:
         yield
     except Exception as e:
         sentence = explain(e)
-        if sentence is None:
+        if sentence is None or os.environ.get('CANKD_TRACEBACK') == '1':
             raise
         _log_traceback()
         sys.exit(f'error: {sentence}')
 
 
 def _log_traceback() -> None:
-    """Keep in the run's log file where an error came from, which the sentence leaves out."""
+    """Write the traceback, which the sentence leaves out, into the run's log file."""
     from mmengine.logging import MMLogger
 
     for handler in MMLogger.get_current_instance().handlers if MMLogger.check_instance_created('mmengine') else ():
@@ -53,53 +47,42 @@ def _log_traceback() -> None:
 
 
 def explain(error: Exception) -> Optional[str]:
-    """Say in one sentence what the user can mend.
-
-    Args:
-        error (Exception): What a tool ended with.
-
-    Returns:
-        str | None: The sentence; None where the error is not known to be the user's.
-    """
+    """Say in one sentence what the user can correct, or None where the user is not known to be at fault."""
+    # Older MMEngine wraps what a constructor raises once per registry it passes.
+    while isinstance(error, SetupError) and type(error.__context__) is type(error):
+        error = error.__context__
     # A worker process of a data loader hands on its whole traceback, the message last.
     text = re.sub(r'(?s)^Caught .*\n\w[\w.]*: ', '', str(error).strip())
     if isinstance(error, SetupError):
-        # Older MMEngine wraps what a constructor raises once per registry it passes.
-        while type(error.__context__) is type(error):
-            error = error.__context__
-            text = str(error)
         return text
     if isinstance(error, FileNotFoundError):
         name = error.filename or (re.findall(r"No such file or directory: '(.*)'", text) or [None])[0]
         return text if name is None else f'{name!r} does not exist: correct the path, or put it there.'
-    if isinstance(error, URLError):
-        return (
-            f'Weights that the model starts from cannot be fetched ({error.reason}): see the last address above, fetch '
-            'the file where there is a network and set the init_cfg that names it to its path.'
-        )
-    if isinstance(error, ModuleNotFoundError) and error.name == 'torchvision':
-        return (
-            'The model needs torchvision, for the weights that its backbone starts from or for an operator, which is '
-            'not installed: pip install torchvision, or set its init_cfg to None to start from scratch.'
-        )
     for kind, pattern, sentence in _KNOWN:
         found = re.search(pattern, text)
         if isinstance(error, kind) and found:
-            return sentence.format(*found.groups())
+            return sentence.format(*found.groups('its type'))
     return None
 
 
 # Errors of the MM libraries that a mistake in a config or in the data leads to: type, pattern, sentence.
 _KNOWN = (
     (
-        (RuntimeError, NotImplementedError),
-        r'pip install transformers',
-        'Grounding DINO needs transformers, which is not installed: pip install "transformers<5"',
+        URLError,
+        r'^(?:<urlopen error )?(.*?)>?$',
+        'Weights that the model starts from cannot be fetched ({0}): see the last address above, fetch the file where '
+        'there is a network and set the init_cfg that names it to its path.',
+    ),
+    (
+        ModuleNotFoundError,
+        r"^No module named 'torchvision'$",
+        'The model needs torchvision, for the weights that its backbone starts from or for an operator, which is not '
+        'installed: pip install torchvision, or set its init_cfg to None to start from scratch.',
     ),
     (
         (RuntimeError, NotImplementedError),
-        r'pip install fairscale',
-        'Grounding DINO needs fairscale, which is not installed: pip install fairscale',
+        r'pip install (transformers|fairscale)',
+        'Grounding DINO needs {0}, which is not installed: pip install "transformers<5" fairscale',
     ),
     (
         AssertionError,
@@ -125,13 +108,8 @@ _KNOWN = (
     ),
     (
         TypeError,
-        r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'",
+        r"(?:(\w+)\.)?__init__\(\) got an unexpected keyword argument '(\w+)'",  # Python 3.8 and 3.9 name no class
         'The config has an entry {1!r} that {0} does not take: correct the name.',
-    ),
-    (
-        TypeError,
-        r"__init__\(\) got an unexpected keyword argument '(\w+)'",  # Python before 3.10 does not name the class
-        'The config has an entry {0!r} that is not taken where it stands: correct the name.',
     ),
     (
         TypeError,

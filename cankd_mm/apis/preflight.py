@@ -13,8 +13,7 @@ from torch.utils.data import Dataset
 from cankd_mm.engine.val_loop import DistillValLoop
 from cankd_mm.errors import SetupError
 from cankd_mm.models import FeatureDistill
-from cankd_mm.models.saved import saved_bytes
-from cankd_mm.models.utils import count_classes, untouched, untouched_generators, unwrap
+from cankd_mm.models.utils import count_classes, saved_bytes, untouched, untouched_generators, unwrap
 
 _TINY = 1e-12
 

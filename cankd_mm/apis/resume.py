@@ -6,7 +6,7 @@ from torch import nn
 
 from cankd_mm.errors import SetupError
 from cankd_mm.models import FeatureDistill
-from cankd_mm.models.checkpoints import read_checkpoint, unpack_checkpoint
+from cankd_mm.models.checkpoints import load_checkpoint
 from cankd_mm.models.utils import unwrap
 
 
@@ -62,17 +62,16 @@ def check_loadable(model: nn.Module, path: str) -> None:
         SetupError: If it cannot be read, or not one parameter fits.
     """
     model = unwrap(model)
-    saved = read_checkpoint(path, 'run')
-    weights = unpack_checkpoint(saved, path, 'run')['state_dict']
+    saved = load_checkpoint(path, 'run')
     if not isinstance(model, nn.Module):
         return
     own = dict(model.named_parameters())
-    if not any(key in own and own[key].shape == value.shape for key, value in weights.items()):
+    if not any(key in own and own[key].shape == value.shape for key, value in saved['state_dict'].items()):
         raise SetupError(
             f'load_from names {path!r}, and no parameter of it fits the {type(model).__name__}: give the checkpoint of '
             'such a model.'
         )
-    if not weights.keys() & {key.replace('module.', '', 1) for key in saved.get('state_dict', saved)}:
+    if saved['weights_key'] not in (None, 'state_dict'):
         raise SetupError(
             f'load_from names {path!r}, whose weights do not stand under state_dict, where MMEngine looks for them: '
             'save them there.'

@@ -17,18 +17,14 @@ def build_model(model: Union[BaseModel, dict, str], whose: str, data_preprocesso
     """Build a student or a teacher, and leave its config as it is.
 
     Args:
-        model (BaseModel | dict | str): A built model, its config, ``dict(cfg_path='package::path')`` as in
-            MMRazor, or the path that :func:`load_model_cfg` takes, or ``'timm::NAME'``, see :class:`BackboneTeacher`. A
-            config without ``_scope_`` is looked up in MMDetection, then in MMSegmentation.
+        model (BaseModel | dict | str): A built model, its config, ``dict(cfg_path='package::path')`` as in MMRazor, a
+            path as for :func:`load_model_cfg`, or ``'timm::NAME'``, see :class:`BackboneTeacher`. A config without
+            ``_scope_`` is looked up in MMDetection, then in MMSegmentation.
         whose (str): ``'student'`` or ``'teacher'``, for messages.
         data_preprocessor (dict, optional): Taken where the model's config has none. Defaults to None.
 
-    Returns:
-        BaseModel: The model.
-
     Raises:
-        SetupError: If the config does not name a model of MMDetection or MMSegmentation, or one that is built in a
-            distributed training alone.
+        SetupError: If MMDetection and MMSegmentation do not know the model, or it needs distributed training.
     """
     if isinstance(model, nn.Module):
         return model
@@ -38,20 +34,15 @@ def build_model(model: Union[BaseModel, dict, str], whose: str, data_preprocesso
         model = load_model_cfg(model)
     # Models of the MM libraries write into their configs while they are built.
     model = copy.deepcopy(model)
-    if 'type' not in model:
-        if 'cfg_path' not in model:
-            raise SetupError(
-                f"The {whose} is configured by {sorted(model)} alone: give its 'type', or the path of its config."
-            )
-        return _build(model, whose)
-    if data_preprocessor is not None:
-        model.setdefault('data_preprocessor', copy.deepcopy(data_preprocessor))
-    if '_scope_' not in model:
-        model['_scope_'] = library_of(model['type']) or _find_scope(model['type'], whose)
-    return _build(model, whose)
-
-
-def _build(model: dict, whose: str) -> BaseModel:
+    if 'type' in model:
+        if data_preprocessor is not None:
+            model.setdefault('data_preprocessor', copy.deepcopy(data_preprocessor))
+        if '_scope_' not in model:
+            model['_scope_'] = library_of(model['type']) or _find_scope(model['type'], whose)
+    elif 'cfg_path' not in model:
+        raise SetupError(
+            f"The {whose} is configured by {sorted(model)} alone: give its 'type', or the path of its config."
+        )
     try:
         return MODELS.build(model)
     except ValueError as e:

@@ -1,4 +1,4 @@
-"""Read checkpoints of whatever library, and load them into students and teachers."""
+"""Read checkpoints of any library, and load them into students and teachers."""
 
 import logging
 import os.path as osp
@@ -16,115 +16,76 @@ from cankd_mm.errors import SetupError, reason_of
 
 
 def check_checkpoint(path: str, whose: str) -> None:
-    """Check that a checkpoint is there, where it is a file.
-
-    Args:
-        path (str): A file, or an address, which is not looked up.
-        whose (str): Whose checkpoint it is, for the message.
+    """Check that a checkpoint is a file that exists, or an address, which is not looked up.
 
     Raises:
-        SetupError: If there is no such file.
+        SetupError: If there is no such file, or if the path is no string.
     """
+    if not isinstance(path, str):
+        raise SetupError(
+            f"The {whose}'s checkpoint {path!r} is no path but a {type(path).__name__}: give one path as a string; on "
+            'the command line, a path with a comma needs quotes inside quotes, "KEY=\'a, b.pth\'".'
+        )
     if '://' not in path and not osp.isfile(osp.expanduser(path)):
         raise SetupError(f"The {whose}'s checkpoint {path!r} does not exist: correct the path, or put the file there.")
 
 
 def load_checkpoint(path: str, whose: str) -> dict:
-    """Read a checkpoint and find its weights, whatever library has written it.
-
-    Args:
-        path (str): A file, or an address that MMEngine can load from.
-        whose (str): Whose checkpoint it is, for messages.
+    """Read a checkpoint from a file or an address, and find its weights, whatever library has written it.
 
     Returns:
-        dict: The checkpoint, with its weights as ``state_dict`` and whatever else it holds.
+        dict: The checkpoint, with its weights as ``state_dict``, the key that they stood under as ``weights_key``
+        (None where the file holds nothing but weights), and whatever else the file holds.
 
     Raises:
-        SetupError: If the file is not there or is not a checkpoint.
+        SetupError: If the file does not exist, cannot be read or holds no weights.
     """
-    return unpack_checkpoint(read_checkpoint(path, whose), path, whose)
-
-
-def read_checkpoint(path: str, whose: str) -> object:
-    """Read a file of weights as it is.
-
-    Args:
-        path (str): A file, or an address that MMEngine can load from.
-        whose (str): Whose checkpoint it is, for messages.
-
-    Returns:
-        object: What the file holds.
-
-    Raises:
-        SetupError: If the file is not there or cannot be read.
-    """
-    check_checkpoint(path, whose)
-    try:
-        checkpoint = CheckpointLoader.load_checkpoint(path, map_location='cpu', logger='silent')
-    except (RuntimeError, UnpicklingError, EOFError, OSError) as e:
-        if 'weights_only' in str(e) or 'which no checkpoint needs' in str(e):
-            raise SetupError(
-                f"The {whose}'s checkpoint {path!r} holds more than weights and training state, and is not "
-                'read, since that could run code: save its state_dict alone where you trust it.'
-            ) from e
-        if '://' in path and isinstance(e, OSError):
-            raise SetupError(
-                f"The {whose}'s checkpoint {path!r} cannot be fetched ({e}): fetch it where there is a network and "
-                'give the path of the file.'
-            ) from e
-        reason = reason_of(e).split('. ')[0]
-        raise SetupError(
-            f"The {whose}'s checkpoint {path!r} cannot be read ({reason}): it is truncated or no checkpoint, so fetch "
-            'or write it again.'
-        ) from e
-    return checkpoint
-
-
-def unpack_checkpoint(checkpoint: object, path: str, whose: str) -> dict:
-    """Find the weights in what a file holds, whatever library has written it.
-
-    Args:
-        checkpoint (object): What the file holds.
-        path (str): The file, for messages.
-        whose (str): Whose checkpoint it is, for messages.
-
-    Returns:
-        dict: The checkpoint, with its weights as ``state_dict`` and whatever else it holds.
-
-    Raises:
-        SetupError: If it holds no weights.
-    """
+    checkpoint = _read(path, whose)
     if not isinstance(checkpoint, dict):
         raise SetupError(
             f"The {whose}'s checkpoint {path!r} holds a {type(checkpoint).__name__}, not weights by name: save the "
             "model's state_dict."
         )
-    found = {} if 'state_dict' in checkpoint else checkpoint
-    for key in ('state_dict', 'ema_state_dict', 'model_ema', 'model'):
-        if isinstance(checkpoint.get(key), dict):
-            found = checkpoint[key]
-            break
-    weights = {key: value for key, value in found.items() if isinstance(value, Tensor)}
+    keys = ('state_dict', 'ema_state_dict', 'model_ema', 'model')
+    key = next((key for key in keys if isinstance(checkpoint.get(key), dict)), None)
+    found = checkpoint[key] if key else {} if 'state_dict' in checkpoint else checkpoint
+    # A wrapper that distributes or averages a model puts it under `module`.
+    weights = {
+        re.sub(r'^module\.', '', name): value
+        for name, value in found.items()
+        if isinstance(value, Tensor) and name != 'steps'
+    }
     if not weights:
         inside = ', '.join(map(repr, [*checkpoint][:5])) or 'nothing'
         raise SetupError(
             f"The {whose}'s checkpoint {path!r} holds no weights, but {inside}: give the file that the training wrote."
         )
-    # What distributes or averages a model puts it under `module`.
-    weights = {re.sub(r'^module\.', '', key): value for key, value in weights.items() if key != 'steps'}
-    return {**(checkpoint if found is not checkpoint else {}), 'state_dict': weights}
+    return {**(checkpoint if key else {}), 'state_dict': weights, 'weights_key': key}
+
+
+def _read(path: str, whose: str) -> object:
+    check_checkpoint(path, whose)
+    try:
+        return CheckpointLoader.load_checkpoint(path, map_location='cpu', logger='silent')
+    except (RuntimeError, UnpicklingError, EOFError, OSError) as e:
+        if 'weights_only' in str(e) or 'which no checkpoint needs' in str(e):
+            problem = (
+                'holds more than weights and training state, and is not read, since that could run code: save its '
+                'state_dict alone where you trust it.'
+            )
+        elif '://' in path and isinstance(e, OSError):
+            problem = f'cannot be fetched ({e}): fetch it where there is a network and give the path of the file.'
+        else:
+            problem = (
+                f'cannot be read ({reason_of(e).split(". ")[0]}): it is truncated or no checkpoint, so fetch or write '
+                'it again.'
+            )
+        raise SetupError(f"The {whose}'s checkpoint {path!r} {problem}") from e
 
 
 def student_state_dict(state_dict: dict) -> dict:
-    """Pick the student's weights out of those of a distillation run.
-
-    Args:
-        state_dict (dict[str, Tensor]): Of a :class:`FeatureDistill`, of an algorithm of MMRazor or of a version before
-            0.2, which hold the student under ``architecture``, or of a plain model, which is returned as it is.
-
-    Returns:
-        dict[str, Tensor]: The plain student's.
-    """
+    """Pick the student's weights out of those of a distillation run; a plain model's are returned as they are."""
+    # Algorithms of MMRazor and versions before 0.2 hold the student there.
     nested = _without_prefix(state_dict, 'architecture.')
     return nested or {k: v for k, v in state_dict.items() if not k.startswith('distiller.') and k != '_extra_state'}
 
@@ -134,29 +95,13 @@ def _without_prefix(state_dict: dict, prefix: str) -> dict:
 
 
 def pretrained_cfg(model: BaseModel) -> Optional[dict]:
-    """Find what fills a whole model with trained weights, of its own ``init_cfg``.
-
-    Args:
-        model (BaseModel): The model, of which no part is looked at.
-
-    Returns:
-        dict | None: The ``init_cfg`` of type ``'Pretrained'``, None where there is none.
-    """
+    """Find the ``init_cfg`` of type 'Pretrained' that fills a whole model; None where there is none."""
     init_cfgs = model.init_cfg if isinstance(model.init_cfg, (list, tuple)) else [model.init_cfg or {}]
     return next((cfg for cfg in init_cfgs if cfg.get('type') in ('Pretrained', PretrainedInit)), None)
 
 
 def load_pretrained(model: nn.Module, init_cfg: dict, whose: str) -> None:
-    """Fill a model with the weights of a file that must cover all of it.
-
-    Args:
-        model (nn.Module): The model, filled in place.
-        init_cfg (dict): ``checkpoint``, a path or an address, and maybe ``prefix``, what names in the file begin with.
-        whose (str): ``'student'`` or ``'teacher'``, for messages.
-
-    Raises:
-        SetupError: If the file is not there, is no checkpoint, or does not fit.
-    """
+    """Fill a model with the ``checkpoint`` of an ``init_cfg``, or with the part of it under ``prefix``."""
     path, prefix = init_cfg['checkpoint'], init_cfg.get('prefix')
     state_dict = load_checkpoint(path, whose)['state_dict']
     if prefix:
@@ -165,16 +110,10 @@ def load_pretrained(model: nn.Module, init_cfg: dict, whose: str) -> None:
 
 
 def load_weights(model: nn.Module, state_dict: dict, path: str, whose: str) -> None:
-    """Fill a model with weights that must cover every parameter and every statistic.
-
-    Args:
-        model (nn.Module): The model, filled in place.
-        state_dict (dict[str, Tensor]): The weights.
-        path (str): Where they come from, for messages.
-        whose (str): ``'student'`` or ``'teacher'``, for messages.
+    """Fill a model with weights that must cover every parameter and statistic. Messages name ``path`` and ``whose``.
 
     Raises:
-        SetupError: If a parameter or buffer is missing or has another shape.
+        SetupError: If a parameter or a statistic is missing or has another shape.
     """
     name = type(model).__name__
     if whose == 'teacher' and any(key.startswith(('architecture.', 'distiller.')) for key in state_dict):

@@ -8,14 +8,16 @@ import numpy as np
 import torch
 from mmengine.logging import MMLogger
 from mmengine.model import is_model_wrapper
-from torch import nn
+from torch import Tensor, nn
 
 from cankd_mm.errors import SetupError
+
+_HEADS = ('bbox_head', 'mask_head', 'decode_head', 'auxiliary_head', 'panoptic_head', 'semantic_head')
 
 
 @contextmanager
 def untouched_generators() -> Iterator[None]:
-    """Leave the generators of random numbers of Python, numpy and torch as they were."""
+    """Restore the random generators of Python, numpy and torch at the end."""
     states = random.getstate(), np.random.get_state()
     try:
         with torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_initialized() else []):
@@ -27,15 +29,7 @@ def untouched_generators() -> Iterator[None]:
 
 @contextmanager
 def untouched(model: nn.Module, training: bool) -> Iterator[nn.Module]:
-    """Set a model's mode, and leave mode, buffers, numbers that modules count, and random numbers as they were.
-
-    Args:
-        model (nn.Module): The model.
-        training (bool): Whether it is in training mode meanwhile.
-
-    Yields:
-        nn.Module: The model.
-    """
+    """Set a model's mode, and restore mode, buffers, counters of modules and random generators at the end."""
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     counters = [
         (module, {key: value for key, value in vars(module).items() if isinstance(value, (bool, int, float))})
@@ -54,12 +48,12 @@ def untouched(model: nn.Module, training: bool) -> Iterator[nn.Module]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Leave out what the libraries log while they do what a user has not asked for."""
+    """Silence what the libraries log below the level of a warning."""
     levels = [(logger, logger.level) for logger in MMLogger._instance_dict.values()]
     before = logging.root.manager.disable
     logging.disable(logging.INFO)
     for logger, _ in levels:
-        logger.setLevel(logging.WARNING)  # MMEngine's remember what they are enabled for
+        logger.setLevel(logging.WARNING)  # MMEngine's loggers remember what they are enabled for
     try:
         yield
     finally:
@@ -68,23 +62,23 @@ def quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-_HEADS = ('bbox_head', 'mask_head', 'decode_head', 'auxiliary_head', 'panoptic_head', 'semantic_head')
+@contextmanager
+def saved_bytes() -> Iterator[Dict[int, int]]:
+    """Measure what autograd saves for the backward pass: the bytes of every storage, without parameters."""
+    held: Dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        if not isinstance(tensor, nn.Parameter):
+            storage = tensor.untyped_storage()
+            held[storage._cdata] = storage.nbytes()  # on the meta device all addresses are zero
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        yield held
 
 
 def find_module(model: nn.Module, name: str, whose: str) -> nn.Module:
-    """Find a module by its dotted name.
-
-    Args:
-        model (nn.Module): The student or the teacher.
-        name (str): The module's name, as in ``model.named_modules()``.
-        whose (str): ``'student'`` or ``'teacher'``, for the message.
-
-    Returns:
-        nn.Module: The module.
-
-    Raises:
-        SetupError: If there is none of that name. The message lists the nearest names.
-    """
+    """Find a module by its dotted name; where there is none, the SetupError lists the nearest names."""
     modules = dict(model.named_modules())
     if name and name in modules:
         return modules[name]
@@ -96,26 +90,14 @@ def find_module(model: nn.Module, name: str, whose: str) -> nn.Module:
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """Take the model out of what distributes it.
-
-    Args:
-        model (nn.Module): A model, as a runner has it.
-
-    Returns:
-        nn.Module: The model itself.
-    """
+    """Take a model out of its wrapper for distributed training, where it has one."""
     return model.module if is_model_wrapper(model) else model
 
 
 def heads_of(model: nn.Module) -> Dict[str, nn.Module]:
-    """Find what predicts the classes of the data in a detector or segmentor.
+    """Find the heads of a detector or segmentor that predict the classes of the data, by name.
 
-    Args:
-        model (nn.Module): The model.
-
-    Returns:
-        dict[str, nn.Module]: Heads for boxes, masks and label maps by name. None of a panoptic model, which shares the
-        classes out among them.
+    There are none in a panoptic model, whose heads share the classes out among them.
     """
     if any('panoptic' in name or name == 'semantic_head' for name, _ in model.named_children()):
         return {}
@@ -123,19 +105,11 @@ def heads_of(model: nn.Module) -> Dict[str, nn.Module]:
 
 
 def count_classes(model: nn.Module) -> int:
-    """Count the classes that a detector or segmentor predicts.
-
-    Args:
-        model (nn.Module): The model.
-
-    Returns:
-        int: The most that one of its heads tells apart, 0 where none tells any.
-    """
+    """Count the classes that a detector or segmentor predicts: the most of any head, or 0."""
     return max((head.num_classes for _, head in _predicting(model)), default=0)
 
 
 def _predicting(model: nn.Module) -> Iterator[Tuple[str, nn.Module]]:
-    """The heads that tell classes apart."""
     for name, module in model.named_modules():
         if (
             name.rstrip('.0123456789').split('.')[-1] in _HEADS

@@ -160,7 +160,7 @@ def test_parts_that_fit_are_the_largest():
 
 def test_memory_is_what_the_loss_keeps():
     from cankd_mm.models import CanKDLoss
-    from cankd_mm.models.saved import saved_bytes
+    from cankd_mm.models.utils import saved_bytes
 
     plan = plan_pair('yolox_s_8xb8-300e_coco', 'yolox_tiny_8xb8-300e_coco')
     loss = CanKDLoss(in_channels=128)

@@ -13,7 +13,7 @@ from cankd_mm.models import BackboneTeacher
 from cankd_mm.models.distillers.levels import Level, pair_levels, select
 from cankd_mm.models.distillers.probe import Features, probe
 from cankd_mm.models.losses import CanKDLoss
-from cankd_mm.models.saved import saved_bytes
+from cankd_mm.models.utils import saved_bytes
 
 # The last, a segmentor's logits, where neither of the others gives feature maps.
 _SOURCES = ('neck', 'backbone', 'decode_head.conv_seg')

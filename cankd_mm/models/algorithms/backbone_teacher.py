@@ -1,6 +1,6 @@
 from contextlib import suppress
 from importlib.util import find_spec
-from typing import Dict, List, Optional, Sequence, Tuple, Union
+from typing import List, Optional, Sequence, Tuple, Union
 
 from mmengine.model import BaseModel, ImgDataPreprocessor
 from mmengine.utils import import_modules_from_strings
@@ -15,30 +15,29 @@ from cankd_mm.errors import SetupError, reason_of
 # What most weights for RGB images expect, in units of 0 to 255.
 _MEAN, _STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
+Maps = Union[Tensor, List[Tensor], Tuple[Tensor, ...]]
+
 
 @MODELS.register_module()
 class BackboneTeacher(BaseModel):
     """A teacher from outside: a backbone that gives feature maps, and no detector or segmentor around it.
 
-    The backbone is one of timm, such as DINOv2 or ConvNeXt, or any registered module, of MMPretrain or of the user's
-    own, that takes images and gives a feature map ``(N, C, H, W)`` or a sequence of them. It sees the student's images
-    normalized its own way, and scaled, not cropped, to a size that it takes. The features of a vision transformer of
-    timm are maps without the class and register tokens. Its grid need not be the student's: keys and values of
-    :class:`CanBlock` stay on it, and ``resize`` of :class:`CanKDLoss` says which of the two is resized for the
-    comparison.
-
-    What is distilled of it is its module ``backbone``: ``teacher_source='backbone'``.
+    The backbone is a model of timm, such as DINOv2 or ConvNeXt, or any registered module, of MMPretrain or of the
+    user's own, that takes images and gives a feature map ``(N, C, H, W)`` or a sequence of them. It sees the student's
+    images normalized its own way, and scaled, not cropped, to a size that it takes. The features of a vision
+    transformer of timm are maps without the class and register tokens. Its maps may have other sizes than the
+    student's: see ``resize`` of :class:`CanKDLoss`. The distiller takes its features as ``teacher_source='backbone'``.
 
     Args:
         backbone (str | dict): ``'timm::NAME'`` with a name of timm's, or the config of a registered module.
-        mean (Sequence[float], optional): Of the images that it is for, RGB, 0 to 255. Defaults to None: what timm says
-            of its weights, and ImageNet's for others.
+        mean (Sequence[float], optional): The mean of the images that it was trained on, RGB, 0 to 255. Defaults to
+            None: that of timm's weights, and ImageNet's for other backbones.
         std (Sequence[float], optional): Their standard deviation. Defaults to None, as the mean.
-        multiple (int, optional): What height and width of its images have to be a multiple of; the student's are scaled
-            up to the next one. Defaults to None: the patch size of a transformer of timm, and 32 for others.
-        image_size (Sequence[int], optional): Height and width of its images, where they are always the same. Defaults
+        multiple (int, optional): Height and width of its images are multiples of this; the student's are scaled up to
+            the next ones. Defaults to None: the patch size of a transformer of timm, and 32 for others.
+        image_size (Sequence[int], optional): Height and width of its images, where it takes one size alone. Defaults
             to None, about the student's.
-        out_indices (Sequence[int], optional): Which stages of a backbone of timm are features, from -1 for the last.
+        out_indices (Sequence[int], optional): The stages of a backbone of timm that are features, -1 for the last.
             Defaults to None: all of a hierarchy, the last block of a transformer.
         init_cfg (dict, optional): ``dict(type='Pretrained', checkpoint=...)``, in place of ``teacher_ckpt``. Defaults
             to None.
@@ -67,10 +66,9 @@ class BackboneTeacher(BaseModel):
         out_indices: Optional[Sequence[int]] = None,
         init_cfg: Optional[dict] = None,
     ) -> None:
-        self.name = backbone if isinstance(backbone, str) else None
-        known: Dict[str, object] = {}
+        self.name = backbone if isinstance(backbone, str) else None  # where timm has weights
         if self.name is None:
-            module = _registered(backbone)
+            module, known = _registered(backbone), {}
         elif from_timm(self.name):
             module, known = _of_timm(self.name[len(TIMM) :], out_indices)
         else:
@@ -85,54 +83,21 @@ class BackboneTeacher(BaseModel):
         self.image_size = image_size and tuple(image_size)
         self.out_indices = out_indices
 
-    def extract_feat(self, inputs: Tensor) -> Union[Tensor, List[Tensor], Tuple[Tensor, ...]]:
-        """Compute the features.
-
-        Args:
-            inputs (Tensor): Images of any size, normalized by its own mean and standard deviation, ``(N, 3, H, W)``.
-
-        Returns:
-            Tensor | Sequence[Tensor]: Feature maps, each ``(N, C, H', W')``.
-        """
+    def extract_feat(self, inputs: Tensor) -> Maps:
+        """Compute the feature maps ``(N, C, H', W')`` of images of any size, normalized its own way."""
         size = self.image_size or tuple(-(-side // self.multiple) * self.multiple for side in inputs.shape[2:])
         if size != tuple(inputs.shape[2:]):
             inputs = F.interpolate(inputs, size, mode='bilinear', antialias=True)
         return self.backbone(inputs)
 
-    def forward(
-        self, inputs: Tensor, data_samples: Optional[list] = None, mode: str = 'tensor'
-    ) -> Union[Tensor, List[Tensor], Tuple[Tensor, ...]]:
-        """Compute the features.
-
-        Args:
-            inputs (Tensor): Images, ``(N, 3, H, W)``.
-            data_samples (list, optional): Ignored. Defaults to None.
-            mode (str): Only ``'tensor'``. Defaults to 'tensor'.
-
-        Returns:
-            Tensor | Sequence[Tensor]: See :meth:`extract_feat`.
-
-        Raises:
-            SetupError: If losses or predictions are asked for.
-        """
+    def forward(self, inputs: Tensor, data_samples: Optional[list] = None, mode: str = 'tensor') -> Maps:
+        """Compute the features; a mode other than 'tensor' asks for losses or predictions, and is a SetupError."""
         if mode != 'tensor':
             raise SetupError(f'The teacher {NO_PREDICTIONS}.')
         return self.extract_feat(inputs)
 
-    @property
-    def has_weights_of_its_own(self) -> bool:
-        """Whether timm has weights of the backbone."""
-        return self.name is not None
-
     def load_own_weights(self) -> str:
-        """Fill the backbone with timm's weights, from its cache or its hub.
-
-        Returns:
-            str: Where they come from.
-
-        Raises:
-            SetupError: If they are not in the cache and cannot be fetched.
-        """
+        """Fill the backbone with timm's weights, from its cache or its hub, and return their name."""
         name = self.name[len(TIMM) :]
         try:
             module, _ = _of_timm(name, self.out_indices, pretrained=True)
@@ -158,25 +123,24 @@ def _registered(backbone: dict) -> nn.Module:
     return MODELS.build(backbone)
 
 
-def _of_timm(
-    name: str, out_indices: Optional[Sequence[int]], pretrained: bool = False
-) -> Tuple[nn.Module, Dict[str, object]]:
+def _of_timm(name: str, out_indices: Optional[Sequence[int]], pretrained: bool = False) -> Tuple[nn.Module, dict]:
     """Create a backbone of timm, and look up what its weights expect."""
     if find_spec('timm') is None:
         raise SetupError(f'The teacher {TIMM + name!r} is a model of timm, which is not installed: pip install timm')
     import timm
 
     if not timm.is_model(name):
-        near = [found for found in timm.list_models(f'*{name.split(".")[0]}*')][:3]
+        near = timm.list_models(f'*{name.split(".")[0]}*')[:3]
         advice = f'did you mean {" or ".join(map(repr, near))}?' if near else 'see timm.list_models().'
         raise SetupError(f'timm has no model {name!r}; {advice}')
     options = dict(pretrained=pretrained, features_only=True)
     if out_indices is not None:
         options['out_indices'] = tuple(out_indices)
     module = _create(name, options)
+    strides = module.feature_info.reduction()
     # All blocks of a plain transformer have one stride, and the last one knows most.
-    flat = len({*module.feature_info.reduction()}) == 1
-    if flat and out_indices is None and len(module.feature_info.reduction()) > 1:
+    flat = len({*strides}) == 1
+    if flat and out_indices is None and len(strides) > 1:
         module = _create(name, dict(options, out_indices=(-1,)))
     if getattr(module, 'output_fmt', 'NCHW') == 'NHWC':
         module.register_forward_hook(lambda module, args, maps: [f.permute(0, 3, 1, 2) for f in maps])

@@ -10,6 +10,7 @@ from mmrazor.registry import MODELS
 from torch import Tensor
 
 from cankd_mm.errors import SetupError
+from cankd_mm.models.algorithms.backbone_teacher import BackboneTeacher
 from cankd_mm.models.algorithms.frozen_teacher import FrozenTeacher
 from cankd_mm.models.algorithms.parts import Parts, find_parts
 from cankd_mm.models.algorithms.teacher_input import TeacherInput
@@ -21,27 +22,24 @@ from cankd_mm.models.checkpoints import load_pretrained, pretrained_cfg
 class FeatureDistill(BaseModel):
     """Distill the features of a frozen teacher into a student, beside the student's own task loss.
 
-    For detectors of MMDetection and segmentors of MMSegmentation alike. What it builds **is the student**: an object of
-    the student's class, of which :class:`FeatureDistill` is made a further base class, as :func:`torch.distributed.
-    fsdp.fully_shard` does. Hooks, optimizers, evaluation and checkpoints find the detector or segmentor that they know,
-    with parameters under their own names; what is trained beside it stands under ``distiller``. The teacher is no part
-    of the module tree. Of :class:`mmrazor.models.SingleTeacherDistill` it differs further where that wastes time or
-    feeds the teacher the wrong input:
+    What it builds **is the student**, a detector or segmentor whose class gets :class:`FeatureDistill` as a further
+    base class, as :func:`torch.distributed.fsdp.fully_shard` does. Hooks, optimizers, evaluation and checkpoints find
+    the model that they know, with parameters under their own names; what is trained beside it stands under
+    ``distiller``. Further differences from :class:`mmrazor.models.SingleTeacherDistill`:
 
-    - the teacher runs ``extract_feat`` only, no head, and never target assignment or losses; a pass with the heads
-      where what is distilled lies in one of them, such as a segmentor's logits, and with the losses for deliveries;
+    - the teacher runs ``extract_feat`` alone; heads as well where one of them is distilled, such as a segmentor's
+      logits; target assignment and losses only for deliveries;
     - the teacher stays wholly in eval mode: no dropout, no stochastic depth, frozen batch norm statistics;
     - the teacher sees the image normalized its own way, see :class:`TeacherInput`;
     - a teacher whose checkpoint does not fit, or that has none, is an error;
-    - checkpoints hold no teacher, which has a file of its own, but its fingerprint;
+    - the teacher is no part of the module tree, and checkpoints hold its fingerprint in place of its weights;
     - parts of the student can start from the teacher's weights (the paper's "inheriting strategy").
 
     Args:
         architecture (BaseModel | dict | str): The student, its config, or the path of a config that has it as its
             ``model``. A student that is built already is changed in place.
-        teacher (BaseModel | dict | str): The teacher, its config, or the path of a config: a file, or
-            ``'mmdet::retinanet/retinanet_r101_fpn_2x_coco.py'``. A backbone alone serves as well: ``'timm::NAME'``, or
-            a :class:`BackboneTeacher`.
+        teacher (BaseModel | dict | str): The teacher, its config, or the path of a config, also of an installed package
+            (``'mmdet::PATH'``). A backbone alone serves as well: ``'timm::NAME'``, or a :class:`BackboneTeacher`.
         distiller (dict): Config of the distiller, usually a :class:`CanKDDistiller`.
         teacher_ckpt (str, optional): The teacher's checkpoint, a path or an address. Training without one is an
             error, unless the teacher's own ``init_cfg`` loads one or timm has one. Defaults to None.
@@ -50,14 +48,13 @@ class FeatureDistill(BaseModel):
             mapping from the student's part to the teacher's; or ``'auto'``, all parts behind the backbone whose names
             and shapes are the teacher's. Defaults to None.
         teacher_dtype (str, optional): ``'bfloat16'`` or ``'float16'`` runs the teacher under autocast in that type,
-            also where the student trains in full precision. Measured for RetinaNet R101 at 800x1216 on two cores of an
-            AMD EPYC: the teacher's pass takes 1.1 s in bfloat16 in place of 2.5 s. Defaults to None, the student's.
+            also where the student trains in full precision. Defaults to None, the student's type.
         data_preprocessor (dict, optional): The student's, where its own config has none, as MMEngine's Runner gives it
             to any model. Defaults to None.
 
     Raises:
-        SetupError: If the teacher's checkpoint is not there or does not fit, if it is missing at the start of a
-            training, or if a part of ``init_from_teacher`` does not exist or differs in shape.
+        SetupError: If the teacher's checkpoint does not exist or fit, if a training starts without one, or if a part
+            of ``init_from_teacher`` does not exist or fit.
 
     Examples:
         >>> model = dict(
@@ -66,14 +63,8 @@ class FeatureDistill(BaseModel):
         ...     distiller=dict(type='CanKDDistiller', source='neck', levels=4, loss=dict(type='CanKDLoss')))
     """
 
-    def __new__(
-        cls,
-        architecture: Optional[Union[BaseModel, dict, str]] = None,
-        *args: object,
-        data_preprocessor: Optional[dict] = None,
-        **kwargs: object,
-    ) -> BaseModel:
-        """Build the student, and make this class the first base of its own."""
+    def __new__(cls, architecture=None, *args, data_preprocessor=None, **kwargs) -> BaseModel:
+        """Build the student, and make this class the first base of its class."""
         if architecture is None:  # copy.deepcopy starts from an empty object
             return super().__new__(cls)
         student = build_model(architecture, 'student', data_preprocessor)
@@ -107,7 +98,7 @@ class FeatureDistill(BaseModel):
         if weights is not None:
             load_pretrained(teacher, weights, 'teacher')
         self.teacher_ckpt = weights and weights['checkpoint']
-        if weights is None and getattr(teacher, 'has_weights_of_its_own', False):
+        if weights is None and isinstance(teacher, BackboneTeacher) and teacher.name:
             self.teacher_ckpt = teacher.load_own_weights()
         # What is recorded must not be overwritten by the layer that comes next.
         for module in (*self.modules(), *teacher.modules()):
@@ -137,11 +128,7 @@ class FeatureDistill(BaseModel):
 
     @contextmanager
     def student_alone(self) -> Iterator[BaseModel]:
-        """Take the distiller out of the module tree meanwhile: what is left is the student as it is without one.
-
-        Yields:
-            BaseModel: The student.
-        """
+        """Take the distiller out of the module tree meanwhile, which leaves the student as it is without one."""
         distiller = self._modules.pop('distiller')
         try:
             yield self
@@ -162,15 +149,9 @@ class FeatureDistill(BaseModel):
             self.get_submodule(part).load_state_dict(self.teacher.get_submodule(source).state_dict())
 
     def loss(self, inputs: Tensor, data_samples: Optional[List[BaseDataElement]] = None) -> Dict[str, Tensor]:
-        """Compute the student's task losses and the distillation losses of a batch.
+        """Compute the student's task losses, under ``student.``, and the distillation losses, under ``distill.``.
 
-        Args:
-            inputs (Tensor): Images normalized for the student, ``(N, 3, H, W)``.
-            data_samples (list[BaseDataElement], optional): Their annotations.
-
-        Returns:
-            dict[str, Tensor]: The losses, under ``student.`` and ``distill.``, and for the log ``distill_to_task``, the
-            distillation losses' sum over the task losses'.
+        ``distill_to_task`` is for the log: the sum of the distillation losses over that of the task losses.
         """
         distiller = self.distiller
         if self.distillation_stopped:
@@ -195,30 +176,15 @@ class FeatureDistill(BaseModel):
         return {**losses, **add_prefix(distill_losses, 'distill'), 'distill_to_task': ratio}
 
     def get_extra_state(self) -> Tensor:
-        """Put the teacher's fingerprint into checkpoints, as ``_extra_state``.
-
-        Returns:
-            Tensor: See :meth:`FrozenTeacher.fingerprint`.
-        """
+        """Put the teacher's fingerprint into checkpoints, as ``_extra_state``."""
         return self.frozen_teacher.fingerprint()
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Leave the teacher what its own file made it.
-
-        Args:
-            state (Tensor): Ignored; what resumes a training compares it.
-        """
+        """Ignore the fingerprint of a checkpoint, which resuming a training compares."""
 
     def train(self, mode: bool = True) -> 'FeatureDistill':
-        """Set the mode of the student and the losses; the teacher stays in eval mode.
-
-        Args:
-            mode (bool): Whether to train. Defaults to True.
-
-        Returns:
-            FeatureDistill: Itself.
-        """
-        self.frozen_teacher.train(mode)
+        """Set the mode of the student and the losses; the teacher stays in eval mode."""
+        self.frozen_teacher.train()
         return super().train(mode)
 
     def _apply(self, *args: object, **kwargs: object) -> 'FeatureDistill':

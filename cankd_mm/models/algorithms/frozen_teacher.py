@@ -15,8 +15,7 @@ from cankd_mm.models.algorithms.teacher_input import TeacherInput, spread_grey
 class FrozenTeacher(nn.Module):
     """A teacher that never changes: no gradients, always in eval mode, on images normalized its own way.
 
-    It is meant to be held outside the module tree of what it teaches. A copy of that, such as the one of an average of
-    its weights, shares it.
+    It is held outside the student's module tree, and a copy of the student shares it.
 
     Args:
         model (BaseModel): The teacher, with its weights.
@@ -38,14 +37,7 @@ class FrozenTeacher(nn.Module):
     def forward(
         self, inputs: Tensor, data_samples: Optional[List[BaseDataElement]] = None, mode: Optional[str] = None
     ) -> None:
-        """Run the teacher, for what recorders and deliveries take from it.
-
-        Args:
-            inputs (Tensor): Images normalized for the student, ``(N, 3, H, W)``.
-            data_samples (list[BaseDataElement], optional): Their annotations. Defaults to None.
-            mode (str, optional): ``'tensor'`` runs the heads as well, ``'loss'`` these and their losses. Defaults to
-                None, backbone and neck.
-        """
+        """Run backbone and neck on the student's batch; with mode 'tensor' also the heads, with 'loss' their losses."""
         with nullcontext() if self.dtype is None else torch.autocast(inputs.device.type, dtype=self.dtype):
             images = self.input(inputs, data_samples)
             if mode is None:
@@ -60,13 +52,9 @@ class FrozenTeacher(nn.Module):
         data_samples: Optional[List[BaseDataElement]] = None,
         losses: bool = False,
     ) -> None:
-        """Run the teacher as far as it takes to fill recorders: backbone and neck, or the heads as well.
+        """Run as much of the teacher as fills its recorders: backbone and neck, or the heads as well.
 
-        Args:
-            recorders (RecorderManager): The teacher's recorders.
-            inputs (Tensor): Images normalized for the student, ``(N, 3, H, W)``.
-            data_samples (list[BaseDataElement], optional): Their annotations. Defaults to None.
-            losses (bool): Whether to run everything that a training runs. Defaults to False.
+        The inputs are images normalized for the student, ``(N, 3, H, W)``. ``losses`` runs all that a training runs.
 
         Raises:
             SetupError: If a recorder stays empty.
@@ -83,22 +71,11 @@ class FrozenTeacher(nn.Module):
             )
 
     def train(self, mode: bool = True) -> 'FrozenTeacher':
-        """Stay in eval mode.
-
-        Args:
-            mode (bool): Ignored. Defaults to True.
-
-        Returns:
-            FrozenTeacher: Itself.
-        """
+        """Stay in eval mode, whatever the mode."""
         return super().train(False)
 
     def fingerprint(self) -> Tensor:
-        """Tell one teacher's weights from another's.
-
-        Returns:
-            Tensor: The SHA-256 of parameters and buffers, 32 bytes.
-        """
+        """Compute the SHA-256 of parameters and buffers, a tensor of 32 bytes."""
         if self._fingerprint is None:
             digest = hashlib.sha256()
             for key, value in self.model.state_dict().items():
@@ -112,12 +89,5 @@ class FrozenTeacher(nn.Module):
 
 
 def empty_sources(recorders: RecorderManager) -> List[str]:
-    """List the modules whose recorders have recorded nothing.
-
-    Args:
-        recorders (RecorderManager): The recorders of one model.
-
-    Returns:
-        list[str]: The modules' names.
-    """
+    """List the names of the modules whose recorders have recorded nothing."""
     return [recorder.source for recorder in recorders.recorders.values() if not recorder.data_buffer]

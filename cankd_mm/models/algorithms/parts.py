@@ -11,21 +11,8 @@ Parts = Union[str, Sequence[str], Mapping[str, str]]
 
 
 def find_parts(student: nn.Module, teacher: nn.Module, parts: Parts) -> Dict[str, str]:
-    """Find what starts from the teacher.
-
-    Args:
-        student (nn.Module): The student.
-        teacher (nn.Module): The teacher.
-        parts (str | Sequence[str] | Mapping[str, str]): Parts by name, as in :class:`FeatureDistill`, or ``'auto'``:
-            all that fit but those of the backbone, whose weights are worth nothing in parts.
-
-    Returns:
-        dict[str, str]: The teacher's part for each of the student's.
-
-    Raises:
-        SetupError: If a part does not exist, or differs in names or shapes.
-    """
-    if parts == 'auto':
+    """Find the teacher's part for each part of the student that ``init_from_teacher`` names."""
+    if parts == 'auto':  # but the backbone's, which are worth nothing without the rest of it
         return {part: part for part in fitting_parts(student, teacher) if part.split('.')[0] != 'backbone'}
     if isinstance(parts, str):
         raise SetupError(f"init_from_teacher got {parts!r}: give a list of parts, [{parts!r}], or 'auto'.")
@@ -36,15 +23,7 @@ def find_parts(student: nn.Module, teacher: nn.Module, parts: Parts) -> Dict[str
 
 
 def fitting_parts(student: nn.Module, teacher: nn.Module) -> List[str]:
-    """Find the parts of a student that could start from the teacher's weights: those of equal names and shapes.
-
-    Args:
-        student (nn.Module): The student.
-        teacher (nn.Module): The teacher.
-
-    Returns:
-        list[str]: The largest such parts: the backbone, a neck or a head, or layers of a neck or a head.
-    """
+    """Find the largest parts of a student with the teacher's names and shapes: backbone, neck, heads, their layers."""
     return list(_fitting(student, teacher, ''))
 
 

@@ -12,11 +12,8 @@ class TeacherInput(nn.Module):
 
     Detection backbones come in two styles: 'pytorch' (RGB, divided by the standard deviation) and 'caffe' (BGR, not
     divided). A teacher of one style is useless on inputs of the other. Both normalizations are affine per channel, so
-    one multiply-add leads from the student's to the teacher's, and the geometry of the student's batch
-    augmentation is kept. The padding becomes what the teacher would have padded.
-
-    Where both models normalize alike, the batch itself is returned. Grey images, of a student of a single channel, are
-    spread over the channels of a teacher for colour images.
+    one multiply-add leads from the student's to the teacher's. The padding becomes what the teacher would have padded.
+    A teacher for colour images gets the single channel of grey ones in all of its channels.
 
     Args:
         student (nn.Module): The student's data preprocessor.
@@ -49,16 +46,7 @@ class TeacherInput(nn.Module):
         self.register_buffer('shift', ((s_mean - t_mean) / t_std).float(), persistent=False)
 
     def forward(self, inputs: Tensor, data_samples: Optional[List[BaseDataElement]] = None) -> Tensor:
-        """Normalize a batch the teacher's way.
-
-        Args:
-            inputs (Tensor): The student's batch, ``(N, 3, H, W)``.
-            data_samples (list[BaseDataElement], optional): Their ``img_shape`` tells the image from the padding at
-                the right and at the bottom. Defaults to None, no padding.
-
-        Returns:
-            Tensor: The teacher's batch, ``(N, 3, H, W)``.
-        """
+        """Normalize a batch ``(N, 3, H, W)``; ``img_shape`` of the data samples tells the image from the padding."""
         if self.identical:
             return inputs
         outputs = inputs.flip(1) if self.flip else inputs
@@ -71,11 +59,7 @@ class TeacherInput(nn.Module):
 
 
 def spread_grey(preprocessor: nn.Module) -> None:
-    """Have a data preprocessor for colour images take grey ones, whose channel it spreads over its own.
-
-    Args:
-        preprocessor (nn.Module): Of a teacher that is evaluated on its student's data.
-    """
+    """Have the data preprocessor of a teacher for colour images repeat the channel of grey ones."""
     channels = len(_statistics(preprocessor)[0])
 
     def spread(module: nn.Module, args: tuple) -> tuple:

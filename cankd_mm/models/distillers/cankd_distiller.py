@@ -1,13 +1,13 @@
 import inspect
 from difflib import get_close_matches
-from typing import Dict, List, Optional, Sequence, Tuple
+from typing import Dict, List, Optional, Tuple
 
 from mmengine.logging import print_log
 from mmengine.model import BaseModel
 from mmrazor.models import ConfigurableDistiller
 from mmrazor.models.task_modules import RecorderManager
 from mmrazor.registry import MODELS
-from torch import nn
+from torch import Tensor, nn
 
 from cankd_mm.errors import SetupError
 from cankd_mm.models.distillers.levels import Levels, pair_levels
@@ -21,14 +21,14 @@ class CanKDDistiller(ConfigurableDistiller):
     """A ConfigurableDistiller that is told in three lines what to distill.
 
     ``source``, ``levels`` and ``loss`` are expanded into the recorders, connectors, losses and mappings of
-    :class:`mmrazor.models.ConfigurableDistiller`: one loss per level. Channels and sizes are found by one tiny
-    forward pass of both models. Where the channels of a level differ, a 1x1 convolution without norm and activation
-    takes the student's feature to the teacher's channels. Where the sizes differ, the loss has to resize: see
-    ``resize`` of :class:`CanKDLoss`.
+    :class:`mmrazor.models.ConfigurableDistiller`, with one loss per level. A tiny forward pass of both models finds
+    channels and sizes. Where the channels of a level differ, a 1x1 convolution without norm and activation takes the
+    student's feature to the teacher's channels. Where the sizes differ, the loss has to resize: see ``resize`` of
+    :class:`CanKDLoss`.
 
-    Everything of the long form can be given as well. With the short form, the recorders are named after their
-    source, the losses ``loss_<source>_<level>`` (dots become underscores) and a level's connector like its
-    loss; an entry given under such a name replaces the expanded one, any other is added.
+    Entries of the long form can be given as well. Recorders of the short form are named after their source, losses and
+    connectors ``loss_<source>_<level>`` (dots become underscores): an entry given under such a name replaces the
+    expanded one, any other is added.
 
     Args:
         source (str, optional): The module whose output is distilled, as in ``model.named_modules()``:
@@ -36,27 +36,22 @@ class CanKDDistiller(ConfigurableDistiller):
         levels (int | Sequence[int], optional): How many of the source's outputs are distilled, counted from the
             first, or which ones, counted from 0, or from -1 for the last. Defaults to None, all of which the teacher
             has one of the same stride.
-        loss (dict, optional): Config of the loss, of which every level gets its own. Any loss of MMRazor that takes a
-            student's and a teacher's feature will do. Channel counts are filled in. A list as ``loss_weight`` holds
-            one weight for each level.
+        loss (dict, optional): Config of the loss that every level gets: any loss of MMRazor that takes a student's and
+            a teacher's feature. Channel counts are filled in. ``loss_weight`` may be a list, one weight for each level.
         connector (dict, optional): Config of a connector of MMRazor that the student's feature of every level goes
             through, such as ``dict(type='MGDConnector', lambda_mgd=0.65)``. Channel counts are filled in. Defaults to
             None, a 1x1 convolution where the channels differ.
         teacher_source (str, optional): The teacher's module, where it differs from ``source``. Defaults to None.
         teacher_levels (int | Sequence[int], optional): The teacher's levels, in the same order. Defaults to None, those
             of the same strides as the student's; where no stride is the same and the loss resizes, of the same numbers.
-        level_weights (str, optional): ``'pixels'`` gives every level a share by its pixels, so that a pixel of the
-            coarsest counts as much as one of the finest, as in losses that are a sum over the pixels, such as MGD's:
-            with strides 8, 16 and 32, factors of 1, 1/4 and 1/16 of the loss's own weight. Defaults to None, every
-            level the same, as in the paper.
-        image_size (Sequence[int], optional): Height and width of the image that both models are shown to find shapes,
-            for models that take no small one. Defaults to None, found by itself.
+        level_weights (str, optional): ``'pixels'`` weighs every level by its pixels, as losses that are a sum over the
+            pixels do, such as MGD's: with strides 8, 16 and 32, the loss's own weight by 1, 1/4 and 1/16. Defaults to
+            None, every level the same, as in the paper.
         **long_form: The arguments of :class:`mmrazor.models.ConfigurableDistiller`.
 
     Raises:
-        SetupError: If the source or a level does not exist, if there is not one weight for each level, if the strides
-            of a level differ and the loss does not resize, or if the loss is not registered. The message names the
-            strides of both, and the setting that would do, or the nearest names.
+        SetupError: If the source, a level or the loss does not exist, or if levels differ in size and the loss does not
+            resize. The message names the strides of both and a setting that fits, or the nearest names.
 
     Examples:
         >>> # The first four levels of a feature pyramid.
@@ -76,20 +71,13 @@ class CanKDDistiller(ConfigurableDistiller):
         teacher_source: Optional[str] = None,
         teacher_levels: Levels = None,
         level_weights: Optional[str] = None,
-        image_size: Optional[Sequence[int]] = None,
         **long_form,
     ) -> None:
+        self._image_size = long_form.pop('image_size', None)  # an option of 0.2, taken until 0.4
         self._short_form = source is not None
         if not self._short_form:
-            given = dict(
-                levels=levels,
-                loss=loss,
-                connector=connector,
-                teacher_source=teacher_source,
-                teacher_levels=teacher_levels,
-                level_weights=level_weights,
-                image_size=image_size,
-            )
+            teachers = dict(teacher_source=teacher_source, teacher_levels=teacher_levels)
+            given = dict(levels=levels, loss=loss, connector=connector, level_weights=level_weights, **teachers)
             for name, value in given.items():
                 if value is not None:
                     raise SetupError(
@@ -110,54 +98,37 @@ class CanKDDistiller(ConfigurableDistiller):
         # The parts that refer to each other are built once both models are known.
         self._given = {name: dict(long_form.pop(name, None) or {}) for name in _LONG_FORM}
         super().__init__(**long_form)
-        self.source = source
-        self.teacher_source = teacher_source or source
-        self.levels = levels
-        self.teacher_levels = teacher_levels
-        self.level_weights = level_weights
-        self.image_size = image_size
-        self.loss = loss
-        self.connector = connector
+        self.source, self.teacher_source = source, teacher_source or source
+        self.levels, self.teacher_levels, self.level_weights = levels, teacher_levels, level_weights
+        self.loss, self.connector = loss, connector
 
     def prepare_from_student(self, model: BaseModel) -> None:
-        """Find the shapes of the student's features, and attach its recorders.
-
-        Args:
-            model (BaseModel): The student.
-        """
+        """Attach the student's recorders; those of the short form wait for the teacher."""
         if self._short_form:
-            self._student_features = self._probe_student(model)
             self._student = lambda: model  # no part of the module tree, of which the distiller is one
-            recorders = {self.source: dict(type='ModuleOutputs', source=self.source)}
-            self.student_recorders = RecorderManager({**recorders, **self._given['student_recorders']})
-        super().prepare_from_student(model)
+        else:
+            super().prepare_from_student(model)
 
     def prepare_from_teacher(self, model: nn.Module) -> None:
-        """Find the shapes of the teacher's features, expand the short form, and attach the teacher's recorders.
-
-        Args:
-            model (nn.Module): The teacher. The student has to be prepared first.
-        """
+        """Find the shapes of both models' features, expand the short form, and attach the recorders."""
         if self._short_form:
-            student = self._student_features
-            features = probe(model, self.teacher_source, 'teacher', self.image_size, first_size=student.image)
-            if features.image != student.image:  # strides are compared on one image
-                student = self._probe_student(self._student(), features.image)
-            del self._student, self._student_features
-            recorders = {self.teacher_source: dict(type='ModuleOutputs', source=self.teacher_source)}
-            self.teacher_recorders = RecorderManager({**recorders, **self._given['teacher_recorders']})
-            self._build_expanded(student, features)
+            student = self._student()
+            del self._student
+            ours = probe(student, self.source, 'student', training=True, first_size=self._image_size)
+            theirs = probe(model, self.teacher_source, 'teacher', first_size=ours.image)
+            if theirs.image != ours.image:  # strides are compared on one image
+                ours = probe(student, self.source, 'student', training=True, first_size=theirs.image)
+            self.student_recorders = self._recorders('student', self.source)
+            self.teacher_recorders = self._recorders('teacher', self.teacher_source)
+            super().prepare_from_student(student)
+            self._build_expanded(ours, theirs)
         super().prepare_from_teacher(model)
 
-    def _probe_student(self, model: BaseModel, first_size: Optional[Sequence[int]] = None) -> Features:
-        return probe(model, self.source, 'student', self.image_size, training=True, first_size=first_size)
+    def _recorders(self, whose: str, source: str) -> RecorderManager:
+        return RecorderManager({source: dict(type='ModuleOutputs', source=source), **self._given[f'{whose}_recorders']})
 
-    def compute_distill_losses(self) -> Dict:
-        """Compute the losses of the recorded features, and let go of the features.
-
-        Returns:
-            dict[str, Tensor]: The losses by name.
-        """
+    def compute_distill_losses(self) -> Dict[str, Tensor]:
+        """Compute the losses of the recorded features by name, and free the features."""
         losses = super().compute_distill_losses()
         for manager in (self.student_recorders, self.teacher_recorders):
             for recorder in manager.recorders.values():
@@ -166,11 +137,11 @@ class CanKDDistiller(ConfigurableDistiller):
             losses[name] = factor * losses[name]
         return losses
 
-    def _build_expanded(self, student_features: Features, teacher_features: Features) -> None:
+    def _build_expanded(self, ours: Features, theirs: Features) -> None:
         """Build connectors, losses and mappings of the short form merged with what was given explicitly."""
         # CanKDLoss calls the option `resize`, PKDLoss `resize_stu`.
         resizes = any(self.loss.get(option) is not None for option in ('resize', 'resize_stu'))
-        pairs = pair_levels(student_features, teacher_features, self.levels, self.teacher_levels, resizes)
+        pairs = pair_levels(ours, theirs, self.levels, self.teacher_levels, resizes)
         connectors, losses, mappings, self._factors = {}, {}, {}, {}
         finest = min(student.stride for student, _ in pairs)
         for loss, (student, teacher) in zip(self._loss_of_each(len(pairs)), pairs):

@@ -27,18 +27,8 @@ def pair_levels(
 ) -> List[Tuple[Level, Level]]:
     """Pair the levels of a student's source with those of a teacher's.
 
-    What is given is taken as it is. Otherwise levels of equal stride are pairs, which have one height and width on the
-    same image; where no stride is the same and the loss resizes, levels of one number are.
-
-    Args:
-        student (Features): What the student's source gives.
-        teacher (Features): What the teacher's source gives, for an image of the same size.
-        levels (int | Sequence[int], optional): How many levels of the student, counted from the first, or which.
-        teacher_levels (int | Sequence[int], optional): Those of the teacher, in the same order.
-        resizes (bool): Whether the loss takes features of different sizes.
-
-    Returns:
-        list[tuple[Level, Level]]: Student's and teacher's level of every pair.
+    Without ``teacher_levels``, levels of equal stride are pairs: they have one size on the same image. Where there are
+    none and the loss ``resizes``, levels of equal number are. See :class:`CanKDDistiller` for both kinds of levels.
 
     Raises:
         SetupError: If a level does not exist, or if levels cannot be paired. The message lists the strides of both.
@@ -55,16 +45,17 @@ def pair_levels(
     else:
         pairs = _of_equal_stride(ours, teacher, each_once=levels is None)
         if not pairs and resizes:
-            pairs = list(zip(ours, _of_equal_number(ours, teacher)))
+            # The student's single map is paired with the teacher's last level.
+            numbers = [0 if teacher.single else -1 if level.index is None else level.index for level in ours]
+            pairs = list(zip(ours, select(teacher, numbers)))
+        alone = [level for level in ours if all(level != paired for paired, _ in pairs)]
         if not pairs:
             raise SetupError(
                 f"The student's {student.source!r} and the teacher's {teacher.source!r} have no stride in common: "
                 f'{_advice(student, teacher)}'
             )
-        if levels is not None and len(pairs) < len(ours):
-            paired = [level for level, _ in pairs]
-            alone = next(level for level in ours if level not in paired)
-            raise SetupError(f'The teacher has no level of the stride of {alone}: {_advice(student, teacher)}')
+        if levels is not None and alone:
+            raise SetupError(f'The teacher has no level of the stride of {alone[0]}: {_advice(student, teacher)}')
     for ours, theirs in pairs:
         if ours.shape[2:] != theirs.shape[2:] and not resizes:
             raise SetupError(
@@ -76,9 +67,8 @@ def pair_levels(
 def _of_equal_stride(ours: List[Level], teacher: Features, each_once: bool = True) -> List[Tuple[Level, Level]]:
     """Pairs of one size: of the same number where that fits, otherwise with the teacher's deepest."""
     pairs: List[Tuple[Level, Level]] = []
-    theirs = select(teacher, None)
     for level in ours:
-        fitting = [other for other in theirs if other.shape[2:] == level.shape[2:]]
+        fitting = [other for other in select(teacher, None) if other.shape[2:] == level.shape[2:]]
         if each_once:
             fitting = [other for other in fitting if all(other != taken for _, taken in pairs)]
         if fitting:
@@ -86,24 +76,11 @@ def _of_equal_stride(ours: List[Level], teacher: Features, each_once: bool = Tru
     return pairs
 
 
-def _of_equal_number(ours: List[Level], teacher: Features) -> List[Level]:
-    """The teacher's levels of the same numbers; its last one beside a single map."""
-    return select(teacher, [0 if teacher.single else -1 if level.index is None else level.index for level in ours])
-
-
 def select(features: Features, levels: Levels) -> List[Level]:
-    """List levels of a source.
-
-    Args:
-        features (Features): What the source gives.
-        levels (int | Sequence[int], optional): How many, counted from the first, or which; negative numbers count from
-            the last. All where it is None.
-
-    Returns:
-        list[Level]: The levels.
+    """List the levels that are given as a number of the first ones, or as indices, or all of them for None.
 
     Raises:
-        SetupError: If one does not exist, or is named twice.
+        SetupError: If a level does not exist, or is named twice.
     """
     whose, source, count = features.whose, features.source, len(features.shapes)
     numbers = list(range(count) if levels is None else range(levels) if isinstance(levels, int) else levels)
@@ -117,31 +94,22 @@ def select(features: Features, levels: Levels) -> List[Level]:
     numbers = [number % count for number in numbers]
     if not numbers or len(set(numbers)) < len(numbers):
         raise SetupError(f"levels={levels!r} of the {whose}'s {source!r} must name at least one level, and none twice.")
-    return [
-        Level(
-            whose,
-            source,
-            None if features.single else number,
-            features.shapes[number],
-            features.image[0] / max(features.shapes[number][2], 1),
-        )
-        for number in numbers
-    ]
+    levels = []
+    for number in numbers:
+        shape, index = features.shapes[number], None if features.single else number
+        levels.append(Level(whose, source, index, shape, stride=features.image[0] / max(shape[2], 1)))
+    return levels
 
 
 def _advice(student: Features, teacher: Features) -> str:
     """The strides of both, and the setting that would do."""
-    ours, theirs = select(student, None), select(teacher, None)
-    strides = f'the student has strides {_strides(ours)}, the teacher {_strides(theirs)}'
-    common = _of_equal_stride(ours, teacher)
+    ours = select(student, None)
+    strides = [', '.join(f'{level.stride:.3g}' for level in levels) for levels in (ours, select(teacher, None))]
+    have = f'the student has strides {strides[0]}, the teacher {strides[1]}'
+    common = [level.index or 0 for level, _ in _of_equal_stride(ours, teacher)]
     if common:
-        numbers = [level.index or 0 for level, _ in common]
-        return f'{strides}; set levels={numbers} and leave teacher_levels out, which pairs equal strides.'
+        return f'{have}; set levels={common} and leave teacher_levels out, which pairs equal strides.'
     return (
-        f'{strides}; name the level of each to compare, such as levels=[-1], teacher_levels=[-1], and have the loss '
+        f'{have}; name the level of each to compare, such as levels=[-1], teacher_levels=[-1], and have the loss '
         "resize one (CanKDLoss with resize='student', PKDLoss with resize_stu=True)."
     )
-
-
-def _strides(levels: List[Level]) -> str:
-    return ', '.join(f'{level.stride:.3g}' for level in levels)

@@ -1,8 +1,8 @@
 """The affinities of non-local attention between student and teacher, as pure functions.
 
-Every one computes ``y_i = sum_j f(i, j) g_j`` over the M pixels of the teacher, with memory linear in the pixels: the
-P x M matrix of affinities is never formed where that would matter. Sums over pixels leave the range of half precision
-in both directions, so half inputs are computed in float32, with autocast off.
+Each computes ``y_i = sum_j f(i, j) g_j`` over the M pixels of the teacher, with memory linear in the pixels: the P x M
+matrix of affinities is never formed where that would matter. Sums over pixels overflow and underflow half precision, so
+half inputs are computed in float32, with autocast off.
 """
 
 import torch
@@ -17,14 +17,7 @@ _HAS_SCALE = parse(torch.__version__) >= parse('2.1')
 
 
 def at_least_float32(*tensors: Tensor) -> tuple:
-    """Convert half precision to float32 and leave everything else.
-
-    Args:
-        *tensors (Tensor): Of any shape.
-
-    Returns:
-        tuple[Tensor]: The tensors.
-    """
+    """Convert tensors of half precision to float32, and leave the others as they are."""
     return tuple(t.float() if t.dtype in HALF else t for t in tensors)
 
 
@@ -103,28 +96,16 @@ def concatenation_attention(a: Tensor, b: Tensor, g: Tensor) -> Tensor:
         b, order = b.sort(1, descending=True)
         g = g.gather(2, order[:, None].expand(n, d, m))
         # Both sums side by side, after a column of zeros for the empty prefix.
-        sums = F.pad(_prefix_sums(torch.cat([g, b[:, None] * g], 1)), (1, 0))
+        values = torch.cat([g, b[:, None] * g], 1)
+        deterministic = values.is_cuda and torch.are_deterministic_algorithms_enabled()
+        sums = F.pad(scan(values) if deterministic else values.cumsum(2), (1, 0))
         length = torch.searchsorted(-b.detach(), a.detach().contiguous())
         seen = sums.gather(2, length[:, None].expand(n, 2 * d, a.shape[1]))
         return torch.addcmul(seen[:, d:], a[:, None], seen[:, :d]) / m
 
 
-def _prefix_sums(values: Tensor) -> Tensor:
-    """The sums of the first 1, 2, ... of ``(N, D, M)`` along M."""
-    if not (values.is_cuda and torch.are_deterministic_algorithms_enabled()):
-        return values.cumsum(2)
-    return scan(values)
-
-
 def scan(values: Tensor) -> Tensor:
-    """Prefix sums by doubling, where :func:`torch.cumsum` has no deterministic form, as on CUDA.
-
-    Args:
-        values (Tensor): ``(N, D, M)``.
-
-    Returns:
-        Tensor: The sums of the first 1, 2, ... M along the last dimension, ``(N, D, M)``.
-    """
+    """Cumulative sums along M of ``(N, D, M)`` by doubling: :func:`torch.cumsum` on CUDA is not deterministic."""
     shift = 1
     while shift < values.shape[2]:
         values = values + F.pad(values[..., :-shift], (shift, 0))

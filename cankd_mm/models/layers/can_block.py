@@ -23,14 +23,14 @@ class CanBlock(nn.Module):
     weight and the bias of the batch norm start at zero, so that the block starts as the identity. The names are those
     of ``mmcv.cnn.NonLocal2d``.
 
-    Time and memory are linear in the pixels, except for the time of the two modes with a softmax; their memory is where
-    torch has a fused attention, which is on GPUs, and from 2.1 on on processors.
+    Time and memory are linear in the pixels, but for the two modes with a softmax: their time is quadratic, and their
+    memory is linear where torch has a fused attention (on GPUs, and from 2.1 on on CPUs).
 
     Args:
         in_channels (int): Channels C of both features.
         reduction (int): The inner channels D are ``max(C // reduction, 1)``. Defaults to 2.
         sub_sample (bool | int): Side of the windows in which keys and values are max pooled; True is 2, False
-            is none. A teacher map with a shorter side is left as it is. Defaults to True.
+            none. A teacher map with a shorter side is not pooled. Defaults to True.
         mode (str): The affinity ``f(i, j)``, with M teacher pixels. Defaults to 'dot_product', the paper's.
 
             - ``'dot_product'``: ``theta(x_i) . phi(t_j) / M``;
@@ -94,7 +94,7 @@ class CanBlock(nn.Module):
 
     @torch.no_grad()
     def affinity(self, x: Tensor, t: Tensor, pixels: Sequence[Tuple[int, int]]) -> Tensor:
-        """Compute what single pixels of the student look at, a row of the affinity's matrix for each.
+        """Compute what single pixels of the student look at: rows of the matrix of affinities.
 
         Args:
             x (Tensor): Student feature, ``(1, C, H, W)``.

@@ -15,17 +15,12 @@ from cankd_mm.models.losses.normalized_mse import NORMS, normalized_mse
 class CanKDLoss(nn.Module):
     """Cross-attention-based non-local knowledge distillation (CanKD, WACV 2026) of one feature map.
 
-    ``L = mu * MSE(IN(z), IN(t))``, where ``z`` is the student's map after the Can block has let
-    its pixels attend to the teacher's, and IN is instance norm without affine parameters.
+    ``L = mu * MSE(IN(z), IN(t))``, where ``z`` is the student's map after its pixels have attended to the teacher's in
+    the Can block, and IN is instance norm without affine parameters.
     `arXiv 2511.21503 <https://arxiv.org/abs/2511.21503>`_, Sec. 3.
 
-    Memory is linear in the number of pixels in every mode, and so is time in the two without a softmax; the value and
-    every gradient are those of the quadratic form. The teacher's feature gets no gradient. One loss serves one level:
-    its block has weights of its own.
-
-    Note:
-        ``loss_weight`` is the paper's mu. The authors' code halves the mean squared error and
-        writes ``loss_weight=10`` for mu = 5: that is ``loss_weight=5`` here, and their 20 is 10.
+    Value and gradients are those of the quadratic form; see :class:`CanBlock` for time and memory. The teacher's
+    feature gets no gradient. Every level needs a loss of its own, whose block has weights of its own.
 
     Args:
         in_channels (int): Channels C of both features. :class:`CanKDDistiller` fills it in.
@@ -38,11 +33,11 @@ class CanKDLoss(nn.Module):
         residual (bool): Whether the block adds its input; False for the paper's ablation. Defaults to True.
         norm (str, optional): What is normalized before the comparison: ``'instance'``, the paper's, or for its
             ablations ``'layer'`` or None, nothing. Defaults to 'instance'.
-        resize (str, optional): Which of the two features is resized, bilinearly, where they differ in height and
-            width: ``'student'`` takes the student's to the teacher's size, as the paper does for a Swin teacher,
-            ``'teacher'`` the teacher's to the student's for the comparison, while the block attends to it on its own
-            grid. Defaults to None, sizes that differ are an error.
-        loss_weight (float): The paper's mu. Defaults to 5.0.
+        resize (str, optional): Which feature is resized, bilinearly, where their sizes differ: ``'student'`` takes the
+            student's to the teacher's size, as the paper does for a Swin teacher, ``'teacher'`` the teacher's to the
+            student's for the comparison, while the block attends to it unresized. Defaults to None, an error.
+        loss_weight (float): The paper's mu. The authors' code halves the mean squared error and writes
+            ``loss_weight=10`` for mu = 5: that is ``loss_weight=5`` here, and their 20 is 10. Defaults to 5.0.
 
     Raises:
         SetupError: If an argument is out of range, or the two features differ in shape and are not resized.
@@ -109,14 +104,10 @@ class CanKDLoss(nn.Module):
         return self.loss_weight * normalized_mse(z, target, self.norm)
 
     def resized(self, s_feature: Tensor, t_feature: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
-        """Bring both features to one type, and to one size where ``resize`` says so.
-
-        Args:
-            s_feature (Tensor): Student feature, ``(N, C, H, W)``.
-            t_feature (Tensor): Teacher feature, ``(N, C, H', W')``.
+        """Bring the features of :meth:`forward` to one type, and to one size where ``resize`` says so.
 
         Returns:
-            tuple[Tensor]: What the block takes of the student and of the teacher, and what its result is compared with.
+            tuple[Tensor]: The block's inputs of student and teacher, and what the block's output is compared with.
         """
         # A teacher may run in half precision beside a student that does not.
         t_feature = t_feature.detach().to(torch.promote_types(s_feature.dtype, t_feature.dtype))

@@ -191,6 +191,14 @@ def test_strides_are_compared_on_an_image_that_both_models_take():
     assert not any('student' in name for name in vars(distiller) if callable(vars(distiller)[name]))
 
 
+def test_image_size_of_a_config_of_version_0_2_is_shown_to_both_models():
+    student, teacher, seen = Net(4), Net(4), []
+    for model in (student, teacher):
+        model.backbone.register_forward_pre_hook(lambda module, args: seen.append(tuple(args[0].shape[2:])))
+    build(student, teacher, source='neck', loss=LOSS, image_size=[48, 64])
+    assert seen == [(48, 64), (48, 64)]
+
+
 def test_losses_of_mmrazor():
     student, teacher = Net(4), Net(6)
     for loss in ('PKDLoss', 'L2Loss', 'ChannelWiseDivergence'):

@@ -99,13 +99,9 @@ def test_images_are_what_the_model_takes(net, shape, training):
     assert features.single and features.shapes == [shape]
 
 
-def test_size_that_is_given_is_taken():
-    features = probe(Net(nn.Conv2d(3, 8, 1)), 'backbone', 'student', (48, 64))
-    assert features.shapes == [(1, 8, 48, 64)] and features.image == (48, 64)
-
-
 def test_size_of_the_other_model_goes_first_where_it_is_taken():
-    assert probe(Net(nn.Conv2d(3, 8, 1)), 'backbone', 'teacher', first_size=(48, 64)).image == (48, 64)
+    features = probe(Net(nn.Conv2d(3, 8, 1)), 'backbone', 'teacher', first_size=(48, 64))
+    assert features.shapes == [(1, 8, 48, 64)] and features.image == (48, 64)
     assert probe(Net(Fixed(160)), 'backbone', 'teacher', first_size=(48, 64)).image == (160, 160)
 
 
@@ -123,7 +119,7 @@ def test_student_is_looked_at_while_it_trains_and_left_as_it_was():
     'net, words',
     [
         (Net(Branches(of_images=True)), "student's 'backbone' gives 6 feature maps for 2 images while it trains"),
-        (Net(Picky()), r'takes no image of 128x192 or .* name a size that it takes as image_size='),
+        (Net(Picky()), r'takes no image of 128x192 or .* name a size that it takes as size of its data_preproc'),
     ],
 )
 def test_mistakes_are_one_clear_sentence(net, words):
