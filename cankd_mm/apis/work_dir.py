@@ -14,7 +14,7 @@ from mmengine.fileio import dump, load
 from mmengine.logging import print_log
 
 from cankd_mm.errors import SetupError
-from cankd_mm.models.checkpoints import read_checkpoint
+from cankd_mm.models.checkpoints import load_checkpoint
 
 _STATE = 'training.json'  # who trains here, and how far it has come
 _LOCK = '.training.lock'
@@ -94,7 +94,7 @@ def is_complete(work_dir: Path, train_cfg: dict) -> bool:
     if state_of(work_dir).get('ended') == length:
         return True
     try:
-        saved = read_checkpoint(str(checkpoint), 'run')
+        saved = load_checkpoint(str(checkpoint), 'run')
         known = saved['message_hub']['runtime_info']
         return length.items() <= known.items() and saved['meta']['iter'] >= known['max_iters']
     except (SetupError, KeyError, TypeError):  # no checkpoint that MMEngine has written
