@@ -12,7 +12,7 @@ from typing import List, NamedTuple, Optional, Tuple
 
 # Import name, distribution, the versions that MMRazor 1.0 and this package take, and those that were run. The second
 # versions of the MM libraries are of their maintained fork, onedl-mmcv and so on under the same import names.
-PACKAGES = (
+_PACKAGES = (
     ('torch', 'torch', ('>=2.0,<3.0',), ('2.13', '2.14')),
     ('mmengine', 'mmengine', ('>=0.10.3,<1.0',), ('0.10.7', '0.10.12')),
     ('mmcv', 'mmcv-lite', ('==2.1.0', '>=2.3,<2.4'), ('2.1.0', '2.3.6')),
@@ -21,9 +21,9 @@ PACKAGES = (
     ('mmrazor', 'mmrazor', ('==1.0.0',), ('1.0.0',)),
     ('numpy', 'numpy', ('',), ('2.4',)),
 )
-OPTIONAL = ('mmdet', 'mmseg')
+_OPTIONAL = ('mmdet', 'mmseg')
 # What the packages import, and their wheels may not name.
-UNNAMED = (('joblib', 'mmrazor'), ('ftfy', 'mmseg'), ('regex', 'mmseg'))
+_UNNAMED = (('joblib', 'mmrazor'), ('ftfy', 'mmseg'), ('regex', 'mmseg'))
 
 
 class Finding(NamedTuple):
@@ -34,23 +34,13 @@ class Finding(NamedTuple):
     repair: Optional[str] = None
 
 
-def check_package(
+def _check_package(
     name: str, distribution: str, specifiers: Tuple[str, ...], run: Tuple[str, ...]
 ) -> Tuple[Optional[str], Finding]:
-    """Import one package and judge its version.
-
-    Args:
-        name (str): The import name.
-        distribution (str): The name that pip knows.
-        specifiers (tuple[str]): The versions that work, as pip takes them; one of these is enough.
-        run (tuple[str]): The versions that this package's tests ran on, the one to install first.
-
-    Returns:
-        tuple[str | None, Finding]: The version, None where the package does not import, and what was found.
-    """
+    """Import one package and judge its version, which is None where it does not import."""
     repair = f'pip install {distribution}=={run[0]}'
     if find_spec(name) is None:
-        optional = name in OPTIONAL
+        optional = name in _OPTIONAL
         text = f'{name}: not installed{", needed for its own task only" if optional else ""}'
         return None, Finding(text, not optional, repair)
     try:
@@ -66,43 +56,29 @@ def check_package(
         takes = ' and '.join(specifiers).replace('==', '').replace('>=', '').replace(',<', ' to ')
         return version, Finding(f'{name} {version}: known bad, outside {takes}', True, repair)
     was_run = parse(version).release[:2] in (parse(known).release[:2] for known in run)
-    return version, Finding(
-        f'{name} {version}{"" if was_run else ", untested here (run on " + " and ".join(run) + ")"}'
-    )
+    untested = '' if was_run else f', untested here (run on {" and ".join(run)})'
+    return version, Finding(f'{name} {version}{untested}')
 
 
-def check_torchvision() -> Finding:
-    """Look at torchvision, which has kernels for some operators, and which timm imports.
-
-    Returns:
-        Finding: Its version, or that it is not installed or was built for another torch.
-    """
+def _check_torchvision() -> Finding:
+    """Look at torchvision, which has kernels for some operators, and which timm imports."""
     from cankd_mm.stack.ops.torchvision import install_command, problem
 
     if find_spec('torchvision') is None:
         text = 'torchvision: not installed, needed for deformable convolutions, its own weights and timm only'
         return Finding(text, False, install_command())
-    version, wrong = metadata.version('torchvision'), problem()
-    return (
-        Finding(f'torchvision {version}: {wrong}', True, install_command())
-        if wrong
-        else Finding(f'torchvision {version}')
-    )
+    wrong = problem()
+    text = f'torchvision {metadata.version("torchvision")}'
+    return Finding(f'{text}: {wrong}', True, install_command()) if wrong else Finding(text)
 
 
-def check_mmcv_ops() -> List[Finding]:
-    """Tell where every operator of mmcv comes from: compiled with it, or from this package.
-
-    Returns:
-        list[Finding]: What was found.
-    """
-    from cankd_mm.stack.ops import missing, provide, provided, torchvision
+def _check_mmcv_ops() -> List[Finding]:
+    """Tell where every operator of mmcv comes from: compiled with it, or from this package."""
+    from cankd_mm.stack.ops import missing, provide, provided
 
     if provide():
-        sources = {f'from {source}': names for source, names in provided().sources().items()}
-        there = [name for names in sources.values() for name in names]
-        sources['lacks torchvision for'] = [op.__name__ for op in torchvision.OPERATORS if op.__name__ not in there]
-        lines = [f'  {source}: {", ".join(names)}' for source, names in sources.items() if names]
+        sources = provided().sources().items()
+        lines = [f'  from {source}: {", ".join(names)}' for source, names in sources]
         return [
             Finding(line) for line in ['mmcv.ops: mmcv has none compiled, cankd_mm.stack.ops provides them', *lines]
         ]
@@ -115,12 +91,8 @@ def check_mmcv_ops() -> List[Finding]:
     return [Finding('mmcv.ops: all operators compiled with mmcv')]
 
 
-def check_patches() -> List[Finding]:
-    """Patch the libraries and import everything that this package registers.
-
-    Returns:
-        list[Finding]: One line per patch, and whether the components are registered.
-    """
+def _check_patches() -> List[Finding]:
+    """Patch the libraries and import everything that this package registers."""
     try:
         from cankd_mm.stack import patch
 
@@ -142,20 +114,20 @@ def diagnose() -> List[Finding]:
         text = 'setuptools: has no pkg_resources, which MMEngine imports'
         findings.append(Finding(text, True, 'pip install "setuptools<81"'))
     # MMRazor imports beside some versions of mmcv with the patches alone.
-    patches = check_patches() if all(find_spec(name) for name in ('torch', 'mmengine', 'mmcv', 'mmrazor')) else []
+    patches = _check_patches() if all(find_spec(name) for name in ('torch', 'mmengine', 'mmcv', 'mmrazor')) else []
     versions = {}
-    for package in PACKAGES:
-        versions[package[0]], finding = check_package(*package)
+    for package in _PACKAGES:
+        versions[package[0]], finding = _check_package(*package)
         findings.append(finding)
     if versions['torch']:
         import torch
 
         names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
         findings.append(Finding(f'accelerators: {", ".join(names) or "none, training runs on the processor"}'))
-        findings.append(check_torchvision())
+        findings.append(_check_torchvision())
     if versions['torch'] and versions['mmcv']:
-        findings += check_mmcv_ops()
-    for name, owner in UNNAMED:
+        findings += _check_mmcv_ops()
+    for name, owner in _UNNAMED:
         if find_spec(owner) and not find_spec(name):
             text = f'{name}: not installed, {owner} imports it without naming it'
             findings.append(Finding(text, True, f'pip install {name}'))

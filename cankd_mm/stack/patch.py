@@ -13,7 +13,7 @@ import types
 from importlib import metadata
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import List, NoReturn, Optional, Union
+from typing import List, NoReturn, Union
 from unittest.mock import patch
 
 from packaging.version import parse
@@ -60,10 +60,9 @@ def _provide_operators() -> bool:
 
 
 def _patch_config_paths() -> bool:
-    """MMEngine, of any version, knows a fixed list of packages in ``_base_ = 'package::path'``, and looks for configs in
-    their metafiles. Here this package is one of them, whose configs are read without a scope of its name; configs are
-    found by their files, in folders with a sign in their name, too (``gn+ws``); a config with ``_base_`` can be based on
-    a pure Python one; and a package of the maintained fork is found by its import name.
+    """MMEngine, of any version, knows no configs of this package, nor those of the maintained fork's MMSegmentation or
+    in folders with a sign in their name (``gn+ws``), and bases no config with ``_base_`` on a pure Python one. Here a
+    config is found by its file, and those of this package are read without a scope of its name.
     """
     from mmengine.config import Config, ConfigDict
     from mmengine.config.utils import MODULE2PACKAGE
@@ -72,8 +71,11 @@ def _patch_config_paths() -> bool:
         return True
     MODULE2PACKAGE['cankd_mm'] = 'cankd_mm'  # for mmengine.hub
     for module, distribution in list(MODULE2PACKAGE.items()):
-        if module != distribution and importlib.util.find_spec(module) and not _is_distributed(distribution):
-            MODULE2PACKAGE[module] = module
+        try:
+            metadata.distribution(distribution)
+        except metadata.PackageNotFoundError:
+            if importlib.util.find_spec(module):
+                MODULE2PACKAGE[module] = module
     get_cfg_path, file2dict = Config._get_cfg_path, Config._file2dict
 
     def _get_cfg_path(cfg_path: str, filename: str):
@@ -90,14 +92,6 @@ def _patch_config_paths() -> bool:
         return file2dict(filename, *args, **kwargs)
 
     Config._get_cfg_path, Config._file2dict = staticmethod(_get_cfg_path), staticmethod(_file2dict)
-    return True
-
-
-def _is_distributed(name: str) -> bool:
-    try:
-        metadata.distribution(name)
-    except metadata.PackageNotFoundError:
-        return False
     return True
 
 
@@ -125,8 +119,8 @@ class _NoBackendConfigs(dict):
 
 
 def _patch_quantization_import() -> bool:
-    """MMRazor 1.0 builds its quantization tables at import, from names that are gone since torch 2.1. Distillation never
-    looks at them: empty ones take their place.
+    """MMRazor 1.0 builds its quantization tables at import, from names that are gone since torch 2.1. Distillation
+    never looks at them: empty ones take their place.
     """
     try:
         return isinstance(importlib.import_module(_QUANTIZATION_TABLES).BackendConfigs, _NoBackendConfigs)
@@ -165,7 +159,7 @@ def _patch_checkpoint_loading() -> bool:
     allowed.append((_get_history_buffer_method, 'builtins.getattr'))
     torch.serialization.add_safe_globals(allowed)
     if hasattr(checkpoint, '_safe_torch_load'):
-        checkpoint._safe_torch_load = _load_with_torchs_default
+        checkpoint._safe_torch_load = torch.load
     return True
 
 
@@ -178,13 +172,6 @@ def _get_history_buffer_method(owner: object, name: str) -> object:
             f'The checkpoint asks for the attribute {name!r} of {owner!r}, which no checkpoint needs.'
         )
     return getattr(owner, name)
-
-
-def _load_with_torchs_default(file, map_location=None, weights_only: Optional[bool] = None):
-    import torch
-
-    given = {} if weights_only is None else dict(weights_only=weights_only)
-    return torch.load(file, map_location=map_location, **given)
 
 
 def _patch_checkpoint_writing() -> bool:
@@ -263,23 +250,14 @@ def _patch_class_weight() -> bool:
         return hasattr(original, '__wrapped__')
 
     @functools.wraps(original)
-    def cross_entropy(
-        pred,
-        label,
-        weight=None,
-        class_weight=None,
-        reduction='mean',
-        avg_factor=None,
-        ignore_index=-100,
-        avg_non_ignore=False,
-    ):
+    def cross_entropy(pred, label, weight=None, class_weight=None, reduction='mean', avg_factor=None, **options):
         if class_weight is not None and avg_factor is None and reduction == 'mean':
             counted = (label >= 0) & (label < len(class_weight))
             weights = class_weight[torch.where(counted, label, 0)]
-            if avg_non_ignore:
-                counted &= label != ignore_index
+            if options.get('avg_non_ignore'):
+                counted &= label != options.get('ignore_index', -100)
             avg_factor = (weights * counted).sum()
-        return original(pred, label, weight, class_weight, reduction, avg_factor, ignore_index, avg_non_ignore)
+        return original(pred, label, weight, class_weight, reduction, avg_factor, **options)
 
     module.cross_entropy = cross_entropy
     return True

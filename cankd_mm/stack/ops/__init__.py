@@ -37,20 +37,20 @@ class Extension(ModuleType):
         """Tell where every operator comes from.
 
         Returns:
-            dict[str, list[str]]: Names of operators by ``'torchvision'`` and ``'plain torch'``, without those that are
-            missing.
+            dict[str, list[str]]: Names of operators by ``'plain torch'`` and ``'torchvision'``, in words.
         """
-        fast = [operator.__name__ for operator in kernels.OPERATORS if self._torchvision]
-        rest = [operator.__name__ for operator in plain.OPERATORS if operator.__name__ not in fast]
-        return {'torchvision': fast, 'plain torch': rest}
+        compiled, written = ([operator.__name__ for operator in module.OPERATORS] for module in (kernels, plain))
+        if self._torchvision:
+            return {'torchvision': compiled, 'plain torch': [name for name in written if name not in compiled]}
+        missing = [name for name in compiled if name not in written]
+        return {'plain torch': written, 'torchvision, which has no kernels here': missing}
 
     def __getattr__(self, name: str) -> Callable:
         if name.startswith('_'):
             raise AttributeError(name)
 
         def missing(*args, **kwargs):
-            in_torchvision = any(operator.__name__ == name for operator in kernels.OPERATORS)
-            raise kernels.missing_kernel(name) if in_torchvision else missing_operator(name)
+            raise kernels.missing_kernel(name) if hasattr(kernels, name) else missing_operator(name)
 
         return missing
 

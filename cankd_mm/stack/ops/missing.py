@@ -1,5 +1,3 @@
-"""The sentence that an operator ends in where neither mmcv nor this package has it."""
-
 import sys
 from typing import Optional
 
@@ -11,7 +9,7 @@ MMCV_BUILD = 'MMCV_WITH_OPS=1 pip install --no-build-isolation mmcv==2.1.0'
 
 
 def missing_operator(name: str) -> SetupError:
-    """Say that an operator is missing, which part of the model needs it, and what to install.
+    """Say that neither mmcv nor this package has an operator, which part of the model needs it, and what to install.
 
     Args:
         name (str): The operator, as mmcv calls it.
@@ -27,12 +25,7 @@ def missing_operator(name: str) -> SetupError:
 
 
 def calling_module() -> Optional[str]:
-    """Name the part of a model that calls an operator.
-
-    Returns:
-        str | None: The class of the innermost module on the call stack that is not mmcv's own, or else of mmcv's
-        outermost.
-    """
+    """Name the innermost module on the call stack that is not mmcv's own, or else the outermost of mmcv's."""
     found, frame = None, sys._getframe(1)
     while frame is not None:
         module = frame.f_locals.get('self')

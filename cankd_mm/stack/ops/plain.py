@@ -1,5 +1,10 @@
-"""Operators in plain torch, by the names and arguments of mmcv's compiled ones, which write into what they are given."""
+"""Operators in plain torch, by the names and arguments of mmcv's compiled ones, which write into what they are given.
 
+Boxes are ``x1, y1, x2, y2`` in pixels, ``(N, 4)``; their ``offset`` is 1 where a box of one pixel has equal corners,
+and otherwise 0. Regions (``rois``) have the index of their image before that, ``(R, 5)``.
+"""
+
+import functools
 from typing import Callable, Iterator, List, Sequence, Tuple
 
 import numpy as np
@@ -13,17 +18,7 @@ _NMS_ROWS = 1024  # rows of the matrix of overlaps that are held at a time
 
 
 def nms(bboxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
-    """Suppress boxes that overlap one of a higher score by more than a threshold.
-
-    Args:
-        bboxes (Tensor): ``x1, y1, x2, y2`` in pixels, ``(N, 4)``.
-        scores (Tensor): ``(N, )``.
-        iou_threshold (float): Threshold of the intersection over the union.
-        offset (int): 1 where a box of one pixel has equal corners, otherwise 0.
-
-    Returns:
-        Tensor: Indices of what is kept, the highest score first, ``(K, )``.
-    """
+    """Give the indices of boxes that overlap none of a higher score by more than a threshold, highest first."""
     order = scores.sort(descending=True, stable=True)[1]
     boxes = bboxes[order]
     removed = np.zeros(len(order), dtype=bool)
@@ -38,30 +33,11 @@ def nms(bboxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Te
     return order[torch.as_tensor(np.flatnonzero(~removed), device=order.device)]
 
 
-def softnms(
-    boxes: Tensor,
-    scores: Tensor,
-    dets: Tensor,
-    iou_threshold: float,
-    sigma: float,
-    min_score: float,
-    method: int,
-    offset: int,
-) -> Tensor:
+def softnms(boxes, scores, dets, iou_threshold, sigma, min_score, method, offset) -> Tensor:
     """Lower the scores of boxes that overlap one of a higher score (Soft-NMS).
 
-    Args:
-        boxes (Tensor): ``x1, y1, x2, y2`` in pixels, ``(N, 4)``.
-        scores (Tensor): ``(N, )``.
-        dets (Tensor): Takes boxes and scores of what is kept, ``(N, 5)``.
-        iou_threshold (float): Overlap from which on 'naive' and 'linear' change a score.
-        sigma (float): Width of the method 'gaussian'.
-        min_score (float): Boxes whose score falls below it are left out.
-        method (int): 0 'naive', 1 'linear', 2 'gaussian'.
-        offset (int): As for :func:`nms`.
-
-    Returns:
-        Tensor: Indices of what is kept, in the order of ``dets``, ``(K, )``.
+    Write boxes and scores of what keeps ``min_score`` into ``dets``, ``(N, 5)``, and give their indices. The methods
+    are 0 'naive' and 1 'linear', which change scores from ``iou_threshold`` on, and 2 'gaussian'.
     """
     left, scores, kept = torch.arange(len(boxes)), scores.clone(), []
     while len(left):
@@ -91,32 +67,13 @@ def _overlaps(a: Tensor, b: Tensor, offset: int) -> Tensor:
     return inter / (area_a[:, None] + area_b[None] - inter)
 
 
-def roi_align_forward(
-    input: Tensor, rois: Tensor, output: Tensor, argmax_y: Tensor, argmax_x: Tensor, **options
-) -> None:
-    """Write the means of bilinear samples of regions (RoIAlign) into ``output``.
-
-    Args:
-        input (Tensor): Features, ``(N, C, H, W)``.
-        rois (Tensor): Image, ``x1, y1, x2, y2`` in pixels of the image, ``(R, 5)``.
-        output (Tensor): Takes the result, ``(R, C, aligned_height, aligned_width)``.
-        argmax_y (Tensor): Not used, as ``argmax_x``: places of maxima, where mmcv takes these.
-        argmax_x (Tensor): See ``argmax_y``.
-        **options: ``aligned_height`` and ``aligned_width``, the rows and columns of bins; ``spatial_scale``, pixels of
-            the feature over those of the image; ``sampling_ratio``, samples of a bin in each direction, where 0 takes
-            as many as the bin has pixels; ``pool_mode``, 1 for the mean; ``aligned``, whether pixels have their centre
-            at half numbers.
-
-    Raises:
-        SetupError: With another ``pool_mode``.
-    """
+def roi_align_forward(input, rois, output, argmax_y, argmax_x, **options) -> None:
+    """Write the means of bilinear samples of regions into ``output``, ``(R, C, aligned_height, aligned_width)``."""
     for r, image, y, x, rows, columns in _regions(rois, input, **options):
         output[r] = rows @ full_precision(input[image, :, y, x]) @ columns.T
 
 
-def roi_align_backward(
-    grad_output: Tensor, rois: Tensor, argmax_y: Tensor, argmax_x: Tensor, grad_input: Tensor, **options
-) -> None:
+def roi_align_backward(grad_output, rois, argmax_y, argmax_x, grad_input, **options) -> None:
     """Add the gradient of :func:`roi_align_forward` to ``grad_input``, ``(N, C, H, W)``."""
     total = full_precision(grad_input)
     for r, image, y, x, rows, columns in _regions(rois, grad_input, **options):
@@ -126,16 +83,9 @@ def roi_align_backward(
 
 
 def _regions(
-    rois: Tensor,
-    features: Tensor,
-    aligned_height: int,
-    aligned_width: int,
-    spatial_scale: float,
-    sampling_ratio: int,
-    pool_mode: int,
-    aligned: bool,
+    rois, features, aligned_height, aligned_width, spatial_scale, sampling_ratio, pool_mode, aligned
 ) -> Iterator[Tuple[int, int, slice, slice, Tensor, Tensor]]:
-    """Give, for every region, its index, image, rows and columns of pixels, and the weights of these in the bins.
+    """Yield every region's index, image, rows and columns of pixels, and the weights of these rows and columns.
 
     Samples lie on a grid, and so a bin's mean is a weighted sum over rows of weighted sums over columns.
     """
@@ -148,10 +98,9 @@ def _regions(
         )
         size = end - start if aligned else (end - start).clamp(min=1)
         weights, spans = _axis_weights(start, size, bins, features.shape[3 - axis], sampling_ratio)
-        axes.append((spans, weights.to(full_precision(features[:0]).dtype)))
-    (rows, row_weights), (columns, column_weights) = axes
-    for r, image in enumerate(rois[:, 0].long().tolist()):
-        y, x = rows[r], columns[r]
+        axes += [spans, weights.to(full_precision(features[:0]).dtype)]
+    rows, row_weights, columns, column_weights = axes
+    for r, (image, y, x) in enumerate(zip(rois[:, 0].long().tolist(), rows, columns)):
         yield r, image, y, x, row_weights[r, :, y], column_weights[r, :, x]
 
 
@@ -173,60 +122,34 @@ def _axis_weights(start: Tensor, size: Tensor, bins: int, length: int, ratio: in
     return weights, [slice(*ends) for ends in torch.stack([first, last], 1).long().tolist()]
 
 
-def sigmoid_focal_loss_forward(
-    input: Tensor, target: Tensor, weight: Tensor, output: Tensor, gamma: float, alpha: float
-) -> None:
-    """Write the focal loss of every class into ``output``.
-
-    Args:
-        input (Tensor): Logits, ``(N, C)``.
-        target (Tensor): Classes, of which others than 0 to C - 1 are background, ``(N, )``.
-        weight (Tensor): Weights of the classes, ``(C, )``, or empty.
-        output (Tensor): Takes the result, ``(N, C)``.
-        gamma (float): The focusing parameter.
-        alpha (float): The weight of the positive class.
-    """
+def sigmoid_focal_loss_forward(input, target, weight, output, gamma, alpha) -> None:
+    """Write the focal loss of logits, ``(N, C)``, into ``output``; ``weight`` holds the classes' or nothing."""
     output.copy_(_focal_loss(input, target, weight, gamma, alpha))
 
 
-def sigmoid_focal_loss_backward(
-    input: Tensor, target: Tensor, weight: Tensor, grad_input: Tensor, gamma: float, alpha: float
-) -> None:
-    """Write the gradient of the sum of :func:`sigmoid_focal_loss_forward` into ``grad_input``, ``(N, C)``."""
-    ones = torch.ones_like(input)
-    grad_input.copy_(_gradients(lambda x: _focal_loss(x, target, weight, gamma, alpha), [input], ones)[0])
+def sigmoid_focal_loss_backward(input, target, weight, grad_input, gamma, alpha) -> None:
+    """Write the gradient of the sum of :func:`sigmoid_focal_loss_forward` into ``grad_input``."""
+    loss = functools.partial(_focal_loss, target=target, weight=weight, gamma=gamma, alpha=alpha)
+    _differentiate(loss, [input], torch.ones_like(input), [grad_input])
 
 
 def _focal_loss(input: Tensor, target: Tensor, weight: Tensor, gamma: float, alpha: float) -> Tensor:
+    # Targets that are no class are background.
     positive = target[:, None] == torch.arange(input.shape[1], device=input.device)
     p = input.sigmoid()
-    loss = torch.where(
-        positive,
+    foreground, background = (
         -alpha * (1 - p) ** gamma * F.logsigmoid(input),
-        -(1 - alpha) * p**gamma * F.logsigmoid(-input),
+        (alpha - 1) * p**gamma * F.logsigmoid(-input),
     )
+    loss = torch.where(positive, foreground, background)
     if weight.numel():
         known = (target >= 0) & (target < len(weight))
         loss = loss * torch.where(known, weight[target.clamp(0, len(weight) - 1)], 1)[:, None]
     return loss
 
 
-def ms_deform_attn_forward(
-    value: Tensor, shapes: Tensor, start_index: Tensor, locations: Tensor, weights: Tensor, im2col_step: int
-) -> Tensor:
-    """Attend to a few places of every level, in mmcv's own torch form.
-
-    Args:
-        value (Tensor): ``(N, sum of H W over the levels, heads, C)``.
-        shapes (Tensor): Height and width of the levels, ``(L, 2)``.
-        start_index (Tensor): Where levels start, which the shapes say.
-        locations (Tensor): Places between 0 and 1, ``(N, queries, heads, L, points, 2)``.
-        weights (Tensor): ``(N, queries, heads, L, points)``.
-        im2col_step (int): Used in the compiled form alone.
-
-    Returns:
-        Tensor: ``(N, queries, heads * C)``.
-    """
+def ms_deform_attn_forward(value, shapes, start_index, locations, weights, im2col_step) -> Tensor:
+    """Attend to a few places of every level, in mmcv's own torch form."""
     from mmcv.ops.multi_scale_deform_attn import multi_scale_deformable_attn_pytorch
 
     return multi_scale_deformable_attn_pytorch(value, shapes, locations, weights)
@@ -236,31 +159,28 @@ def ms_deform_attn_backward(
     value, shapes, start_index, locations, weights, grad_output, grad_value, grad_locations, grad_weights, im2col_step
 ) -> None:
     """Write the gradients of value, locations and weights."""
-    found = _gradients(
-        lambda v, x, w: ms_deform_attn_forward(v, shapes, start_index, x, w, im2col_step),
+    from mmcv.ops.multi_scale_deform_attn import multi_scale_deformable_attn_pytorch
+
+    _differentiate(
+        lambda v, x, w: multi_scale_deformable_attn_pytorch(v, shapes, x, w),
         [value, locations, weights],
         grad_output,
+        [grad_value, grad_locations, grad_weights],
     )
-    for taken, gradient in zip((grad_value, grad_locations, grad_weights), found):
-        taken.copy_(gradient)
 
 
-def _gradients(function: Callable[..., Tensor], tensors: Sequence[Tensor], grad_output: Tensor) -> Tuple[Tensor, ...]:
+def _differentiate(function: Callable, tensors: Sequence[Tensor], grad_output: Tensor, into: Sequence[Tensor]) -> None:
+    """Write the gradients of a function of tensors."""
     with torch.enable_grad():
         inputs = [tensor.detach().requires_grad_() for tensor in tensors]
         output = function(*inputs)
-        return torch.autograd.grad(output, inputs, grad_output.to(output.dtype))
+        found = torch.autograd.grad(output, inputs, grad_output.to(output.dtype))
+    for tensor, gradient in zip(into, found):
+        tensor.copy_(gradient)
 
 
 def full_precision(tensor: Tensor) -> Tensor:
-    """Take a tensor in float32 at least: half a pixel is lost in float16 at the thousandth.
-
-    Args:
-        tensor (Tensor): Any floating point numbers.
-
-    Returns:
-        Tensor: The same in float32, or as it is.
-    """
+    """Take a tensor in float32 at least: half a pixel is lost in float16 at the thousandth."""
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
