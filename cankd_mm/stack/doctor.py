@@ -78,10 +78,8 @@ def _check_mmcv_ops() -> List[Finding]:
 
     if provide():
         sources = provided().sources().items()
-        lines = [f'  from {source}: {", ".join(names)}' for source, names in sources]
-        return [
-            Finding(line) for line in ['mmcv.ops: mmcv has none compiled, cankd_mm.stack.ops provides them', *lines]
-        ]
+        findings = [Finding(f'  from {source}: {", ".join(names)}') for source, names in sources]
+        return [Finding('mmcv.ops: mmcv has none compiled, cankd_mm.stack.ops provides them'), *findings]
     try:
         importlib.import_module('mmcv.ops')
     except Exception as e:  # whatever a wheel built for another torch raises

@@ -41,10 +41,10 @@ def apply() -> List[str]:
         return [line for patch_library, line in _PATCHES.items() if patch_library()]
     except (ImportError, AssertionError, RuntimeError) as e:
         reason = str(e)
-        if 'torchvision' in reason:  # MMSegmentation imports timm, and that torchvision
+        if 'torchvision' in reason:  # one of another torch, which timm imports, and MMSegmentation timm
             from cankd_mm.stack.ops.torchvision import install_command
 
-            reason = f'{reason}: torchvision was built for another torch, {install_command()}'
+            reason = f'{reason}, install the torchvision of this torch: {install_command()}'
         elif isinstance(e, RuntimeError):
             raise
         raise ImportError(

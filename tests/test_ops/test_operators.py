@@ -128,18 +128,20 @@ def test_roi_align(ops, ratio, aligned):
     torch.testing.assert_close((grad_input * features).sum(), (grad * output).sum())
 
 
-def test_roi_align_of_half_precision(ops):
-    features = torch.randn(2, 2, 9, 12)
+@pytest.mark.parametrize('dtype, tolerance', [(torch.half, 2e-3), (torch.float, 1e-5)])
+def test_roi_align_of_less_precision(ops, dtype, tolerance):
+    """In half precision, and in single where a training has mixed precision on."""
+    features, found = torch.randn(2, 2, 9, 12).half(), []
     options = dict(aligned_height=3, aligned_width=2, spatial_scale=0.25, sampling_ratio=0, pool_mode=1, aligned=True)
-    found = []
-    for dtype in (torch.double, torch.half):
-        x, rois, empty = features.half().to(dtype), ROIS.to(dtype), torch.zeros(0)
-        output, grad_input = torch.zeros(len(ROIS), 2, 3, 2, dtype=dtype), torch.zeros_like(x)
-        ops.roi_align_forward(x, rois, output, empty, empty, **options)
-        ops.roi_align_backward(torch.ones_like(output), rois, empty, empty, grad_input, **options)
+    for taken in (torch.double, dtype):
+        x, rois, empty = features.to(taken), ROIS.to(taken), torch.zeros(0)
+        output, grad_input = torch.zeros(len(ROIS), 2, 3, 2, dtype=taken), torch.zeros_like(x)
+        with torch.autocast('cpu', torch.bfloat16, enabled=taken == torch.float):
+            ops.roi_align_forward(x, rois, output, empty, empty, **options)
+            ops.roi_align_backward(torch.ones_like(output), rois, empty, empty, grad_input, **options)
         found.append((output.double(), grad_input.double()))
-    for exact, half in zip(*found):
-        torch.testing.assert_close(half, exact, rtol=2e-3, atol=1e-3)
+    for exact, rounded in zip(*found):
+        torch.testing.assert_close(rounded, exact, rtol=tolerance, atol=tolerance)
 
 
 def test_max_pooling_is_missing_and_said_to_be(ops, monkeypatch):

@@ -160,7 +160,7 @@ def test_a_torchvision_of_another_torch_ends_in_one_sentence(tmp_path):
     )
     (line,) = done.stderr.splitlines()
     assert done.returncode == 1 and line.startswith('error: The OpenMMLab stack does not import here')
-    assert 'torchvision was built for another torch, pip install' in line
+    assert 'install the torchvision of this torch: pip install' in line
 
 
 class _Numbers(torch.utils.data.Dataset):

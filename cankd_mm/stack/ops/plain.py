@@ -69,15 +69,17 @@ def _overlaps(a: Tensor, b: Tensor, offset: int) -> Tensor:
 
 def roi_align_forward(input, rois, output, argmax_y, argmax_x, **options) -> None:
     """Write the means of bilinear samples of regions into ``output``, ``(R, C, aligned_height, aligned_width)``."""
-    for r, image, y, x, rows, columns in _regions(rois, input, **options):
-        output[r] = rows @ full_precision(input[image, :, y, x]) @ columns.T
+    with torch.autocast(input.device.type, enabled=False):
+        for r, image, y, x, rows, columns in _regions(rois, input, **options):
+            output[r] = rows @ full_precision(input[image, :, y, x]) @ columns.T
 
 
 def roi_align_backward(grad_output, rois, argmax_y, argmax_x, grad_input, **options) -> None:
     """Add the gradient of :func:`roi_align_forward` to ``grad_input``, ``(N, C, H, W)``."""
     total = full_precision(grad_input)
-    for r, image, y, x, rows, columns in _regions(rois, grad_input, **options):
-        total[image, :, y, x] += rows.T @ full_precision(grad_output[r]) @ columns
+    with torch.autocast(total.device.type, enabled=False):
+        for r, image, y, x, rows, columns in _regions(rois, grad_input, **options):
+            total[image, :, y, x] += rows.T @ full_precision(grad_output[r]) @ columns
     if total is not grad_input:
         grad_input.copy_(total)
 
