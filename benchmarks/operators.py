@@ -14,13 +14,13 @@ from mmrazor.registry import MODELS
 from benchmarks.measure import Clock, compare, finish, parse_arguments
 from benchmarks.step import batch, offline
 from cankd_mm.config.read import load_model_cfg
-from cankd_mm.stack.ops import Extension, provided, torchvision_kernels
+from cankd_mm.stack.ops import Extension, provided
+from cankd_mm.stack.ops.torchvision import problem
 
 SIZE = (480, 736)
 DETECTORS = {
     'RetinaNet R50': 'mmdet::retinanet/retinanet_r50_fpn_2x_coco.py',
     'Faster R-CNN R50': 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_2x_coco.py',
-    'RepPoints R50': 'mmdet::reppoints/reppoints-moment_r50_fpn-gn_head-gn_2x_coco.py',
 }
 
 
@@ -43,7 +43,7 @@ def main():
 def places():
     """The modules that hold the operators, by where these come from."""
     found = {} if provided() else {'compiled': sys.modules['mmcv._ext']}
-    if torchvision_kernels.is_available():
+    if problem() is None:
         found['torchvision'] = Extension(torchvision=True)
     return {**found, 'plain torch': Extension(torchvision=False)}
 

@@ -1,6 +1,6 @@
 """Run a program of the plain libraries where mmcv has no operators: ``python -m cankd_mm.plain TOOL ARGUMENTS``.
 
-It finds those of :mod:`cankd_mm.stack.ops`, and nothing else of this package is registered or mended.
+It finds those of :mod:`cankd_mm.stack.ops`, and nothing else of this package is registered or patched.
 """
 
 import runpy

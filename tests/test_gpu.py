@@ -79,16 +79,22 @@ def test_memory_is_linear_in_the_pixels(mode):
         assert 0 < large < 4.5 * small
 
 
-@pytest.mark.parametrize('torchvision', [False, True])
-@pytest.mark.parametrize('detector', operators.DETECTORS)
-def test_operators_train_a_detector_as_plain_torch_does(detector, torchvision, tf32):
+REPPOINTS = 'mmdet::reppoints/reppoints-moment_r50_fpn-gn_head-gn_2x_coco.py'
+
+
+@pytest.mark.parametrize(
+    'config, torchvision',
+    [*((config, there) for config in operators.DETECTORS.values() for there in (False, True)), (REPPOINTS, True)],
+)
+def test_operators_train_a_detector_as_on_a_processor(config, torchvision, tf32):
     tf32(False)  # which GPUs take for convolutions by default: gradients were up to 0.7 per cent off
     if torchvision and 'torchvision' not in operators.places():
         pytest.skip('no torchvision')
-    model = operators.build(operators.DETECTORS[detector]).train()
+    model = operators.build(config).train()
+    reference = Extension(torchvision=config == REPPOINTS)  # plain torch has no deformable convolutions
     data = operators.batch('mmdet', (96, 128))
     found = []
-    for device, extension in (('cpu', Extension(torchvision=False)), (DEVICE, Extension(torchvision=torchvision))):
+    for device, extension in (('cpu', reference), (DEVICE, Extension(torchvision=torchvision))):
         model.zero_grad()
         with operators.operators(extension):
             torch.manual_seed(0)

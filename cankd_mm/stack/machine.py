@@ -12,15 +12,16 @@ _PACKAGES = ('torch', 'mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmrazor', 'numpy', 
 def describe_machine() -> Dict[str, object]:
     """Describe the machine and the versions that figures are measured on.
 
+    MMEngine's ``collect_env`` starts compilers, and names neither the processor nor the MM libraries.
+
     Returns:
         dict: Processor, threads, accelerators, and the versions of what can be imported.
     """
     cpuinfo = Path('/proc/cpuinfo')
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.split(':')[1].strip() for line in lines if line.startswith('model name')]
     return dict(
-        processor=next(
-            (line.split(':')[1].strip() for line in lines if line.startswith('model name')), platform.processor()
-        ),
+        processor=names[0] if names else platform.processor(),
         threads=torch.get_num_threads(),
         accelerators=[torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         python=platform.python_version(),

@@ -1,7 +1,7 @@
 """The one place that knows what is broken in which version of the stack.
 
-:func:`apply` is called before anything of MMRazor is imported. Every remedy looks at what is
-installed first, and leaves a version that works as it is.
+:func:`apply` is called before anything of MMRazor is imported. Every patch looks at what is installed first, leaves a
+version that works as it is, and changes nothing when it is applied again.
 """
 
 import functools
@@ -13,19 +13,101 @@ import types
 from importlib import metadata
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import List, NoReturn, Optional, Union
+from typing import List, NoReturn, Union
 from unittest.mock import patch
 
 from packaging.version import parse
 
 from cankd_mm.config.paths import config_file
 
-NEWEST_MMCV_OF_MMRAZOR = '2.1.0'
+_MMCV_OF_MMRAZOR = '2.1.0'
 _QUANTIZATION_TABLES = 'mmrazor.structures.quantization.backend_config'
 
 
+def apply() -> List[str]:
+    """Apply every patch that the installed versions need.
+
+    Returns:
+        list[str]: One line per patch applied.
+
+    Raises:
+        ImportError: Where the stack does not import. The message names the doctor, or what repairs it.
+    """
+    try:
+        if importlib.util.find_spec('pkg_resources') is None:
+            raise ImportError(
+                'MMEngine needs pkg_resources, which setuptools has dropped in version 82: pip install "setuptools<81"'
+            )
+        return [line for patch_library, line in _PATCHES.items() if patch_library()]
+    except (ImportError, AssertionError, RuntimeError) as e:
+        reason = str(e)
+        if 'torchvision' in reason:  # one of another torch, which timm imports, and MMSegmentation timm
+            from cankd_mm.stack.ops.torchvision import install_command
+
+            reason = f'{reason}, install the torchvision of this torch: {install_command()}'
+        elif isinstance(e, RuntimeError):
+            raise
+        raise ImportError(
+            f'The OpenMMLab stack does not import here ({reason}). `cankd doctor` says what to repair.'
+        ) from e
+
+
+def _provide_operators() -> bool:
+    """mmcv-lite, of any version, has no compiled operators: see :mod:`cankd_mm.stack.ops`."""
+    from cankd_mm.stack.ops import provide
+
+    return provide()
+
+
+def _patch_config_paths() -> bool:
+    """MMEngine, of any version, knows no configs of this package, nor those of the maintained fork's MMSegmentation or
+    in folders with a sign in their name (``gn+ws``), and bases no config with ``_base_`` on a pure Python one. Here a
+    config is found by its file, and those of this package are read without a scope of its name.
+    """
+    from mmengine.config import Config, ConfigDict
+    from mmengine.config.utils import MODULE2PACKAGE
+
+    if 'cankd_mm' in MODULE2PACKAGE:
+        return True
+    MODULE2PACKAGE['cankd_mm'] = 'cankd_mm'  # for mmengine.hub
+    for module, distribution in list(MODULE2PACKAGE.items()):
+        try:
+            metadata.distribution(distribution)
+        except metadata.PackageNotFoundError:
+            if importlib.util.find_spec(module):
+                MODULE2PACKAGE[module] = module
+    get_cfg_path, file2dict = Config._get_cfg_path, Config._file2dict
+
+    def _get_cfg_path(cfg_path: str, filename: str):
+        scope = cfg_path.rpartition('::')[0]
+        if scope == 'cankd_mm':
+            return config_file(cfg_path), None
+        file = config_file(cfg_path) if scope and importlib.util.find_spec(scope) else cfg_path
+        # Where there is no such file, it is a path, or a name that only the package's index knows.
+        return get_cfg_path(cfg_path, filename) if file == cfg_path else (file, scope)
+
+    def _file2dict(filename: str, *args, **kwargs):
+        if kwargs.get('lazy_import') is None and Config._is_lazy_import(filename):
+            return ConfigDict(Config.fromfile(filename).to_dict()), f'{filename}\n', {}
+        return file2dict(filename, *args, **kwargs)
+
+    Config._get_cfg_path, Config._file2dict = staticmethod(_get_cfg_path), staticmethod(_file2dict)
+    return True
+
+
+def _patch_mmcv_check() -> bool:
+    """MMRazor 1.0 refuses every mmcv after 2.1.0 when it is imported, and works with 2.3 of ``onedl-mmcv``."""
+    import mmcv
+
+    if parse(mmcv.__version__) <= parse(_MMCV_OF_MMRAZOR):
+        return False
+    with patch.object(mmcv, '__version__', _MMCV_OF_MMRAZOR):
+        importlib.import_module('mmrazor')
+    return True
+
+
 class _NoBackendConfigs(dict):
-    """MMRazor's empty table of quantization backends: any look-up explains why it is empty."""
+    """An empty table of quantization backends, of which any look-up explains why it is empty."""
 
     def __missing__(self, key: str) -> NoReturn:
         import torch
@@ -36,39 +118,15 @@ class _NoBackendConfigs(dict):
         )
 
 
-def patch_mmcv_check() -> bool:
-    """Let MMRazor import beside the mmcv of OpenMMLab's maintained fork.
-
-    MMRazor 1.0 refuses every mmcv after 2.1.0 when it is imported, and works with 2.3 of ``onedl-mmcv``.
-
-    Returns:
-        bool: Whether anything had to be mended.
-    """
-    import mmcv
-
-    if parse(mmcv.__version__) <= parse(NEWEST_MMCV_OF_MMRAZOR):
-        return False
-    with patch.object(mmcv, '__version__', NEWEST_MMCV_OF_MMRAZOR):
-        importlib.import_module('mmrazor')
-    return True
-
-
-def patch_quantization_import() -> bool:
-    """Let MMRazor import where torch no longer has the names its quantization tables need.
-
-    MMRazor 1.0 builds these tables at import from torch names that are gone since torch 2.1.
-    Distillation never looks at them.
-
-    Returns:
-        bool: Whether anything had to be mended.
+def _patch_quantization_import() -> bool:
+    """MMRazor 1.0 builds its quantization tables at import, from names that are gone since torch 2.1. Distillation
+    never looks at them: empty ones take their place.
     """
     try:
-        importlib.import_module(_QUANTIZATION_TABLES)
+        return isinstance(importlib.import_module(_QUANTIZATION_TABLES).BackendConfigs, _NoBackendConfigs)
     except ImportError as e:
-        if 'torch' not in str(e):
+        if 'torch' not in str(e) or 'torchvision' in str(e):
             raise
-    else:
-        return False
     stand_in = types.ModuleType(_QUANTIZATION_TABLES)
     stand_in.__all__ = ['BackendConfigs']
     stand_in.BackendConfigs = _NoBackendConfigs()
@@ -77,8 +135,36 @@ def patch_quantization_import() -> bool:
     return True
 
 
-def _history_buffer_method(owner: object, name: str) -> object:
-    """Stand in for ``getattr`` in a checkpoint: look up a statistic of HistoryBuffer, and nothing else."""
+def _patch_checkpoint_loading() -> bool:
+    """torch 2.6 reads only tensors and a few plain types by default, and MMEngine's checkpoints also hold their log
+    history, with numbers of numpy. These are allowed. ``weights_only`` stays on, so that a downloaded checkpoint cannot
+    run code, also where the maintained fork's MMEngine would turn it off when it meets anything else.
+    """
+    import torch
+
+    if parse(torch.__version__) < parse('2.6'):
+        return False
+    import numpy as np
+    from mmengine.logging.history_buffer import HistoryBuffer
+    from mmengine.runner import checkpoint
+
+    scalars = [np.float64, np.float32, np.int64, np.int32, np.bool_]
+    allowed = [HistoryBuffer, np.ndarray, np.dtype, *scalars, *{type(np.dtype(scalar)) for scalar in scalars}]
+    # The two major versions of numpy pickle the same functions under different names.
+    modules = ['numpy.core.multiarray', 'numpy._core.multiarray']
+    multiarray = importlib.import_module(modules[parse(np.__version__).major >= 2])
+    for function in (multiarray._reconstruct, multiarray.scalar):
+        allowed += [(function, f'{module}.{function.__name__}') for module in modules]
+    # Pickle names a method as getattr(class, name). getattr itself would open every attribute of every object.
+    allowed.append((_get_history_buffer_method, 'builtins.getattr'))
+    torch.serialization.add_safe_globals(allowed)
+    if hasattr(checkpoint, '_safe_torch_load'):
+        checkpoint._safe_torch_load = torch.load
+    return True
+
+
+def _get_history_buffer_method(owner: object, name: str) -> object:
+    """Look up a statistic of HistoryBuffer, and nothing else, in place of ``getattr`` in a checkpoint."""
     from mmengine.logging.history_buffer import HistoryBuffer
 
     if owner is not HistoryBuffer or name not in ('min', 'max', 'current', 'mean'):
@@ -88,61 +174,27 @@ def _history_buffer_method(owner: object, name: str) -> object:
     return getattr(owner, name)
 
 
-def patch_checkpoint_loading() -> bool:
-    """Let ``torch.load(weights_only=True)`` read MMEngine's own checkpoints.
-
-    Since torch 2.6 only tensors and a few plain types are read by default. A checkpoint of MMEngine also holds its log
-    history, a container of numbers that names four of its own methods. That class, the numpy types in it and the
-    look-up of these four names are allowed. ``weights_only`` stays on, so that a downloaded checkpoint cannot run code,
-    also where MMEngine would turn it off when it meets anything else, as that of the maintained fork does.
-
-    Returns:
-        bool: Whether anything had to be mended.
+def _patch_checkpoint_writing() -> bool:
+    """MMEngine, of any version, writes a checkpoint to its final name, and a killed process leaves half of it behind.
+    Here every file gets its name when it is complete.
     """
-    import torch
+    from mmengine.fileio import LocalBackend as Original
+    from mmengine.fileio import register_backend
 
-    if parse(torch.__version__) < parse('2.6'):
-        return False
-    import numpy as np
-    from mmengine.logging.history_buffer import HistoryBuffer
+    class LocalBackend(Original):
+        def put(self, obj: bytes, filepath: Union[str, Path]) -> None:
+            path = Path(filepath)
+            part = path.with_name(f'.{path.name}.part')
+            super().put(obj, part)
+            os.replace(part, path)
 
-    multiarray = importlib.import_module(f'numpy.{"_core" if parse(np.__version__).major >= 2 else "core"}.multiarray')
-    scalar_types = [np.float64, np.float32, np.int64, np.int32, np.bool_]
-    dtype_classes = {type(np.dtype(t)) for t in scalar_types}
-    allowed = [HistoryBuffer, np.ndarray, np.dtype, *scalar_types, *dtype_classes]
-    for function in (multiarray._reconstruct, multiarray.scalar):
-        allowed.append(function)
-        # The same function under the name that the other major version of numpy pickles.
-        allowed += [
-            (function, f'{module}.{function.__name__}')
-            for module in ('numpy.core.multiarray', 'numpy._core.multiarray')
-        ]
-    # Pickle names a method as getattr(class, name). getattr itself would open every attribute of every object.
-    allowed.append((_history_buffer_method, 'builtins.getattr'))
-    torch.serialization.add_safe_globals(allowed)
-    from mmengine.runner import checkpoint
-
-    if hasattr(checkpoint, '_safe_torch_load'):
-        checkpoint._safe_torch_load = _load_with_torchs_default
+    register_backend('local', LocalBackend, force=True, prefixes='')
     return True
 
 
-def _load_with_torchs_default(file, map_location=None, weights_only: Optional[bool] = None):
-    import torch
-
-    given = {} if weights_only is None else dict(weights_only=weights_only)
-    return torch.load(file, map_location=map_location, **given)
-
-
-def patch_point_assigner() -> bool:
-    """Let RepPoints train on a GPU.
-
-    Up to MMDetection 3.3, and 3.5 of the maintained fork, its ``PointAssigner`` makes an index on the default device
-    and looks it up with a mask on the priors'. Under MMDetection's name, a subclass is registered that makes the
-    priors' device the default meanwhile.
-
-    Returns:
-        bool: Whether anything had to be mended.
+def _patch_point_assigner() -> bool:
+    """MMDetection's ``PointAssigner`` of RepPoints, up to 3.3 and the fork's 3.5, makes an index on the default device
+    and looks it up with a mask on the priors': it fails on a GPU. Here the priors' device is the default meanwhile.
     """
     if importlib.util.find_spec('mmdet') is None:
         return False
@@ -162,38 +214,10 @@ def patch_point_assigner() -> bool:
     return True
 
 
-def patch_checkpoint_writing() -> bool:
-    """Let no killed process leave half a checkpoint behind.
-
-    MMEngine writes a checkpoint to its final name, and the best one so far a second time after the validation, when it
-    is already the one to resume from. Here every file gets its name when it is complete.
-
-    Returns:
-        bool: Whether anything had to be mended.
-    """
-    from mmengine.fileio import LocalBackend as Original
-    from mmengine.fileio import register_backend
-
-    class LocalBackend(Original):
-        def put(self, obj: bytes, filepath: Union[str, Path]) -> None:
-            path = Path(filepath)
-            part = path.with_name(f'.{path.name}.part')
-            super().put(obj, part)
-            os.replace(part, path)
-
-    register_backend('local', LocalBackend, force=True, prefixes='')
-    return True
-
-
-def patch_worker_seeds() -> bool:
-    """Let every epoch draw augmentations of its own.
-
-    MMEngine seeds the worker processes of a data loader with the same numbers whenever they start, which they do at
-    every epoch unless ``persistent_workers`` is set: all epochs then repeat the augmentations of the first. Here the
-    seed also depends on what the main process has drawn for these workers, which torch gives them.
-
-    Returns:
-        bool: Whether anything had to be mended.
+def _patch_worker_seeds() -> bool:
+    """MMEngine, of any version, seeds a data loader's workers with the same numbers whenever they start. Without
+    ``persistent_workers`` all epochs repeat the augmentations of the first. Here the seed also depends on what the main
+    process has drawn for these workers.
     """
     from mmengine.runner import _flexible_runner, runner
 
@@ -211,14 +235,9 @@ def _worker_init_fn(worker_id: int, num_workers: int, rank: int, seed: int, **kw
     worker_init_fn(worker_id, num_workers, rank, (seed + drawn) % 2**31, **kwargs)
 
 
-def patch_class_weight() -> bool:
-    """Let labels that are to be ignored weigh nothing in a cross-entropy with ``class_weight``.
-
-    Up to MMSegmentation 1.2 it looks up the weight of every label, and 255 has none; 1.4 of the maintained fork fails
-    where ``avg_non_ignore`` is set, too.
-
-    Returns:
-        bool: Whether anything had to be mended.
+def _patch_class_weight() -> bool:
+    """MMSegmentation's cross-entropy with ``class_weight`` looks up the weight of every label up to 1.2, of the ignored
+    255, too, which has none; the fork's 1.4 fails where ``avg_non_ignore`` is set. Here ignored labels weigh nothing.
     """
     if importlib.util.find_spec('mmseg') is None:
         return False
@@ -226,136 +245,32 @@ def patch_class_weight() -> bool:
     import torch
     from mmseg.models.losses import cross_entropy_loss as module
 
-    if parse(mmseg.__version__) > parse('1.4.2') or hasattr(module.cross_entropy, '__wrapped__'):
-        return False
     original = module.cross_entropy
+    if parse(mmseg.__version__) > parse('1.4.2') or hasattr(original, '__wrapped__'):
+        return hasattr(original, '__wrapped__')
 
     @functools.wraps(original)
-    def cross_entropy(
-        pred,
-        label,
-        weight=None,
-        class_weight=None,
-        reduction='mean',
-        avg_factor=None,
-        ignore_index=-100,
-        avg_non_ignore=False,
-    ):
+    def cross_entropy(pred, label, weight=None, class_weight=None, reduction='mean', avg_factor=None, **options):
         if class_weight is not None and avg_factor is None and reduction == 'mean':
             counted = (label >= 0) & (label < len(class_weight))
             weights = class_weight[torch.where(counted, label, 0)]
-            if avg_non_ignore:
-                counted &= label != ignore_index
+            if options.get('avg_non_ignore'):
+                counted &= label != options.get('ignore_index', -100)
             avg_factor = (weights * counted).sum()
-        return original(pred, label, weight, class_weight, reduction, avg_factor, ignore_index, avg_non_ignore)
+        return original(pred, label, weight, class_weight, reduction, avg_factor, **options)
 
     module.cross_entropy = cross_entropy
     return True
 
 
-def check_setuptools() -> None:
-    """Raise where setuptools no longer has the ``pkg_resources`` that MMEngine imports.
-
-    Raises:
-        ImportError: With the command that repairs it.
-    """
-    if importlib.util.find_spec('pkg_resources') is None:
-        raise ImportError(
-            'MMEngine needs pkg_resources, which setuptools has dropped in version 82: pip install "setuptools<81"'
-        )
-
-
-def patch_operators() -> bool:
-    """Provide mmcv's operators where it has been installed without compiled ones, see :mod:`cankd_mm.stack.ops`.
-
-    Returns:
-        bool: Whether anything had to be mended.
-    """
-    from cankd_mm.stack.ops import provide
-
-    return provide()
-
-
-def _is_distributed(name: str) -> bool:
-    try:
-        metadata.distribution(name)
-    except metadata.PackageNotFoundError:
-        return False
-    return True
-
-
-def patch_config_paths() -> bool:
-    """Let a config name this package's configs as those of MMEngine's sister packages.
-
-    ``_base_ = 'cankd_mm::_base_/cankd_fpn.py'`` is the file of that name in this package. What comes from a package
-    named so is looked up in a scope of its name; this one registers its components where MMRazor has its own, and its
-    configs name what MMDetection and MMSegmentation register. They are read as files, without a scope.
-
-    Configs are found by their files: also in folders with a sign in their name, as MMDetection's ``gn+ws`` and
-    ``legacy_1.x``, and without all metafiles of a package being read for each.
-
-    A config that names its bases in ``_base_`` can be based on a pure Python one, whose classes come as their names.
-
-    A sister package whose distribution has another name than in MMEngine's table, as that of the maintained fork's
-    MMSegmentation, is found by its import name.
-
-    Returns:
-        bool: Whether anything had to be mended.
-    """
-    from mmengine.config import Config, ConfigDict
-    from mmengine.config.utils import MODULE2PACKAGE
-
-    if 'cankd_mm' in MODULE2PACKAGE:
-        return False
-    MODULE2PACKAGE['cankd_mm'] = 'cankd_mm'  # for mmengine.hub
-    for module, distribution in list(MODULE2PACKAGE.items()):
-        if module != distribution and importlib.util.find_spec(module) and not _is_distributed(distribution):
-            MODULE2PACKAGE[module] = module
-    original = Config._get_cfg_path
-
-    def _get_cfg_path(cfg_path: str, filename: str):
-        scope = cfg_path.rpartition('::')[0]
-        if scope == 'cankd_mm':
-            return config_file(cfg_path), None
-        file = config_file(cfg_path) if scope and importlib.util.find_spec(scope) else cfg_path
-        if file == cfg_path:  # none of a package, or one that only its index knows
-            return original(cfg_path, filename)
-        return file, scope
-
-    Config._get_cfg_path = staticmethod(_get_cfg_path)
-    original_file2dict = Config._file2dict
-
-    def _file2dict(filename: str, *args, **kwargs):
-        if kwargs.get('lazy_import') is None and Config._is_lazy_import(filename):
-            return ConfigDict(Config.fromfile(filename).to_dict()), f'{filename}\n', {}
-        return original_file2dict(filename, *args, **kwargs)
-
-    Config._file2dict = staticmethod(_file2dict)
-    return True
-
-
-def apply() -> List[str]:
-    """Apply every remedy that the installed versions need.
-
-    Returns:
-        list[str]: One line per remedy applied.
-
-    Raises:
-        ImportError: Where the stack does not import. The message names the doctor.
-    """
-    remedies = {
-        "mmcv's operators are those of cankd_mm.stack.ops, as it has none compiled": patch_operators,
-        'configs can be based on those of this package by cankd_mm::path': patch_config_paths,
-        'MMRazor imports beside mmcv 2.3 of the maintained fork': patch_mmcv_check,
-        'MMRazor imports without its quantization tables (torch >= 2.1)': patch_quantization_import,
-        "torch.load(weights_only=True) reads MMEngine's checkpoints": patch_checkpoint_loading,
-        'a killed process leaves no half-written checkpoint': patch_checkpoint_writing,
-        'RepPoints trains on a GPU (mmdet <= 3.5)': patch_point_assigner,
-        'epochs draw augmentations of their own without persistent workers': patch_worker_seeds,
-        'labels to be ignored weigh nothing where classes have weights (mmseg <= 1.4)': patch_class_weight,
-    }
-    try:
-        check_setuptools()
-        return [line for line, remedy in remedies.items() if remedy()]
-    except (ImportError, AssertionError) as e:
-        raise ImportError(f'The OpenMMLab stack does not import here ({e}). `cankd doctor` says what to repair.') from e
+_PATCHES = {
+    _provide_operators: "mmcv's operators are those of cankd_mm.stack.ops, as it has none compiled",
+    _patch_config_paths: 'configs can be based on those of this package by cankd_mm::path',
+    _patch_mmcv_check: 'MMRazor imports beside mmcv 2.3 of the maintained fork',
+    _patch_quantization_import: 'MMRazor imports without its quantization tables (torch >= 2.1)',
+    _patch_checkpoint_loading: "torch.load(weights_only=True) reads MMEngine's checkpoints",
+    _patch_checkpoint_writing: 'a killed process leaves no half-written checkpoint',
+    _patch_point_assigner: 'RepPoints trains on a GPU (mmdet <= 3.5)',
+    _patch_worker_seeds: 'epochs draw augmentations of their own without persistent workers',
+    _patch_class_weight: 'labels to be ignored weigh nothing where classes have weights (mmseg <= 1.4)',
+}

@@ -1,24 +1,26 @@
 """Values and gradients against naive references in float64, and through mmcv's own functions."""
 
 import math
-from importlib import import_module
+import sys
 
 import pytest
 import torch
+from mmcv.ops import DeformConv2d, RoIAlign
 from mmcv.ops import deform_conv as v1
 from mmcv.ops import modulated_deform_conv as v2
 from torch.nn import functional as F
 
-from cankd_mm.stack import ops as package
-from cankd_mm.stack.ops import torchvision_kernels
+from cankd_mm.errors import SetupError
+from cankd_mm.stack.ops import Extension, plain
+from cankd_mm.stack.ops import torchvision as kernels
+
+needs_torchvision = pytest.mark.skipif(kernels.problem() is not None, reason='torchvision has no kernels here')
 
 
-@pytest.fixture(params=['plain torch', 'torchvision'])
+@pytest.fixture(params=['plain torch', pytest.param('torchvision', marks=needs_torchvision)])
 def ops(request):
     """The operators of one source, as mmcv finds them."""
-    if request.param == 'torchvision' and not torchvision_kernels.is_available():
-        pytest.skip('no torchvision')
-    return package.Extension(torchvision=request.param == 'torchvision')
+    return Extension(torchvision=request.param == 'torchvision')
 
 
 def boxes(n):
@@ -37,7 +39,7 @@ def iou(a, b, offset):
 @pytest.mark.parametrize('offset', [0, 1])
 @pytest.mark.parametrize('threshold', [0.1, 0.6])
 def test_nms(ops, n, offset, threshold, monkeypatch):
-    monkeypatch.setattr(import_module('cankd_mm.stack.ops.nms'), '_ROWS', 7)
+    monkeypatch.setattr(plain, '_NMS_ROWS', 7)
     found, scores = boxes(n), torch.rand(n, dtype=torch.double)
     kept = []
     for i in scores.argsort(descending=True).tolist():
@@ -81,22 +83,26 @@ def at(image, y, x):
 
 
 ROIS = torch.tensor(
-    [[0, 4.0, 6.0, 40.0, 30.0], [1, -9.0, -5.0, 70.0, 90.0], [1, 10.0, 10.0, 11.0, 10.5], [0, 30.0, 2.0, 47.0, 9.0]],
+    [
+        [0, 4.0, 6.0, 40.0, 30.0],
+        [1, -9.0, -5.0, 70.0, 90.0],
+        [1, 10.0, 10.0, 11.0, 10.5],
+        [0, 30.0, 2.0, 47.0, 9.0],
+        [0, 90.0, 90.0, 99.0, 99.0],
+    ],
     dtype=torch.double,
 )
 
 
-@pytest.mark.parametrize('mean', [0, 1])
 @pytest.mark.parametrize('ratio', [0, 2])
 @pytest.mark.parametrize('aligned', [True, False])
-def test_roi_align(ops, mean, ratio, aligned):
+def test_roi_align(ops, ratio, aligned):
     features = torch.randn(2, 2, 9, 12, dtype=torch.double)
     options = dict(
-        aligned_height=3, aligned_width=2, spatial_scale=0.25, sampling_ratio=ratio, pool_mode=mean, aligned=aligned
+        aligned_height=3, aligned_width=2, spatial_scale=0.25, sampling_ratio=ratio, pool_mode=1, aligned=aligned
     )
-    output = torch.zeros(4, 2, 3, 2, dtype=torch.double)
-    y, x = torch.zeros_like(output), torch.zeros_like(output)
-    ops.roi_align_forward(features, ROIS, output, y, x, **options)
+    output, empty = torch.zeros(len(ROIS), 2, 3, 2, dtype=torch.double), torch.zeros(0)
+    ops.roi_align_forward(features, ROIS, output, empty, empty, **options)
     for r, (image, *corners) in enumerate(ROIS.tolist()):
         x1, y1, x2, y2 = (corner * 0.25 - (0.5 if aligned else 0) for corner in corners)
         w, h = (x2 - x1, y2 - y1) if aligned else (max(x2 - x1, 1), max(y2 - y1, 1))
@@ -113,34 +119,61 @@ def test_roi_align(ops, mean, ratio, aligned):
                         for k in range(ny)
                         for m in range(nx)
                     ]
-                    expected = sum(samples) / len(samples) if mean else max(samples)
+                    expected = sum(samples) / max(len(samples), 1)
                     assert float(output[r, channel, i, j]) == pytest.approx(expected, abs=1e-9)
-    ops.roi_align_forward(features, ROIS[:0], output[:0], y[:0], x[:0], **options)  # no region at all
-    # Linear in the features, but for which sample is the largest: the gradient is the adjoint.
+    ops.roi_align_forward(features, ROIS[:0], output[:0], empty, empty, **options)  # no region at all
+    # Linear in the features: the gradient is the adjoint.
     grad, grad_input = torch.randn_like(output), torch.zeros_like(features)
-    ops.roi_align_backward(grad, ROIS, y, x, grad_input, **options)
+    ops.roi_align_backward(grad, ROIS, empty, empty, grad_input, **options)
     torch.testing.assert_close((grad_input * features).sum(), (grad * output).sum())
 
 
-def test_roi_pool(ops):
-    features = torch.randn(2, 3, 9, 12, dtype=torch.double)
-    rois = torch.cat([ROIS, torch.tensor([[0, 90.0, 90.0, 99.0, 99.0], [0, 9.0, 9.0, 2.0, 2.0]], dtype=torch.double)])
-    output, argmax = torch.ones(6, 3, 2, 2, dtype=torch.double), torch.zeros(6, 3, 2, 2, dtype=torch.int)
-    ops.roi_pool_forward(features, rois, output, argmax, pooled_height=2, pooled_width=2, spatial_scale=0.25)
-    for r, (image, x1, y1, x2, y2) in enumerate(rois.tolist()):
-        x1, y1, x2, y2 = x1 / 4, y1 / 4, (x2 + 1) / 4, (y2 + 1) / 4
-        for i in range(2):
-            for j in range(2):
-                top, bottom = math.floor(y1 + i * (y2 - y1) / 2), math.ceil(y1 + (i + 1) * (y2 - y1) / 2)
-                left, right = math.floor(x1 + j * (x2 - x1) / 2), math.ceil(x1 + (j + 1) * (x2 - x1) / 2)
-                part = features[int(image), :, max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)].flatten(1)
-                empty = part.shape[1] == 0 or x2 <= x1
-                expected = torch.zeros(3, dtype=torch.double) if empty else part.max(1)[0]
-                torch.testing.assert_close(output[r, :, i, j], expected)
-                assert bool((argmax[r, :, i, j] == -1).all()) == empty
-    grad, grad_input = torch.randn_like(output), torch.zeros_like(features)
-    ops.roi_pool_backward(grad, rois, argmax, grad_input, pooled_height=2, pooled_width=2, spatial_scale=0.25)
-    torch.testing.assert_close((grad_input * features).sum(), (grad * output).sum())
+@pytest.mark.parametrize('dtype, tolerance', [(torch.half, 2e-3), (torch.float, 1e-5)])
+def test_roi_align_of_less_precision(ops, dtype, tolerance):
+    """In half precision, and in single where a training has mixed precision on."""
+    features, found = torch.randn(2, 2, 9, 12).half(), []
+    options = dict(aligned_height=3, aligned_width=2, spatial_scale=0.25, sampling_ratio=0, pool_mode=1, aligned=True)
+    for taken in (torch.double, dtype):
+        x, rois, empty = features.to(taken), ROIS.to(taken), torch.zeros(0)
+        output, grad_input = torch.zeros(len(ROIS), 2, 3, 2, dtype=taken), torch.zeros_like(x)
+        with torch.autocast('cpu', torch.bfloat16, enabled=taken == torch.float):
+            ops.roi_align_forward(x, rois, output, empty, empty, **options)
+            ops.roi_align_backward(torch.ones_like(output), rois, empty, empty, grad_input, **options)
+        found.append((output.double(), grad_input.double()))
+    for exact, rounded in zip(*found):
+        torch.testing.assert_close(rounded, exact, rtol=tolerance, atol=tolerance)
+
+
+def test_max_pooling_is_missing_and_said_to_be(ops, monkeypatch):
+    monkeypatch.setattr(sys.modules[RoIAlign.__module__], 'ext_module', ops)
+    with pytest.raises(SetupError, match='RoIAlign needs.*install mmcv with its compiled operators'):
+        RoIAlign(7, pool_mode='max')(torch.rand(1, 1, 4, 4), torch.tensor([[0.0, 0, 0, 3, 3]]))
+
+
+def test_deformable_convolution_without_torchvision_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(v1, 'ext_module', Extension(torchvision=False))
+    monkeypatch.setattr(kernels, 'problem', lambda: 'is not installed')
+    with pytest.raises(
+        SetupError,
+        match=r"DeformConv2d needs the operator 'deform_conv_forward'.*pip install .*torchvision==0\.\d+\.\d+",
+    ):
+        DeformConv2d(1, 1, 1)(torch.rand(1, 1, 4, 4), torch.zeros(1, 2, 4, 4))
+
+
+@pytest.mark.parametrize(
+    'torch_version, words',
+    [
+        ('2.13.0+cpu', 'torchvision==0.28.0, with the --index-url that torch+cpu was installed from'),
+        ('2.14.1', 'torchvision==0.29.1'),
+        ('2.0.1', 'torchvision==0.15.2'),
+    ],
+)
+def test_the_torchvision_of_a_torch(monkeypatch, torch_version, words):
+    monkeypatch.setattr(kernels.metadata, 'version', lambda name: torch_version)
+    monkeypatch.setattr(kernels, 'find_spec', lambda name: None)
+    assert kernels.install_command() == f'pip install {words}'
+    monkeypatch.setattr(kernels, 'find_spec', lambda name: object())
+    assert kernels.install_command() == f'pip install --force-reinstall --no-deps {words}'
 
 
 SHAPES = [(1, 1, 1, 1, 1, 3), (2, 2, 2, 1, 1, 3), (1, 4, 1, 2, 2, 3), (1, 1, 1, 0, 1, 1)]
@@ -159,11 +192,12 @@ def draw(groups, deform_groups, stride, padding, dilation, size):
     return [torch.randn(shape, dtype=torch.double, requires_grad=True) for shape in shapes]
 
 
+@needs_torchvision
 @pytest.mark.parametrize('shape', SHAPES)
-def test_deformable_convolutions(ops, shape, monkeypatch):
+def test_deformable_convolutions(shape, monkeypatch):
     """By mmcv's own functions: without displacement a convolution, with any the naive sum, and the right gradients."""
-    monkeypatch.setattr(v1, 'ext_module', ops)
-    monkeypatch.setattr(v2, 'ext_module', ops)
+    for module in (v1, v2):
+        monkeypatch.setattr(module, 'ext_module', Extension(torchvision=True))
     groups, deform_groups, stride, padding, dilation, size = shape
     x, offset, mask, weight, bias = draw(*shape)
     plain = F.conv2d(x, weight, bias, stride, padding, dilation, groups)

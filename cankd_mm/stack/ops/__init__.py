@@ -2,47 +2,19 @@
 
 ``mmcv-lite`` is all of mmcv but its compiled module ``mmcv._ext``. Where that is missing, :func:`provide` puts one in
 its place that has the operators of this package under the names that mmcv asks for: torchvision's kernels where it is
-installed, and plain torch. Any other ends in one sentence when it is called.
+installed, and plain torch. Any other operator ends in one sentence when it is called.
 """
 
 import importlib.util
 import sys
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import Callable, Dict, Optional
+from typing import Callable, Dict, List, Optional
 
-from cankd_mm.errors import SetupError
-from cankd_mm.stack.doctor import MMCV_BUILD
-from cankd_mm.stack.ops import torchvision_kernels
-from cankd_mm.stack.ops.deform_attn import ms_deform_attn_backward, ms_deform_attn_forward
-from cankd_mm.stack.ops.deform_conv import (
-    deform_conv_backward_input,
-    deform_conv_backward_parameters,
-    deform_conv_forward,
-    modulated_deform_conv_backward,
-    modulated_deform_conv_forward,
-)
-from cankd_mm.stack.ops.focal_loss import sigmoid_focal_loss_backward, sigmoid_focal_loss_forward
-from cankd_mm.stack.ops.nms import nms, softnms
-from cankd_mm.stack.ops.roi import roi_align_backward, roi_align_forward, roi_pool_backward, roi_pool_forward
+from cankd_mm.stack.ops import plain
+from cankd_mm.stack.ops import torchvision as kernels
+from cankd_mm.stack.ops.missing import missing_operator
 
-PLAIN = (
-    nms,
-    softnms,
-    roi_align_forward,
-    roi_align_backward,
-    roi_pool_forward,
-    roi_pool_backward,
-    deform_conv_forward,
-    deform_conv_backward_input,
-    deform_conv_backward_parameters,
-    modulated_deform_conv_forward,
-    modulated_deform_conv_backward,
-    sigmoid_focal_loss_forward,
-    sigmoid_focal_loss_backward,
-    ms_deform_attn_forward,
-    ms_deform_attn_backward,
-)
 _NAME = 'mmcv._ext'
 
 
@@ -57,47 +29,30 @@ class Extension(ModuleType):
     def __init__(self, torchvision: Optional[bool] = None) -> None:
         super().__init__(_NAME)
         self.__spec__ = ModuleSpec(_NAME, None)
-        if torchvision is None:
-            torchvision = torchvision_kernels.is_available()
-        for operator in (*PLAIN, *(torchvision_kernels.OPERATORS if torchvision else ())):
+        self._torchvision = kernels.problem() is None if torchvision is None else torchvision
+        for operator in (*plain.OPERATORS, *(kernels.OPERATORS if self._torchvision else ())):
             setattr(self, operator.__name__, operator)
 
-    def sources(self) -> Dict[str, str]:
+    def sources(self) -> Dict[str, List[str]]:
         """Tell where every operator comes from.
 
         Returns:
-            dict[str, str]: ``'torchvision'`` or ``'plain torch'`` by the operator's name.
+            dict[str, list[str]]: Names of operators by ``'plain torch'`` and ``'torchvision'``, in words.
         """
-        names = {True: 'torchvision', False: 'plain torch'}
-        return {op.__name__: names[getattr(self, op.__name__) in torchvision_kernels.OPERATORS] for op in PLAIN}
+        compiled, written = ([operator.__name__ for operator in module.OPERATORS] for module in (kernels, plain))
+        if self._torchvision:
+            return {'torchvision': compiled, 'plain torch': [name for name in written if name not in compiled]}
+        missing = [name for name in compiled if name not in written]
+        return {'plain torch': written, 'torchvision, which has no kernels here': missing}
 
     def __getattr__(self, name: str) -> Callable:
-        if name.startswith('__'):
+        if name.startswith('_'):
             raise AttributeError(name)
 
         def missing(*args, **kwargs):
-            part = _model_part()
-            raise SetupError(
-                f'mmcv-lite has no operator {name!r}{f", which {part} needs," if part else ""} and cankd_mm none in '
-                f'its place: install mmcv with its compiled operators, pip uninstall mmcv-lite; {MMCV_BUILD}.'
-            )
+            raise kernels.missing_kernel(name) if hasattr(kernels, name) else missing_operator(name)
 
         return missing
-
-
-def _model_part() -> Optional[str]:
-    """Name the module of a model that calls an operator: the first in the stack that is not mmcv's own, or mmcv's."""
-    from torch.nn import Module
-
-    found, frame = None, sys._getframe(2)
-    while frame is not None:
-        module = frame.f_locals.get('self')
-        if isinstance(module, Module):
-            found = type(module).__name__
-            if not type(module).__module__.startswith(('mmcv.', 'torch.')):
-                break
-        frame = frame.f_back
-    return found
 
 
 def provided() -> Optional[Extension]:
@@ -114,9 +69,8 @@ def provide() -> bool:
     """Provide the operators where mmcv has been installed without compiled ones.
 
     Returns:
-        bool: Whether they were missing.
+        bool: Whether they come from here.
     """
-    if _NAME in sys.modules or importlib.util.find_spec('mmcv') is None or importlib.util.find_spec(_NAME) is not None:
-        return False
-    sys.modules[_NAME] = Extension()
-    return True
+    if _NAME not in sys.modules and importlib.util.find_spec('mmcv') and not importlib.util.find_spec(_NAME):
+        sys.modules[_NAME] = Extension()
+    return provided() is not None

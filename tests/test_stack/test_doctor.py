@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import pytest
 
@@ -10,14 +11,15 @@ from tests.conftest import ROOT
 pytestmark = pytest.mark.slow
 
 
-def run(*arguments):
-    return subprocess.run([sys.executable, *arguments, '-m', 'cankd_mm.stack.doctor'], capture_output=True, text=True)
+def run(*arguments, **options):
+    words = [sys.executable, *arguments, '-m', 'cankd_mm.stack.doctor']
+    return subprocess.run(words, capture_output=True, text=True, **options)
 
 
 def test_names_every_version_and_exits_zero():
     done = run()
     assert done.returncode == 0, done.stdout
-    for name in ('torch', 'mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmrazor', 'numpy', 'mmcv.ops'):
+    for name in ('torch', 'mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmrazor', 'numpy', 'torchvision', 'mmcv.ops'):
         assert f'ok   {name}' in done.stdout
     assert 'components are registered' in done.stdout
 
@@ -43,9 +45,8 @@ def test_another_package_that_is_run_as_a_module_registers_everything(tmp_path):
 
 
 def test_a_detection_only_installation_needs_nothing_of_mmseg(monkeypatch):
-    find_spec = doctor.importlib.util.find_spec
     missing = ('mmseg', 'ftfy', 'regex')
-    monkeypatch.setattr(doctor.importlib.util, 'find_spec', lambda name: None if name in missing else find_spec(name))
+    monkeypatch.setattr(doctor, 'find_spec', lambda name: None if name in missing else find_spec(name))
     assert not any(finding.bad for finding in doctor.diagnose())
 
 
@@ -63,14 +64,25 @@ def test_judges_versions(monkeypatch, version, words, bad):
     import mmcv
 
     monkeypatch.setattr(mmcv, '__version__', version)
-    package = next(package for package in doctor.PACKAGES if package[0] == 'mmcv')
-    found, finding = doctor.check_package(*package)
-    assert found == version and words in finding.text and finding.bad == bad
+    (finding,) = (finding for finding in doctor.diagnose() if finding.text.startswith(f'mmcv {version}'))
+    assert words in finding.text and finding.bad == bad
     assert bool(finding.repair) == bad
 
 
 def test_names_a_package_that_does_not_import(monkeypatch):
     monkeypatch.setitem(sys.modules, 'mmseg', None)
-    monkeypatch.setattr(doctor.importlib.util, 'find_spec', lambda name: object())
-    version, finding = doctor.check_package('mmseg', 'mmsegmentation', (('1.2.2', '1.3'),), ('1.2.2',))
-    assert version is None and finding.bad and 'does not import' in finding.text
+    monkeypatch.setattr(doctor, 'find_spec', lambda name: name == 'mmseg' or find_spec(name))
+    (finding,) = (finding for finding in doctor.diagnose() if finding.text.startswith('mmseg'))
+    assert finding.bad and 'does not import' in finding.text
+
+
+def test_names_a_torchvision_of_another_torch(tmp_path):
+    """And the stack imports, as nothing of it needs torchvision."""
+    (tmp_path / 'torchvision.py').write_text("raise RuntimeError('operator torchvision::nms does not exist')")
+    (tmp_path / 'torchvision-0.1.0.dist-info').mkdir()
+    (tmp_path / 'torchvision-0.1.0.dist-info' / 'METADATA').write_text('Name: torchvision\nVersion: 0.1.0')
+    done = run(env=dict(os.environ, PYTHONPATH=os.pathsep.join([str(tmp_path), os.environ['PYTHONPATH']])))
+    assert done.returncode == 1
+    assert 'BAD  torchvision 0.1.0: does not import (operator torchvision::nms does not exist)' in done.stdout
+    assert 'repair: pip install --force-reinstall --no-deps torchvision==0.' in done.stdout
+    assert done.stdout.count('BAD') == 1 and 'components are registered' in done.stdout

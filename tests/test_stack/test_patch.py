@@ -1,7 +1,9 @@
 import importlib
+import os
 import random
 import subprocess
 import sys
+from importlib import metadata
 from pickle import UnpicklingError
 
 import numpy as np
@@ -10,8 +12,8 @@ import torch
 from mmengine.logging.history_buffer import HistoryBuffer
 from mmengine.runner import Runner
 
-from cankd_mm.stack import patch as compat
-from tests.conftest import needs_torch
+from cankd_mm.stack import patch
+from tests.conftest import ROOT, needs_torch
 
 
 def test_mmrazor_imports_and_quantization_says_that_it_is_off():
@@ -31,7 +33,7 @@ def test_mmrazor_imports_beside_the_mmcv_of_the_fork(monkeypatch):
     del sys.modules['mmrazor']
     with pytest.raises(AssertionError, match='MMCV==2.3.6 is used but incompatible'):
         importlib.import_module('mmrazor')
-    assert compat.patch_mmcv_check() and mmcv.__version__ == '2.3.6'
+    assert any('mmcv 2.3' in line for line in patch.apply()) and mmcv.__version__ == '2.3.6'
     assert importlib.import_module('mmrazor').__version__ == '1.0.0'
 
 
@@ -43,14 +45,33 @@ def test_a_sister_package_is_found_by_its_import_name(monkeypatch):
     monkeypatch.setattr(Config, '_get_cfg_path', staticmethod(Config._get_cfg_path))  # put back afterwards
     monkeypatch.setitem(MODULE2PACKAGE, 'mmseg', 'mmsegmentation')
     monkeypatch.delitem(MODULE2PACKAGE, 'cankd_mm')
-    monkeypatch.setattr(compat, '_is_distributed', lambda name: name != 'mmsegmentation')
-    assert compat.patch_config_paths() and MODULE2PACKAGE['mmseg'] == 'mmseg'
+    distribution = metadata.distribution
+
+    def find(name):
+        if name == 'mmsegmentation':
+            raise metadata.PackageNotFoundError(name)
+        return distribution(name)
+
+    monkeypatch.setattr(metadata, 'distribution', find)
+    patch.apply()
+    assert MODULE2PACKAGE['mmseg'] == 'mmseg'
     path, scope = Config._get_cfg_path('mmseg::_base_/models/fpn_r50.py', '')
     assert path.endswith('mmseg/.mim/configs/_base_/models/fpn_r50.py') and scope == 'mmseg'
 
 
-def test_mending_twice_changes_nothing():
-    assert not any('quantization' in line for line in compat.apply())
+def test_patching_twice_changes_nothing():
+    from mmengine.config import Config
+    from mmengine.runner import runner
+    from mmrazor.structures import quantization
+    from mmseg.models.losses import cross_entropy_loss
+
+    def patched():
+        tables, functions = quantization.BackendConfigs, (Config._get_cfg_path, Config._file2dict)
+        return tables, functions, cross_entropy_loss.cross_entropy, runner.default_worker_init_fn
+
+    before = patched()
+    assert patch.apply() == patch.apply()
+    assert all(found is known or found == known for found, known in zip(patched(), before))
 
 
 @needs_torch('2.6', 'weights_only is not the default and takes no such list')
@@ -62,18 +83,17 @@ def test_own_checkpoints_load_with_weights_only(tmp_path):
     assert loaded.mean() == history.mean()
 
 
-@pytest.mark.skipif(torch.__version__ < '2.6', reason='nothing is mended there')
-def test_getattr_stays_closed_to_everything_else(tmp_path):
+@needs_torch('2.6', 'nothing is patched')
+@pytest.mark.parametrize('owner, name', [(HistoryBuffer, '__init__'), (torch.Tensor, 'min')])
+def test_getattr_stays_closed_to_everything_else(tmp_path, owner, name):
     class Escape:
         def __reduce__(self):
-            return getattr, (HistoryBuffer, '__init__')
+            return getattr, (owner, name)
 
     path = tmp_path / 'escape.pth'
     torch.save(Escape(), path)
     with pytest.raises(Exception, match='which no checkpoint needs'):
         torch.load(path, weights_only=True)
-    with pytest.raises(UnpicklingError):
-        compat._history_buffer_method(torch, 'save')
 
 
 class Code:
@@ -95,7 +115,7 @@ def test_no_reader_of_mmengine_turns_weights_only_off(tmp_path, monkeypatch, cap
     monkeypatch.setattr(
         checkpoint, '_safe_torch_load', lambda *a, **k: torch.load(*a, weights_only=False), raising=False
     )
-    compat.patch_checkpoint_loading()
+    patch.apply()
     with pytest.raises(UnpicklingError, match='weights_only'):
         checkpoint._safe_torch_load(str(path), map_location='cpu')
     assert 'run' not in capsys.readouterr().out
@@ -115,8 +135,8 @@ def test_points_are_assigned_on_their_own_device():
     arguments = dict(scale=4, pos_num=1)
     with torch.device('meta'), DefaultScope.overwrite_default_scope('mmdet'):
         found = TASK_UTILS.build(dict(type='PointAssigner', **arguments)).assign(points, truth)
-        unmended = PointAssigner(**arguments).assign(points, truth)
-    assert unmended.gt_inds.sum() == 0
+        unpatched = PointAssigner(**arguments).assign(points, truth)
+    assert unpatched.gt_inds.sum() == 0
     torch.testing.assert_close(found.gt_inds, PointAssigner(**arguments).assign(points, truth).gt_inds)
     assert found.gt_inds.sum() == 1
 
@@ -126,6 +146,21 @@ def test_a_stack_that_does_not_import_names_the_doctor():
     done = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True)
     assert done.returncode == 1
     assert '`cankd doctor`' in done.stderr.splitlines()[-1]
+
+
+def test_a_torchvision_of_another_torch_ends_in_one_sentence(tmp_path):
+    """As timm's import of it does, which MMSegmentation imports."""
+    (tmp_path / 'timm.py').write_text("raise RuntimeError('operator torchvision::nms does not exist')")
+    code = 'import sys; sys.argv[0] = "cankd"; from cankd_mm.__main__ import main; main()'
+    done = subprocess.run(
+        [sys.executable, '-W', 'ignore', '-c', code, 'check', 'none.py'],
+        capture_output=True,
+        text=True,
+        env=dict(os.environ, PYTHONPATH=os.pathsep.join([str(tmp_path), str(ROOT)])),
+    )
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 1 and line.startswith('error: The OpenMMLab stack does not import here')
+    assert 'install the torchvision of this torch: pip install' in line
 
 
 class _Numbers(torch.utils.data.Dataset):
