@@ -298,7 +298,7 @@ def demo(parser: argparse.ArgumentParser) -> Run:
 
 
 def doctor(parser: argparse.ArgumentParser) -> Run:
-    """Say what is installed, what was mended, and what to repair; also where the stack does not import."""
+    """Say what is installed, what was patched, and what to repair; also where the stack does not import."""
 
     def run() -> None:
         from cankd_mm.stack.doctor import main

@@ -1,6 +1,7 @@
 """What a training has come to: what it has logged, and what its exported student reaches in the plain library."""
 
 import re
+from numbers import Real
 from pathlib import Path
 from statistics import median
 from typing import Dict, List, Optional
@@ -143,7 +144,7 @@ def _numbers(reported: dict) -> Dict[str, float]:
     return {
         key: float(value)
         for key, value in reported.items()
-        if key not in _NO_METRICS and isinstance(value, (int, float))
+        if key not in _NO_METRICS and isinstance(value, Real)
     }
 
 
