@@ -1,6 +1,6 @@
-"""Where single pixels of the student look, over the teacher's image."""
+"""Where the block looks: single pixels of the student over the teacher's image, and what the block adds."""
 
-from typing import List, NamedTuple, Optional, Sequence, Tuple
+from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import cv2
 import numpy as np
@@ -9,11 +9,16 @@ from mmengine.structures import BaseDataElement
 from torch import Tensor
 
 from cankd_mm.errors import SetupError
-from cankd_mm.show.features import Level
+from cankd_mm.show.features import FeaturePair, feature_pairs
+from cankd_mm.show.page import Picture, Section, Table
+from cankd_mm.show.pictures import heat, shrunk
+from cankd_mm.show.samples import Sample
+from cankd_mm.show.stages import AFTER, Stages
 
 Point = Tuple[float, float]
-# What a block adds, over its input, below which it counts as the identity that it starts from.
-IDENTITY = 1e-3
+_POINTS = 3  # of an image
+# A block that adds less than this share of its input counts as the identity that it starts from.
+_IDENTITY = 1e-3
 
 
 class Look(NamedTuple):
@@ -32,24 +37,85 @@ class Look(NamedTuple):
     added: float
 
 
+def section(stages: Stages, chosen: Sequence[Sample], at: Optional[Point] = None) -> Section:
+    """Show where single pixels of the student look in the teacher, and what the blocks add.
+
+    Args:
+        stages (Stages): The pair.
+        chosen (Sequence[Sample]): The images.
+        at (tuple[float, float], optional): x and y in pixels of the image. Defaults to None, the centres of the
+            largest objects.
+
+    Returns:
+        Section: A table, and pictures of every level with a block.
+    """
+    model = stages.at(AFTER)
+    found: Dict[str, List[Tuple[float, List[Look]]]] = {}
+    rows: Dict[str, list] = {}
+    blocks = {}
+    for sample in chosen:
+        image, pairs = feature_pairs(model, sample)
+        size, shown = image.shape[:2], shrunk(image)
+        original = sample.annotations.metainfo['ori_shape'][:2]
+        points = [at] if at else points_of(sample.annotations, original)
+        resized = sample.annotations.metainfo['img_shape'][:2]
+        points = [(x * resized[1] / original[1], y * resized[0] / original[0]) for x, y in points]
+        for name, pair in pairs.items():
+            if pair.block is None:
+                continue
+            blocks[name], added, seen = pair.block, added_by(pair), looks(pair, points, size)
+            found.setdefault(name, []).append((float(added.mean()), seen))
+            marked = [_marked(*heat([look.affinity], image), point, size) for look, point in zip(seen, points)]
+            gaps = [None] * (_POINTS - len(marked))
+            rows.setdefault(name, []).append([shown, *marked, *gaps, *heat([added], image)])
+    if not blocks:
+        return Section('Where the block looks', ['No level of this training has a Can block.'])
+    words, table, drawn = [], [], []
+    for name, block in blocks.items():
+        gate = block.bn.weight.abs().mean().item()
+        all_looks = [look for _, seen in found[name] for look in seen]
+        added = float(np.mean([mean for mean, _ in found[name]]))
+        there = float(np.mean([look.added for look in all_looks]))
+        top = float(np.mean([look.top_tenth for look in all_looks]))
+        if added < _IDENTITY:
+            words.append(
+                f'The block of {name} has stayed the identity: it adds {added:.1e} of what comes in, and its gate, '
+                f'which starts at 0, is {gate:.1e}.'
+            )
+        table.append([name, f'{gate:.4f}', f'{100 * added:.2f} %', f'{100 * there:.2f} %', f'{100 * top:.0f} %'])
+        meaning = (
+            f"Level {name}, affinity {block.mode}: what each marked pixel looks at in the teacher's map, on a scale of "
+            'its own, red is most; at the right, how much the block adds to every pixel.'
+        )
+        titles = ['input', *['from the cross'] * _POINTS, 'what the block adds']
+        drawn.append(Picture(f'{name}_attention', meaning, rows[name], titles))
+    heads = ['level', 'gate', 'added, all pixels', 'added, marked pixels', 'affinity on a tenth of the pixels']
+    meaning = (
+        "The gate is the mean size of the weight of the block's batch norm, 0 in the block that is the identity. Added "
+        'is |BN(W y)| / |x|, what the block adds over what comes in. The last figure is how much of the affinity of a '
+        'marked pixel lies on the tenth of the teacher where it is largest: 10 % if it looks everywhere alike.'
+    )
+    return Section('Where the block looks', words, [Table(heads, table, meaning)], drawn)
+
+
 @torch.no_grad()
-def looks(level: Level, points: Sequence[Point], size: Tuple[int, int]) -> List[Look]:
+def looks(pair: FeaturePair, points: Sequence[Point], size: Tuple[int, int]) -> List[Look]:
     """Look through a level's block from points of the image.
 
     Args:
-        level (Level): A level with a block.
+        pair (FeaturePair): The features of a level with a block.
         points (Sequence[tuple[float, float]]): Points of the model's input, as x and y in pixels.
         size (tuple[int, int]): Height and width of that input.
 
     Returns:
         list[Look]: One for each point.
     """
-    height, width = level.student.shape[2:]
+    height, width = pair.student.shape[2:]
     pixels = [(min(int(y * height / size[0]), height - 1), min(int(x * width / size[1]), width - 1)) for x, y in points]
-    added = added_by(level)
+    added = added_by(pair)
     found = []
     for pixel in pixels:  # one row of the matrix at a time
-        affinity = level.block.affinity(level.student, level.teacher, [pixel])[0].float()
+        affinity = pair.block.affinity(pair.student, pair.teacher, [pixel])[0].float()
         sizes = affinity.abs().flatten().sort(descending=True).values
         tenth = max(round(len(sizes) / 10), 1)
         share = float(sizes[:tenth].sum() / sizes.sum()) if sizes.sum() > 0 else tenth / len(sizes)
@@ -58,27 +124,20 @@ def looks(level: Level, points: Sequence[Point], size: Tuple[int, int]) -> List[
 
 
 @torch.no_grad()
-def added_by(level: Level) -> Tensor:
-    """Measure what a block adds to its input.
-
-    Args:
-        level (Level): A level with a block.
-
-    Returns:
-        Tensor: ``|BN(W y)| / |x|`` of every pixel, ``(H, W)``.
-    """
-    z = level.block(level.student, level.teacher)
-    added = z - level.student if level.block.residual else z
-    return added.norm(dim=1)[0] / level.student.norm(dim=1)[0].clamp(min=1e-12)
+def added_by(pair: FeaturePair) -> Tensor:
+    """Measure what a level's block adds to its input: ``|BN(W y)| / |x|`` of every pixel, ``(H, W)``."""
+    z = pair.block(pair.student, pair.teacher)
+    added = z - pair.student if pair.block.residual else z
+    return added.norm(dim=1)[0] / pair.student.norm(dim=1)[0].clamp(min=1e-12)
 
 
-def points_of(sample: BaseDataElement, shape: Tuple[int, int], count: int = 3) -> List[Point]:
+def points_of(sample: BaseDataElement, shape: Tuple[int, int], count: int = _POINTS) -> List[Point]:
     """Choose points to look from: the centres of the largest objects, or of a grid where there are none.
 
     Args:
         sample (BaseDataElement): The image's annotations, where it has any.
         shape (tuple[int, int]): Height and width of the image.
-        count (int): How many. Defaults to 3.
+        count (int): How many at most. Defaults to 3.
 
     Returns:
         list[tuple[float, float]]: Points of the image, as x and y in pixels.
@@ -88,8 +147,8 @@ def points_of(sample: BaseDataElement, shape: Tuple[int, int], count: int = 3) -
         boxes = sample.gt_instances.bboxes
         boxes = torch.as_tensor(getattr(boxes, 'tensor', boxes))[:, :4]
         areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-        for x1, y1, x2, y2 in boxes[areas.argsort(descending=True)[:count]].tolist():
-            found.append(((x1 + x2) / 2, (y1 + y2) / 2))
+        largest = boxes[areas.argsort(descending=True)[:count]].tolist()
+        found = [((x1 + x2) / 2, (y1 + y2) / 2) for x1, y1, x2, y2 in largest]
     elif 'gt_sem_seg' in sample:
         found = _middles(sample.gt_sem_seg.data.squeeze().numpy(), count)
     height, width = shape
@@ -109,18 +168,12 @@ def _middles(labels: np.ndarray, count: int) -> List[Point]:
     return [point for _, point in sorted(regions, reverse=True)[:count]]
 
 
-def to_input(point: Point, sample: BaseDataElement) -> Point:
-    """Take a point of the image to the model's input.
-
-    Args:
-        point (tuple[float, float]): x and y in pixels of the image file.
-        sample (BaseDataElement): What the pipeline says of the image.
-
-    Returns:
-        tuple[float, float]: x and y in pixels of the input.
-    """
-    (height, width), (new_height, new_width) = sample.metainfo['ori_shape'][:2], sample.metainfo['img_shape'][:2]
-    return point[0] * new_width / width, point[1] * new_height / height
+def _marked(picture: np.ndarray, point: Point, size: Tuple[int, int]) -> np.ndarray:
+    """Mark a point of an image of this size on a picture of it."""
+    at = int(point[0] * picture.shape[1] / size[1]), int(point[1] * picture.shape[0] / size[0])
+    for colour, thickness in (((0, 0, 0), 4), ((255, 255, 255), 2)):
+        cv2.drawMarker(picture, at, colour, cv2.MARKER_CROSS, 18, thickness, cv2.LINE_AA)
+    return picture
 
 
 def check_point(point: Optional[Point], sample: BaseDataElement) -> None:

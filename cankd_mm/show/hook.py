@@ -5,7 +5,9 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-from cankd_mm.models.utils import untouched_generators
+from cankd_mm.errors import SetupError
+from cankd_mm.models import FeatureDistill
+from cankd_mm.models.utils import untouched_generators, unwrap
 
 
 @HOOKS.register_module()
@@ -49,17 +51,23 @@ class DistillVisualizationHook(Hook):
         self._validations += 1
         if self._validations % self.interval:
             return
-        from cankd_mm.show import sections  # plots and page, which no training waits for
+        from cankd_mm.show import attention, features, predictions  # matplotlib, for which no training waits
         from cankd_mm.show.samples import from_dataset
-        from cankd_mm.show.stages import Live
+        from cankd_mm.show.stages import AFTER, Stages
 
-        stages = Live(runner.model)
+        model = unwrap(runner.model)
+        if not isinstance(model, FeatureDistill):
+            raise SetupError(
+                'DistillVisualizationHook is for pairs with FeatureDistill, and the model is a '
+                f'{type(model).__name__}: take it out of custom_hooks.'
+            )
+        stages = Stages(model, {AFTER: None})
         with untouched_generators():
             chosen = from_dataset(runner.val_dataloader.dataset, self.images)
-            parts = [
-                sections.changes(stages, runner.cfg, chosen),
-                *sections.features(stages, chosen),
-                sections.attention(stages, chosen),
+            sections = [
+                predictions.section(stages, runner.cfg, chosen),
+                *features.sections(stages, chosen),
+                attention.section(stages, chosen),
             ]
-            for picture in (picture for part in parts for picture in part.pictures):
+            for picture in (picture for section in sections for picture in section.pictures):
                 runner.visualizer.add_image(f'distill_{picture.name}', picture.image, step=runner.iter)

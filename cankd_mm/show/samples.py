@@ -11,18 +11,15 @@ from mmengine.dataset import Compose, pseudo_collate
 from mmengine.registry import DATASETS
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.data import Dataset
 
+from cankd_mm.config.types import type_name
 from cankd_mm.errors import SetupError
-
-SPLITS = ('val', 'test', 'train')
 
 
 class Sample(NamedTuple):
-    """One image: ``name`` for its files, ``data`` as a data loader gives it, and ``image``, ``(H, W, 3)`` in RGB."""
+    """One image: ``data`` as a data loader gives it, and ``image``, ``(H, W, 3)`` in RGB, as its file has it."""
 
-    name: str
     data: dict
     image: np.ndarray
 
@@ -46,12 +43,11 @@ def from_split(cfg: Config, split: str, count: int) -> List[Sample]:
     Raises:
         SetupError: If the config has no such data.
     """
-    if split not in SPLITS or not cfg.get(f'{split}_dataloader'):
+    if split not in ('val', 'test', 'train') or not cfg.get(f'{split}_dataloader'):
         raise SetupError(f'The config has no data called {split!r}: give --split val, test or train, or --images.')
     dataset = innermost(cfg[f'{split}_dataloader'])
     if split == 'train':
-        dataset.pipeline = _pipeline(cfg)
-        dataset.test_mode = True
+        dataset.update(pipeline=_pipeline(cfg), test_mode=True)
     return from_dataset(DATASETS.build(dataset), count)
 
 
@@ -66,7 +62,7 @@ def from_dataset(dataset: Dataset, count: int) -> List[Sample]:
         list[Sample]: The images.
     """
     count = min(count, len(dataset))
-    return [_sample(dataset[index * len(dataset) // count], index) for index in range(count)]
+    return [_sample(dataset[index * len(dataset) // count]) for index in range(count)]
 
 
 def from_files(cfg: Config, paths: Sequence[str]) -> List[Sample]:
@@ -82,18 +78,17 @@ def from_files(cfg: Config, paths: Sequence[str]) -> List[Sample]:
     Raises:
         SetupError: If one of them is not there, or is no image.
     """
-    pipeline = Compose([step for step in _pipeline(cfg) if not str(step['type']).split('.')[-1].startswith('LoadAnn')])
+    pipeline = Compose([step for step in _pipeline(cfg) if not type_name(step).startswith('LoadAnn')])
     samples = []
     for number, path in enumerate(paths):
         if not osp.isfile(path):
             raise SetupError(f'The image {path!r} does not exist: correct the path given to --images.')
         if mmcv.imread(path) is None:
             raise SetupError(f'The image {path!r} cannot be decoded: give --images files that are images.')
-        data = dict(img_path=path, img_id=number, instances=[], seg_fields=[], reduce_zero_label=False)
-        data = pipeline(data)
+        data = pipeline(dict(img_path=path, img_id=number, instances=[], seg_fields=[], reduce_zero_label=False))
         for key in {'gt_instances', 'ignored_instances', 'gt_sem_seg'} & set(data['data_samples'].keys()):
             delattr(data['data_samples'], key)  # empty, as there are no annotations
-        samples.append(_sample(data, number))
+        samples.append(_sample(data))
     return samples
 
 
@@ -105,13 +100,13 @@ def _pipeline(cfg: Config) -> list:
 
 
 def innermost(loader: dict) -> dict:
-    """Take a data set out of its wrappers, which are about how often an image comes; of several the first.
+    """Copy the config of a loader's data set without its wrappers, which say how often an image comes.
 
     Args:
         loader (dict): Config of a data loader.
 
     Returns:
-        dict: A copy of the data set's config.
+        dict: The config; of several data sets that of the first.
     """
     dataset = loader['dataset']
     while 'dataset' in dataset or 'datasets' in dataset:
@@ -119,10 +114,9 @@ def innermost(loader: dict) -> dict:
     return copy.deepcopy(dataset)
 
 
-def _sample(data: dict, number: int) -> Sample:
-    path = data['data_samples'].metainfo['img_path']
-    name = f'{number}_{osp.splitext(osp.basename(path))[0]}'
-    return Sample(name, pseudo_collate([data]), mmcv.imread(path, channel_order='rgb'))
+def _sample(data: dict) -> Sample:
+    image = mmcv.imread(data['data_samples'].metainfo['img_path'], channel_order='rgb')
+    return Sample(pseudo_collate([data]), image)
 
 
 def preprocessed(model: nn.Module, sample: Sample) -> Tuple[Tensor, List[BaseDataElement]]:
@@ -137,20 +131,3 @@ def preprocessed(model: nn.Module, sample: Sample) -> Tuple[Tensor, List[BaseDat
     """
     data = model.data_preprocessor(copy.deepcopy(sample.data), False)
     return data['inputs'], data['data_samples']
-
-
-def picture_of(sample: Sample, inputs: Tensor) -> np.ndarray:
-    """Show what a model was given, padding included.
-
-    Args:
-        sample (Sample): The image.
-        inputs (Tensor): What the model's preprocessor makes of it, ``(1, C, H, W)``.
-
-    Returns:
-        np.ndarray: ``(H, W, 3)`` in RGB, black where it is padded.
-    """
-    image = sample.data['inputs'][0].float().clamp(0, 255)
-    image = image.flip(0) if len(image) == 3 else image[:1].expand(3, -1, -1)  # OpenCV reads blue first
-    height, width = inputs.shape[2:]
-    padded = F.pad(image, (0, width - image.shape[2], 0, height - image.shape[1]))
-    return padded.byte().permute(1, 2, 0).numpy()

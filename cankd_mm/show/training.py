@@ -1,4 +1,4 @@
-"""What a training logged, as curves."""
+"""The run: what a training logged, as curves."""
 
 import re
 from numbers import Real
@@ -6,49 +6,65 @@ from pathlib import Path
 from typing import Dict, List, Tuple
 
 from cankd_mm.apis.work_dir import METRICS, read_scalars
+from cankd_mm.show.page import Picture, Section
+from cankd_mm.show.pictures import curves
 
-Line = List[Tuple[float, float]]
+Line = List[Tuple[float, float]]  # pairs of iteration and figure
 _AT_MOST = 400  # points of a line
+# By plot: what its figures are, whether on a logarithmic scale, and what they mean.
+_PLOTS = dict(
+    losses=('loss', True, "The student's task loss, and the distillation loss of every level, with its weight."),
+    ratio=('ratio', False, 'The distillation losses over the task loss.'),
+    metrics=('per cent', False, 'On the validation set: the student over the training, and the teacher.'),
+    gates=('mean |weight|', False, "How far every block has left the identity: its batch norm's weight starts at 0."),
+    rate=('learning rate', False, 'The learning rate of the first group of parameters.'),
+)
 
 
-def logged(work_dir: Path) -> Dict[str, Dict[str, Line]]:
-    """Read the curves of a training.
+def section(folder: Path) -> Section:
+    """Show what a training logged.
 
     Args:
-        work_dir (Path): Its work folder.
+        folder (Path): Its work folder.
 
     Returns:
-        dict[str, dict[str, list[tuple[float, float]]]]: By plot and line, pairs of iteration and figure: ``'losses'``,
-        ``'ratio'``, ``'rate'``, ``'gates'`` and ``'metrics'``, of which those without lines are left out.
+        Section: Its curves.
     """
-    plots: Dict[str, Dict[str, Line]] = dict(losses={}, ratio={}, rate={}, gates={}, metrics={})
+    logged = _logged(folder)
+    if not any(logged.values()):
+        words = [f'There is no log of the training beside the checkpoint, in {folder}: its curves are left out.']
+        return Section('The run', words)
+    words = [] if logged['gates'] else ["Without CanBlockMonitorHook in the config, the blocks' gates were not logged."]
+    drawn = []
+    for name, (what, log, meaning) in _PLOTS.items():
+        if logged[name]:
+            thinned = {key: line[:: -(-len(line) // _AT_MOST)] for key, line in logged[name].items()}
+            drawn.append(Picture(name, meaning, [[curves(thinned, what, log)]]))
+    return Section('The run', words, pictures=drawn)
+
+
+def _logged(work_dir: Path) -> Dict[str, Dict[str, Line]]:
+    """The lines of every plot by their names."""
+    plots: Dict[str, Dict[str, Line]] = {name: {} for name in _PLOTS}
     iteration = 0
     for entry in read_scalars(work_dir):
         if 'loss' not in entry:
-            for key, value in entry.items():
-                plain = key.replace('teacher/', '', 1)
+            for whose, prefix in (('teacher', 'teacher/'), ('student', '')):
                 for metric, factor in METRICS.values():
-                    if plain == metric and isinstance(value, Real):
-                        whose = 'teacher' if key.startswith('teacher/') else 'student'
+                    value = entry.get(prefix + metric)
+                    if isinstance(value, Real):
                         plots['metrics'].setdefault(whose, []).append((iteration, value * factor))
             continue
         iteration = entry.get('iter', entry['step'])
-        distill = {k: v for k, v in entry.items() if k.startswith('distill.loss')}
-        task = entry['loss'] - sum(distill.values())
-        _add(plots['losses'], iteration, {'task': task})
-        _add(plots['losses'], iteration, {k.replace('distill.loss_', ''): v for k, v in distill.items()})
-        _add(plots['ratio'], iteration, {'distillation / task': entry.get('distill_to_task')})
-        _add(plots['rate'], iteration, {'learning rate': entry.get('lr')})
-        gates = {m[1]: v for k, v in entry.items() if (m := re.fullmatch(r'can/(\w+)_weight', k))}
-        _add(plots['gates'], iteration, gates)
-    return {plot: {name: _thinned(line) for name, line in lines.items()} for plot, lines in plots.items() if lines}
-
-
-def _add(lines: Dict[str, Line], iteration: int, values: dict) -> None:
-    for name, value in values.items():
-        if isinstance(value, Real) and abs(value) != float('inf'):
-            lines.setdefault(name, []).append((iteration, value))
-
-
-def _thinned(line: Line) -> Line:
-    return line[:: -(-len(line) // _AT_MOST)]
+        distill = {k.replace('distill.loss_', ''): v for k, v in entry.items() if k.startswith('distill.loss')}
+        found = dict(
+            losses={'task': entry['loss'] - sum(distill.values()), **distill},
+            ratio={'distillation / task': entry.get('distill_to_task')},
+            rate={'learning rate': entry.get('lr')},
+            gates={m[1]: v for k, v in entry.items() if (m := re.fullmatch(r'can/(\w+)_weight', k))},
+        )
+        for plot, values in found.items():
+            for name, value in values.items():
+                if isinstance(value, Real) and abs(value) != float('inf'):
+                    plots[plot].setdefault(name, []).append((iteration, value))
+    return plots
