@@ -1,9 +1,12 @@
-"""Every distilled feature: what student and teacher have in common, level by level."""
+"""What student and teacher have in common on one image, level by level, and where the blocks look."""
 
+import copy
 from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
+import cv2
 import numpy as np
 import torch
+from mmengine.structures import BaseDataElement
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -11,30 +14,18 @@ from cankd_mm.errors import SetupError
 from cankd_mm.models import CanBlock, CanKDLoss, FeatureDistill
 from cankd_mm.models.algorithms.frozen_teacher import empty_sources
 from cankd_mm.models.losses.normalized_mse import NORMS
-from cankd_mm.show.page import Picture, Section, Table
-from cankd_mm.show.pictures import heat, histogram, shrunk
-from cankd_mm.show.samples import Sample, preprocessed
-from cankd_mm.show.stages import AFTER, ALONE, BEFORE, Stages
+from cankd_mm.show.stages import Sample
 
+Point = Tuple[float, float]
 _EPS = 1e-5
-_NAMES = {BEFORE: 'before', AFTER: 'after', ALONE: 'student alone'}
-_MAPS = 4  # images whose maps are shown; figures are of all
 
 
 class FeaturePair(NamedTuple):
-    """One distilled feature of student and teacher on one image, as the loss compares them.
+    """One distilled feature of student and teacher on one image, as the loss compares them."""
 
-    Args:
-        student (Tensor): Student feature after connector and resizing, ``(1, C, H, W)``.
-        teacher (Tensor): Teacher feature as the block attends to it, ``(1, C, H', W')``.
-        target (Tensor): Teacher feature in the student's size, ``(1, C, H, W)``.
-        norm (str, optional): What both are normalized by: ``'instance'``, ``'layer'``, or None.
-        block (CanBlock, optional): The level's block.
-    """
-
-    student: Tensor
-    teacher: Tensor
-    target: Tensor
+    student: Tensor  # after connector and resizing, (1, C, H, W)
+    teacher: Tensor  # as the block attends to it, (1, C, H', W')
+    target: Tensor  # the teacher's in the student's size, (1, C, H, W)
     norm: Optional[str]
     block: Optional[CanBlock]
 
@@ -46,14 +37,7 @@ class FeaturePair(NamedTuple):
         return (feature - mean) * (var + _EPS).rsqrt()
 
     def left(self, through_block: bool = False) -> Tensor:
-        """Compute what is left between both after the normalization; its mean is the loss over its weight.
-
-        Args:
-            through_block (bool): Whether the student's feature goes through the block first. Defaults to False.
-
-        Returns:
-            Tensor: The squared difference, averaged over the channels, ``(H, W)``.
-        """
+        """Compute the squared difference after the normalization, ``(H, W)``; its mean is the loss over its weight."""
         student = self.block(self.student, self.teacher) if through_block and self.block else self.student
         return (self.normalized(student) - self.normalized(self.target)).square_().mean(1)[0]
 
@@ -64,13 +48,10 @@ class FeaturePair(NamedTuple):
         return torch.where(size > 0, (student * target).sum(1) / size, 0.0).float()
 
     def cka(self) -> float:
-        """Compute how alike both features are up to a rotation of the channels, by linear centred kernel alignment.
+        """Compute linear centred kernel alignment over the pixels: 1 where both are alike, 0 where one is constant.
 
-        `Kornblith et al. 2019 <https://arxiv.org/abs/1905.00414>`_, over the pixels. Two networks that were trained
-        apart have their channels in different orders, which this does not see.
-
-        Returns:
-            float: 1 where both are alike, 0 where they have nothing in common, or where one is constant.
+        `Kornblith et al. 2019 <https://arxiv.org/abs/1905.00414>`_. It does not see a rotation of the channels, whose
+        order differs in networks that were trained apart.
         """
         student, target = self._centred()
         size = (student @ student.T).norm() * (target @ target.T).norm()
@@ -93,13 +74,14 @@ def feature_pairs(model: FeatureDistill, sample: Sample) -> Tuple[np.ndarray, Di
         sample (Sample): The image.
 
     Returns:
-        tuple[np.ndarray, dict[str, FeaturePair]]: What both were given, ``(H, W, 3)`` in RGB and black where it is
-        padded; and the features by the names of their losses without ``loss_``, as in the log: ``'neck_0'``.
+        tuple[np.ndarray, dict[str, FeaturePair]]: What both were given, ``(H, W, 3)`` in RGB, and the features by the
+        names of their losses without ``loss_``, as in the log: ``'neck_0'``.
 
     Raises:
         SetupError: If a distilled feature is not there without a training step, or is no map.
     """
-    inputs, data_samples = preprocessed(model, sample)
+    data = model.data_preprocessor(copy.deepcopy(sample.data), False)
+    inputs, data_samples = data['inputs'], data['data_samples']
     distiller = model.distiller
     teacher, student = distiller.teacher_recorders, distiller.student_recorders
     try:
@@ -114,7 +96,7 @@ def feature_pairs(model: FeatureDistill, sample: Sample) -> Tuple[np.ndarray, Di
                 'module of the backbone, the neck, or a head that predictions run.'
             )
         names = [name.replace('loss_', '', 1) for name in distiller.distill_losses]
-        return _picture(sample, inputs.shape[2:]), {name: _recorded(distiller, name) for name in names}
+        return _input_image(sample, inputs.shape[2:]), {name: _recorded(distiller, name) for name in names}
     finally:
         for recorder in (*teacher.recorders.values(), *student.recorders.values()):
             recorder.reset_data_buffer()
@@ -123,9 +105,8 @@ def feature_pairs(model: FeatureDistill, sample: Sample) -> Tuple[np.ndarray, Di
 def _recorded(distiller, name: str) -> FeaturePair:
     """What one loss takes of the recorders."""
     loss = distiller.distill_losses[f'loss_{name}']
-    features = {}
-    for record in distiller.loss_forward_mappings[f'loss_{name}'].values():
-        features[record['from_student']] = distiller.get_record(**record)
+    records = distiller.loss_forward_mappings[f'loss_{name}'].values()
+    features = {record['from_student']: distiller.get_record(**record) for record in records}
     student, teacher = features.get(True), features.get(False)
     if not all(isinstance(f, Tensor) and f.dim() == 4 for f in (student, teacher)):
         raise SetupError(f'What the loss of {name!r} compares is no feature map (N, C, H, W), and cannot be shown.')
@@ -138,115 +119,78 @@ def _recorded(distiller, name: str) -> FeaturePair:
     return FeaturePair(*ours.resized(student, teacher), ours.norm, ours.can)
 
 
-def _picture(sample: Sample, size: Tuple[int, int]) -> np.ndarray:
-    """The image as a model of this input size is given it, ``(H, W, 3)`` in RGB."""
+def _input_image(sample: Sample, size: Tuple[int, int]) -> np.ndarray:
+    """The image as a model of this input size is given it, ``(H, W, 3)`` in RGB and black where it is padded."""
     image = sample.data['inputs'][0].float().clamp(0, 255)
     image = image.flip(0) if len(image) == 3 else image[:1].expand(3, -1, -1)  # OpenCV reads blue first
     padded = F.pad(image, (0, size[1] - image.shape[2], 0, size[0] - image.shape[1]))
     return padded.byte().permute(1, 2, 0).numpy()
 
 
-class _Measured(NamedTuple):
-    """What is kept of a feature at one stage on one image; all maps are ``(H, W)``."""
+class Look(NamedTuple):
+    """What one pixel of the student looks at through the block, and what comes of it."""
 
-    shape: Tuple[int, int, int]
-    norm: Optional[str]
-    student: Tensor  # mean size of the channels
-    teacher: Tensor
-    left: Tensor
-    through: float
-    correlation: Tensor
-    cka: float
+    pixel: Tuple[int, int]  # row and column in the student's feature
+    affinity: Tensor  # over the teacher's pooled feature, (H, W)
+    top_tenth: float  # the share of its size on the tenth of the pixels where it is largest, 0.1 if it is even
+    added: float  # the size of what the block adds there, over that of its input
 
 
 @torch.no_grad()
-def _measured(pair: FeaturePair, through_block: bool) -> _Measured:
-    maps = [pair.normalized(feature).abs().mean(1)[0].cpu() for feature in (pair.student, pair.target)]
-    through = pair.left(True).mean().item() if through_block else float('nan')
-    correlation = pair.correlation().cpu()
-    return _Measured(pair.student.shape[1:], pair.norm, *maps, pair.left().cpu(), through, correlation, pair.cka())
+def looks(pair: FeaturePair, points: Sequence[Point], size: Tuple[int, int]) -> List[Look]:
+    """Look through a level's block from points of the model's input, which has this height and width."""
+    height, width = pair.student.shape[2:]
+    pixels = [(min(int(y * height / size[0]), height - 1), min(int(x * width / size[1]), width - 1)) for x, y in points]
+    added = added_by(pair)
+    found = []
+    for pixel in pixels:  # one row of the matrix at a time
+        affinity = pair.block.affinity(pair.student, pair.teacher, [pixel])[0].float()
+        sizes = affinity.abs().flatten().sort(descending=True).values
+        tenth = max(round(len(sizes) / 10), 1)
+        share = float(sizes[:tenth].sum() / sizes.sum()) if sizes.sum() > 0 else tenth / len(sizes)
+        found.append(Look(pixel, affinity, share, float(added[pixel])))
+    return found
 
 
-Measures = Dict[str, List[_Measured]]  # by stage, one for each image
+@torch.no_grad()
+def added_by(pair: FeaturePair) -> Tensor:
+    """Compute what a level's block adds to its input, ``|BN(W y)| / |x|`` of every pixel, ``(H, W)``."""
+    z = pair.block(pair.student, pair.teacher)
+    added = z - pair.student if pair.block.residual else z
+    return added.norm(dim=1)[0] / pair.student.norm(dim=1)[0].clamp(min=1e-12)
 
 
-def sections(stages: Stages, chosen: Sequence[Sample]) -> List[Section]:
-    """Show every distilled feature: what is left between student and teacher, and the maps of both.
-
-    Args:
-        stages (Stages): The pair.
-        chosen (Sequence[Sample]): The images.
-
-    Returns:
-        list[Section]: One with the figures of all levels, and one for each level.
-    """
-    order = [stage for stage in _NAMES if stage in stages.weights]
-    levels: Dict[str, Measures] = {}
-    for stage in order:
-        model, images = stages.at(stage), []
-        for sample in chosen:
-            image, pairs = feature_pairs(model, sample)
-            images.append(shrunk(image))
-            for name, pair in pairs.items():
-                # A connector is trained with its student; that of the distilled one says nothing of another.
-                if stage != ALONE or f'loss_{name}' not in model.distiller.connectors:
-                    by_stage = levels.setdefault(name, {})
-                    by_stage.setdefault(stage, []).append(_measured(pair, through_block=stage == AFTER))
-    return [_figures(levels, order), *(_maps(name, level, images) for name, level in levels.items())]
+def points_of(sample: BaseDataElement, shape: Tuple[int, int], count: int) -> List[Point]:
+    """Choose points of the image: the centres of its largest objects, or of a grid where there are none."""
+    found = []
+    if 'gt_instances' in sample and len(sample.gt_instances):
+        boxes = sample.gt_instances.bboxes
+        boxes = torch.as_tensor(getattr(boxes, 'tensor', boxes))[:, :4]
+        areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+        largest = boxes[areas.argsort(descending=True)[:count]].tolist()
+        found = [((x1 + x2) / 2, (y1 + y2) / 2) for x1, y1, x2, y2 in largest]
+    elif 'gt_sem_seg' in sample:
+        found = _widest(sample.gt_sem_seg.data.squeeze().numpy())
+    height, width = shape
+    grid = [(width * x / 4, height * y / 4) for x, y in ((2, 2), (1, 1), (3, 3), (3, 1), (1, 3))]
+    return (found or grid)[:count]
 
 
-def _figures(levels: Dict[str, Measures], order: Sequence[str]) -> Section:
-    heads = ['level', 'size', *(f'left, {_NAMES[s]}' for s in order), 'left, through the block']
-    heads += [f'CKA, {_NAMES[s]}' for s in order]
-    rows = []
-    for name, measures in levels.items():
-        after = measures[AFTER]
-        left = [_mean([m.left.mean() for m in measures.get(s, ())], 3) for s in order]
-        cka = [_mean([m.cka for m in measures.get(s, ())], 2) for s in order]
-        rows.append([name, 'x'.join(map(str, after[0].shape)), *left, _mean([m.through for m in after], 3), *cka])
-    meaning = (
-        'The size is channels x height x width. Left is the mean squared difference between student and teacher after '
-        'the normalization of the loss, which is the loss over its weight: after instance norm 0 where both are equal, '
-        '2 where they have nothing in common. '
-        'CKA says how alike both are whatever the order of their channels, 1 at most, over the pixels of an image.'
-    )
-    if any(len(measures) < len(order) for measures in levels.values()):
-        meaning += ' Of the student alone nothing can be said where a connector lies between, trained with the other.'
-    return Section('Every distilled feature', tables=[Table(heads, rows, meaning)])
+def _widest(labels: np.ndarray) -> List[Point]:
+    """The innermost pixel of each class, those with the most of their class around them first."""
+    found = []
+    for label in np.unique(labels[labels != 255]):
+        depth = cv2.distanceTransform(np.pad(labels == label, 1).astype(np.uint8), cv2.DIST_L2, 5)
+        y, x = np.unravel_index(depth.argmax(), depth.shape)
+        found.append((depth[y, x], (float(x) - 0.5, float(y) - 0.5)))
+    return [point for _, point in sorted(found, reverse=True)]
 
 
-def _mean(figures: Sequence[float], digits: int) -> str:
-    return f'{np.mean([float(figure) for figure in figures]):.{digits}f}' if figures else 'connector'
-
-
-def _maps(name: str, measures: Measures, images: Sequence[np.ndarray]) -> Section:
-    names = [_NAMES[stage] for stage in measures]
-    norm = dict(instance='after instance norm', layer='after layer norm').get(measures[AFTER][0].norm, 'as they are')
-    features, left = [], []
-    for number, image in enumerate(images[:_MAPS]):
-        here = {stage: measured[number] for stage, measured in measures.items()}
-        features.append([image, *heat([here[AFTER].teacher, *(m.student for m in here.values())], image)])
-        left.append([image, *heat([m.left for m in here.values()], image)])
-    students = [name if name == _NAMES[ALONE] else f'student, {name}' for name in names]
-    correlations = {_NAMES[s]: torch.stack([m.correlation for m in all_m]).mean(0) for s, all_m in measures.items()}
-    drawn = [
-        Picture(
-            f'{name}_features',
-            f"The teacher's and the student's feature {norm}: the mean size of the channels, on one scale for an "
-            'image. Red is large.',
-            features,
-            ['input', 'teacher', *students],
-        ),
-        Picture(
-            f'{name}_left',
-            'What is left between both, on one scale for an image. Red is where the student is least like its teacher.',
-            left,
-            ['input', *names],
-        ),
-        Picture(
-            f'{name}_correlation',
-            'How many channels of the student correlate how much with the same channel of the teacher.',
-            [[histogram(correlations, 'correlation with the teacher')]],
-        ),
-    ]
-    return Section(f'Level {name}', pictures=drawn)
+def check_point(point: Optional[Point], sample: BaseDataElement) -> None:
+    """Raise a SetupError if a point that a user gave does not lie on an image."""
+    height, width = sample.metainfo['ori_shape'][:2]
+    if point is not None and not (0 <= point[0] < width and 0 <= point[1] < height):
+        raise SetupError(
+            f'The point x={point[0]:g}, y={point[1]:g} lies outside of {sample.metainfo.get("img_path")!r}, which has '
+            f'{width}x{height} pixels: give --at a point inside, or images that have it.'
+        )

@@ -39,21 +39,12 @@ class DistillVisualizationHook(Hook):
 
     @master_only
     def after_val_epoch(self, runner: Runner, metrics: Optional[Dict[str, float]] = None) -> None:
-        """Send the pictures.
-
-        Args:
-            runner (Runner): The runner.
-            metrics (dict[str, float], optional): Of the validation.
-
-        Raises:
-            SetupError: If the model is no pair.
-        """
+        """Send the pictures; a SetupError says that the model is no pair."""
         self._validations += 1
         if self._validations % self.interval:
             return
-        from cankd_mm.show import attention, features, predictions  # matplotlib, for which no training waits
-        from cankd_mm.show.samples import from_dataset
-        from cankd_mm.show.stages import AFTER, Stages
+        from cankd_mm.show import sections  # plots and page, which no training waits for
+        from cankd_mm.show.stages import AFTER, Stages, from_dataset
 
         model = unwrap(runner.model)
         if not isinstance(model, FeatureDistill):
@@ -64,10 +55,6 @@ class DistillVisualizationHook(Hook):
         stages = Stages(model, {AFTER: None})
         with untouched_generators():
             chosen = from_dataset(runner.val_dataloader.dataset, self.images)
-            sections = [
-                predictions.section(stages, runner.cfg, chosen),
-                *features.sections(stages, chosen),
-                attention.section(stages, chosen),
-            ]
-            for picture in (picture for section in sections for picture in section.pictures):
-                runner.visualizer.add_image(f'distill_{picture.name}', picture.image, step=runner.iter)
+            for section in (sections.changes(stages, runner.cfg, chosen), *sections.features(stages, chosen)):
+                for picture in section.pictures:
+                    runner.visualizer.add_image(f'distill_{picture.name}', picture.image, step=runner.iter)

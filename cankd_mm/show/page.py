@@ -1,13 +1,14 @@
 """The page: one file with its pictures inside, and the pictures beside it."""
 
 import base64
+import io
 from importlib.resources import files
 from pathlib import Path
 from typing import List, NamedTuple, Optional, Sequence, Tuple
 
-import cv2
 import numpy as np
 from jinja2 import Environment, StrictUndefined
+from PIL import Image
 
 from cankd_mm.show.pictures import grid
 
@@ -70,7 +71,7 @@ def write_page(out: Path, title: str, facts: Sequence[Tuple[str, str]], sections
     out.mkdir(parents=True, exist_ok=True)
     for section in sections:
         for picture in section.pictures:
-            (out / f'{picture.name}.png').write_bytes(_encoded('.png', picture.image))
+            Image.fromarray(picture.image).save(out / f'{picture.name}.png')
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(files(__package__).joinpath('report.html.jinja').read_text(encoding='utf-8'))
     path = out / 'report.html'
@@ -80,11 +81,7 @@ def write_page(out: Path, title: str, facts: Sequence[Tuple[str, str]], sections
 
 def _inside(image: np.ndarray) -> str:
     """An image as an address that holds it: photos as JPEG, plots with what shines through them as PNG."""
-    kind, ending = ('png', '.png') if image.shape[2] == 4 else ('jpeg', '.jpg')
-    return f'data:image/{kind};base64,{base64.b64encode(_encoded(ending, image)).decode()}'
-
-
-def _encoded(ending: str, image: np.ndarray) -> bytes:
-    order = cv2.COLOR_RGBA2BGRA if image.shape[2] == 4 else cv2.COLOR_RGB2BGR
-    quality = [cv2.IMWRITE_JPEG_QUALITY, 85] if ending == '.jpg' else []
-    return cv2.imencode(ending, cv2.cvtColor(image, order), quality)[1].tobytes()
+    kind = 'png' if image.shape[2] == 4 else 'jpeg'
+    encoded = io.BytesIO()
+    Image.fromarray(image).save(encoded, kind, quality=85)
+    return f'data:image/{kind};base64,{base64.b64encode(encoded.getvalue()).decode()}'

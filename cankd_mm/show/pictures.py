@@ -25,15 +25,7 @@ _SIDE = 320  # pixels of a picture's longer side
 
 
 def heat(maps: Sequence[Tensor], image: np.ndarray) -> List[np.ndarray]:
-    """Lay maps over an image, all on one scale: red is the most of all of them, blue the least.
-
-    Args:
-        maps (Sequence[Tensor]): Each ``(H, W)``, of sizes of their own.
-        image (np.ndarray): ``(H, W, 3)`` in RGB.
-
-    Returns:
-        list[np.ndarray]: One picture for each map.
-    """
+    """Lay maps ``(H, W)`` of any size over an image ``(H, W, 3)``, all on one scale: red is most, blue least."""
     image = shrunk(image)
     large = [F.interpolate(m[None, None].float().cpu(), image.shape[:2], mode='bilinear')[0] for m in maps]
     # MMEngine takes the scale from one map: side by side they share it.
@@ -41,32 +33,23 @@ def heat(maps: Sequence[Tensor], image: np.ndarray) -> List[np.ndarray]:
     return [np.ascontiguousarray(part) for part in np.split(drawn, len(maps), 1)]
 
 
+def marked(picture: np.ndarray, point: Tuple[float, float], size: Tuple[int, int]) -> np.ndarray:
+    """Mark a point of an image of this height and width on a picture of it."""
+    at = int(point[0] * picture.shape[1] / size[1]), int(point[1] * picture.shape[0] / size[0])
+    for colour, thickness in (((0, 0, 0), 4), ((255, 255, 255), 2)):
+        cv2.drawMarker(picture, at, colour, cv2.MARKER_CROSS, 18, thickness, cv2.LINE_AA)
+    return picture
+
+
 def shrunk(image: np.ndarray, side: int = _SIDE) -> np.ndarray:
-    """Bring an image to the size of a picture.
-
-    Args:
-        image (np.ndarray): ``(H, W, 3)``.
-        side (int): Pixels of the longer side. Defaults to 320.
-
-    Returns:
-        np.ndarray: The picture.
-    """
+    """Bring an image ``(H, W, 3)`` to the size of a picture, whose longer side has so many pixels."""
     factor = side / max(image.shape[:2])
     size = max(round(image.shape[1] * factor), 1), max(round(image.shape[0] * factor), 1)
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_NEAREST)
 
 
 def grid(rows: Sequence[Sequence[Optional[np.ndarray]]], titles: Sequence[str], side: int = _SIDE) -> np.ndarray:
-    """Put pictures into rows under titles, as one picture.
-
-    Args:
-        rows (Sequence[Sequence[np.ndarray]]): Each ``(H, W, 3)``, of a row all of one shape; None leaves a gap.
-        titles (Sequence[str]): Of the columns.
-        side (int): The width of a column in pixels. Defaults to 320.
-
-    Returns:
-        np.ndarray: The picture, ``(H, W, 3)``.
-    """
+    """Put pictures ``(H, W, 3)`` into rows, each of one shape, under the titles of the columns; None leaves a gap."""
     gap, white = 6, (255, 255, 255)
     strips = [np.full((26, len(titles) * (side + gap), 3), white, np.uint8)]
     for column, title in enumerate(titles):
@@ -83,15 +66,7 @@ def grid(rows: Sequence[Sequence[Optional[np.ndarray]]], titles: Sequence[str], 
 
 
 def histogram(values: Dict[str, Tensor], label: str) -> np.ndarray:
-    """Draw how numbers between -1 and 1 are spread over the channels.
-
-    Args:
-        values (dict[str, Tensor]): By what is compared, each of one dimension.
-        label (str): What the numbers are.
-
-    Returns:
-        np.ndarray: The plot, ``(H, W, 4)``.
-    """
+    """Draw how numbers between -1 and 1, ``(C,)`` of every model, are spread over the channels."""
     figure, axis = _plot(label, 'channels')
     low = min(-0.2, *(float(v.min()) for v in values.values()))
     for name, numbers in values.items():

@@ -8,13 +8,11 @@ from cankd_mm.apis.data import missing_data
 from cankd_mm.config.read import load_config
 from cankd_mm.config.types import type_name
 from cankd_mm.errors import SetupError
-from cankd_mm.show import attention, features, predictions, training
+from cankd_mm.show import sections
+from cankd_mm.show.features import Point, check_point
 from cankd_mm.show.page import write_page
-from cankd_mm.show.samples import from_files, from_split
-from cankd_mm.show.stages import Stages, read_stages
+from cankd_mm.show.stages import Stages, from_files, from_split, read_stages
 from cankd_mm.stack.machine import describe_machine
-
-_BLOCK_IMAGES = 3  # of which the page shows where the blocks look
 
 
 def show(
@@ -24,7 +22,7 @@ def show(
     split: str = 'val',
     count: int = 8,
     against: Optional[str] = None,
-    at: Optional[attention.Point] = None,
+    at: Optional[Point] = None,
     out: Optional[str] = None,
     evaluate: bool = True,
     cfg_options: Optional[dict] = None,
@@ -56,17 +54,12 @@ def show(
     if not chosen:
         raise SetupError('There is no image to look at: give --images, or -n of at least 1.')
     for sample in chosen:
-        attention.check_point(at, sample.annotations)
+        check_point(at, sample.annotations)
     not_rated = _not_rated(cfg) if evaluate else 'The models were not rated on the validation set, as --no-eval said.'
-    changed = predictions.section(stages, cfg, chosen, rated=not_rated is None)
+    changed = sections.changes(stages, cfg, chosen, rated=not_rated is None)
     changed.words.extend([*stages.notes, *([not_rated] if not_rated else [])])
     folder = Path(checkpoint).parent
-    sections = [
-        changed,
-        *features.sections(stages, chosen),
-        attention.section(stages, chosen[:_BLOCK_IMAGES], at),
-        training.section(folder),
-    ]
+    parts = [changed, *sections.features(stages, chosen, at), sections.run(folder)]
     facts = [
         ('config', config),
         ('checkpoint', checkpoint),
@@ -76,7 +69,7 @@ def show(
         ('written by', f'cankd-mm {describe_machine()["versions"]["cankd_mm"]}'),
     ]
     title = f'What {_name(cfg.model.architecture)} learnt from {_name(cfg.model.teacher)}'
-    return write_page(Path(out) if out else folder / 'show', title, facts, sections)
+    return write_page(Path(out) if out else folder / 'show', title, facts, parts)
 
 
 def _not_rated(cfg: Config) -> Optional[str]:
