@@ -67,18 +67,9 @@ class FeaturePair(NamedTuple):
 def feature_pairs(model: FeatureDistill, sample: Sample) -> Tuple[np.ndarray, Dict[str, FeaturePair]]:
     """Run student and teacher on one image, and pair what their recorders take.
 
-    A loss that is not :class:`CanKDLoss` is looked at as that without a block is: after instance norm.
-
-    Args:
-        model (FeatureDistill): In eval mode.
-        sample (Sample): The image.
-
     Returns:
         tuple[np.ndarray, dict[str, FeaturePair]]: What both were given, ``(H, W, 3)`` in RGB, and the features by the
         names of their losses without ``loss_``, as in the log: ``'neck_0'``.
-
-    Raises:
-        SetupError: If a distilled feature is not there without a training step, or is no map.
     """
     data = model.data_preprocessor(copy.deepcopy(sample.data), False)
     inputs, data_samples = data['inputs'], data['data_samples']
@@ -110,6 +101,7 @@ def _recorded(distiller, name: str) -> FeaturePair:
     student, teacher = features.get(True), features.get(False)
     if not all(isinstance(f, Tensor) and f.dim() == 4 for f in (student, teacher)):
         raise SetupError(f'What the loss of {name!r} compares is no feature map (N, C, H, W), and cannot be shown.')
+    # Any other loss is looked at as a CanKDLoss without a block: after instance norm.
     ours = loss if isinstance(loss, CanKDLoss) else CanKDLoss(student.shape[1], mode=None, resize='student')
     if student.shape[1] != teacher.shape[1]:
         raise SetupError(

@@ -6,6 +6,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import List, NamedTuple, Optional, Sequence, Tuple
 
+import mmcv
 import numpy as np
 from jinja2 import Environment, StrictUndefined
 from PIL import Image
@@ -71,7 +72,7 @@ def write_page(out: Path, title: str, facts: Sequence[Tuple[str, str]], sections
     out.mkdir(parents=True, exist_ok=True)
     for section in sections:
         for picture in section.pictures:
-            Image.fromarray(picture.image).save(out / f'{picture.name}.png')
+            mmcv.imwrite(picture.image[..., ::-1], str(out / f'{picture.name}.png'))
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(files(__package__).joinpath('report.html.jinja').read_text(encoding='utf-8'))
     path = out / 'report.html'

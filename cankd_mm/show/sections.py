@@ -104,17 +104,7 @@ _Levels = Dict[str, Dict[str, List[_Measured]]]  # by level and stage, one for e
 
 @torch.no_grad()
 def features(stages: Stages, chosen: Sequence[Sample], at: Optional[Point] = None) -> List[Section]:
-    """Show every distilled feature, and where the blocks look from a point of the images or from their objects.
-
-    Args:
-        stages (Stages): The pair.
-        chosen (Sequence[Sample]): The images.
-        at (tuple[float, float], optional): x and y in pixels of the image. Defaults to None, the centres of the
-            largest objects.
-
-    Returns:
-        list[Section]: One with the figures of all levels, one for each level, and one of the blocks.
-    """
+    """Show the figures of all levels, the maps of each, and where the blocks look from a point or the objects."""
     order = [stage for stage in _NAMES if stage in stages.weights]
     levels: _Levels = {}
     attended: Dict[str, List[_Attended]] = {}
