@@ -1,107 +1,78 @@
-"""What student and teacher have in common on one image, level by level."""
+"""What student and teacher have in common on one image, level by level, and where the blocks look."""
 
-from typing import Dict, Iterator, List, NamedTuple, Optional
+import copy
+from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
+import cv2
+import numpy as np
 import torch
 from mmengine.structures import BaseDataElement
 from torch import Tensor
+from torch.nn import functional as F
 
 from cankd_mm.errors import SetupError
 from cankd_mm.models import CanBlock, CanKDLoss, FeatureDistill
 from cankd_mm.models.algorithms.frozen_teacher import empty_sources
 from cankd_mm.models.losses.normalized_mse import NORMS
+from cankd_mm.show.stages import Sample
 
-EPS = 1e-5
+Point = Tuple[float, float]
+_EPS = 1e-5
 
 
-class Level(NamedTuple):
-    """One distilled feature of one image, as its loss compares it; every map is of one image.
+class FeaturePair(NamedTuple):
+    """One distilled feature of student and teacher on one image, as the loss compares them."""
 
-    Args:
-        name (str): The loss without its ``loss_``, as in the log: ``'neck_0'``.
-        student (Tensor): Student feature after connector and resizing, ``(1, C, H, W)``.
-        teacher (Tensor): Teacher feature as the block attends to it, ``(1, C, H', W')``.
-        target (Tensor): Teacher feature in the student's size, ``(1, C, H, W)``.
-        norm (str, optional): What both are normalized by: ``'instance'``, ``'layer'``, or None.
-        block (CanBlock, optional): The level's block.
-    """
-
-    name: str
-    student: Tensor
-    teacher: Tensor
-    target: Tensor
+    student: Tensor  # after connector and resizing, (1, C, H, W)
+    teacher: Tensor  # as the block attends to it, (1, C, H', W')
+    target: Tensor  # the teacher's in the student's size, (1, C, H, W)
     norm: Optional[str]
     block: Optional[CanBlock]
 
     def normalized(self, feature: Tensor) -> Tensor:
-        """Normalize a feature as the loss does.
-
-        Args:
-            feature (Tensor): ``(1, C, H, W)``.
-
-        Returns:
-            Tensor: ``(1, C, H, W)``.
-        """
+        """Normalize a feature ``(1, C, H, W)`` as the loss does, to the same shape."""
         if self.norm is None:
             return feature.float()
         var, mean = torch.var_mean(feature.float(), NORMS[self.norm], correction=0, keepdim=True)
-        return (feature - mean) * (var + EPS).rsqrt()
+        return (feature - mean) * (var + _EPS).rsqrt()
 
     def left(self, through_block: bool = False) -> Tensor:
-        """Compute what is left between both after the normalization; its mean is the loss over its weight.
-
-        Args:
-            through_block (bool): Whether the student's feature goes through the block first. Defaults to False.
-
-        Returns:
-            Tensor: The squared difference, averaged over the channels, ``(H, W)``.
-        """
+        """Compute the squared difference after the normalization, ``(H, W)``; its mean is the loss over its weight."""
         student = self.block(self.student, self.teacher) if through_block and self.block else self.student
         return (self.normalized(student) - self.normalized(self.target)).square_().mean(1)[0]
 
     def correlation(self) -> Tensor:
-        """Compute how the student's and the teacher's feature correlate over the pixels.
-
-        Returns:
-            Tensor: Pearson's correlation of every channel, ``(C,)``; zero where one of both is constant.
-        """
-        student, target = (f[0].flatten(1).double() for f in (self.student, self.target))
-        student, target = student - student.mean(1, keepdim=True), target - target.mean(1, keepdim=True)
+        """Compute Pearson's correlation of every channel over the pixels, ``(C,)``; zero where one is constant."""
+        student, target = self._centred()
         size = student.norm(dim=1) * target.norm(dim=1)
         return torch.where(size > 0, (student * target).sum(1) / size, 0.0).float()
 
     def cka(self) -> float:
-        """Compute how alike both features are up to a rotation of the channels, by linear centred kernel alignment.
+        """Compute linear centred kernel alignment over the pixels: 1 where both are alike, 0 where one is constant.
 
-        `Kornblith et al. 2019 <https://arxiv.org/abs/1905.00414>`_, over the pixels. Two networks that were trained
-        apart have their channels in different orders, which this does not see.
-
-        Returns:
-            float: 1 where both are alike, 0 where they have nothing in common, or where one is constant.
+        `Kornblith et al. 2019 <https://arxiv.org/abs/1905.00414>`_. It does not see a rotation of the channels, whose
+        order differs in networks that were trained apart.
         """
-        student, target = (f[0].flatten(1).double() for f in (self.student, self.target))
-        student, target = student - student.mean(1, keepdim=True), target - target.mean(1, keepdim=True)
+        student, target = self._centred()
         size = (student @ student.T).norm() * (target @ target.T).norm()
         return float((student @ target.T).square().sum() / size) if size > 0 else 0.0
 
+    def _centred(self) -> List[Tensor]:
+        """Both features as ``(C, H * W)``, without the mean of each channel."""
+        flat = [feature[0].flatten(1).double() for feature in (self.student, self.target)]
+        return [feature - feature.mean(1, keepdim=True) for feature in flat]
+
 
 @torch.no_grad()
-def levels_of(model: FeatureDistill, inputs: Tensor, data_samples: List[BaseDataElement]) -> Dict[str, Level]:
+def feature_pairs(model: FeatureDistill, sample: Sample) -> Tuple[np.ndarray, Dict[str, FeaturePair]]:
     """Run student and teacher on one image, and pair what their recorders take.
 
-    A loss that is not :class:`CanKDLoss` is looked at as that without a block is: after instance norm.
-
-    Args:
-        model (FeatureDistill): In eval mode.
-        inputs (Tensor): The image normalized for the student, ``(1, 3, H, W)``.
-        data_samples (list[BaseDataElement]): What belongs to it.
-
     Returns:
-        dict[str, Level]: The levels by the names of their losses.
-
-    Raises:
-        SetupError: If a distilled feature is not there without a training step, or is no map.
+        tuple[np.ndarray, dict[str, FeaturePair]]: What both were given, ``(H, W, 3)`` in RGB, and the features by the
+        names of their losses without ``loss_``, as in the log: ``'neck_0'``.
     """
+    data = model.data_preprocessor(copy.deepcopy(sample.data), False)
+    inputs, data_samples = data['inputs'], data['data_samples']
     distiller = model.distiller
     teacher, student = distiller.teacher_recorders, distiller.student_recorders
     try:
@@ -115,25 +86,103 @@ def levels_of(model: FeatureDistill, inputs: Tensor, data_samples: List[BaseData
                 f'The feature {source!r} is recorded in training steps alone, and cannot be shown: distil from a '
                 'module of the backbone, the neck, or a head that predictions run.'
             )
-        return {level.name: level for level in _levels(distiller)}
+        names = [name.replace('loss_', '', 1) for name in distiller.distill_losses]
+        return _input_image(sample, inputs.shape[2:]), {name: _recorded(distiller, name) for name in names}
     finally:
         for recorder in (*teacher.recorders.values(), *student.recorders.values()):
             recorder.reset_data_buffer()
 
 
-def _levels(distiller) -> Iterator[Level]:
-    for name, loss in distiller.distill_losses.items():
-        name = name.replace('loss_', '', 1)
-        features = {}
-        for record in distiller.loss_forward_mappings[f'loss_{name}'].values():
-            features[record['from_student']] = distiller.get_record(**record)
-        student, teacher = features.get(True), features.get(False)
-        if not all(isinstance(f, Tensor) and f.dim() == 4 for f in (student, teacher)):
-            raise SetupError(f'What the loss of {name!r} compares is no feature map (N, C, H, W), and cannot be shown.')
-        ours = loss if isinstance(loss, CanKDLoss) else CanKDLoss(student.shape[1], mode=None, resize='student')
-        if student.shape[1] != teacher.shape[1]:
-            raise SetupError(
-                f'The features of {name!r} have {student.shape[1]} and {teacher.shape[1]} channels, of which a loss of '
-                f'its own makes one: only features of equal channels can be shown.'
-            )
-        yield Level(name, *ours.resized(student, teacher), ours.norm, ours.can)
+def _recorded(distiller, name: str) -> FeaturePair:
+    """What one loss takes of the recorders."""
+    loss = distiller.distill_losses[f'loss_{name}']
+    records = distiller.loss_forward_mappings[f'loss_{name}'].values()
+    features = {record['from_student']: distiller.get_record(**record) for record in records}
+    student, teacher = features.get(True), features.get(False)
+    if not all(isinstance(f, Tensor) and f.dim() == 4 for f in (student, teacher)):
+        raise SetupError(f'What the loss of {name!r} compares is no feature map (N, C, H, W), and cannot be shown.')
+    # Any other loss is looked at as a CanKDLoss without a block: after instance norm.
+    ours = loss if isinstance(loss, CanKDLoss) else CanKDLoss(student.shape[1], mode=None, resize='student')
+    if student.shape[1] != teacher.shape[1]:
+        raise SetupError(
+            f'The features of {name!r} have {student.shape[1]} and {teacher.shape[1]} channels, of which a loss of '
+            f'its own makes one: only features of equal channels can be shown.'
+        )
+    return FeaturePair(*ours.resized(student, teacher), ours.norm, ours.can)
+
+
+def _input_image(sample: Sample, size: Tuple[int, int]) -> np.ndarray:
+    """The image as a model of this input size is given it, ``(H, W, 3)`` in RGB and black where it is padded."""
+    image = sample.data['inputs'][0].float().clamp(0, 255)
+    image = image.flip(0) if len(image) == 3 else image[:1].expand(3, -1, -1)  # OpenCV reads blue first
+    padded = F.pad(image, (0, size[1] - image.shape[2], 0, size[0] - image.shape[1]))
+    return padded.byte().permute(1, 2, 0).numpy()
+
+
+class Look(NamedTuple):
+    """What one pixel of the student looks at through the block, and what comes of it."""
+
+    pixel: Tuple[int, int]  # row and column in the student's feature
+    affinity: Tensor  # over the teacher's pooled feature, (H, W)
+    top_tenth: float  # the share of its size on the tenth of the pixels where it is largest, 0.1 if it is even
+    added: float  # the size of what the block adds there, over that of its input
+
+
+@torch.no_grad()
+def looks(pair: FeaturePair, points: Sequence[Point], size: Tuple[int, int]) -> List[Look]:
+    """Look through a level's block from points of the model's input, which has this height and width."""
+    height, width = pair.student.shape[2:]
+    pixels = [(min(int(y * height / size[0]), height - 1), min(int(x * width / size[1]), width - 1)) for x, y in points]
+    added = added_by(pair)
+    found = []
+    for pixel in pixels:  # one row of the matrix at a time
+        affinity = pair.block.affinity(pair.student, pair.teacher, [pixel])[0].float()
+        sizes = affinity.abs().flatten().sort(descending=True).values
+        tenth = max(round(len(sizes) / 10), 1)
+        share = float(sizes[:tenth].sum() / sizes.sum()) if sizes.sum() > 0 else tenth / len(sizes)
+        found.append(Look(pixel, affinity, share, float(added[pixel])))
+    return found
+
+
+@torch.no_grad()
+def added_by(pair: FeaturePair) -> Tensor:
+    """Compute what a level's block adds to its input, ``|BN(W y)| / |x|`` of every pixel, ``(H, W)``."""
+    z = pair.block(pair.student, pair.teacher)
+    added = z - pair.student if pair.block.residual else z
+    return added.norm(dim=1)[0] / pair.student.norm(dim=1)[0].clamp(min=1e-12)
+
+
+def points_of(sample: BaseDataElement, shape: Tuple[int, int], count: int) -> List[Point]:
+    """Choose points of the image: the centres of its largest objects, or of a grid where there are none."""
+    found = []
+    if 'gt_instances' in sample and len(sample.gt_instances):
+        boxes = sample.gt_instances.bboxes
+        boxes = torch.as_tensor(getattr(boxes, 'tensor', boxes))[:, :4]
+        areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+        largest = boxes[areas.argsort(descending=True)[:count]].tolist()
+        found = [((x1 + x2) / 2, (y1 + y2) / 2) for x1, y1, x2, y2 in largest]
+    elif 'gt_sem_seg' in sample:
+        found = _widest(sample.gt_sem_seg.data.squeeze().numpy())
+    height, width = shape
+    grid = [(width * x / 4, height * y / 4) for x, y in ((2, 2), (1, 1), (3, 3), (3, 1), (1, 3))]
+    return (found or grid)[:count]
+
+
+def _widest(labels: np.ndarray) -> List[Point]:
+    """The innermost pixel of each class, those with the most of their class around them first."""
+    found = []
+    for label in np.unique(labels[labels != 255]):
+        depth = cv2.distanceTransform(np.pad(labels == label, 1).astype(np.uint8), cv2.DIST_L2, 5)
+        y, x = np.unravel_index(depth.argmax(), depth.shape)
+        found.append((depth[y, x], (float(x) - 0.5, float(y) - 0.5)))
+    return [point for _, point in sorted(found, reverse=True)]
+
+
+def check_point(point: Optional[Point], sample: BaseDataElement) -> None:
+    """Raise a SetupError if a point that a user gave does not lie on an image."""
+    height, width = sample.metainfo['ori_shape'][:2]
+    if point is not None and not (0 <= point[0] < width and 0 <= point[1] < height):
+        raise SetupError(
+            f'The point x={point[0]:g}, y={point[1]:g} lies outside of {sample.metainfo.get("img_path")!r}, which has '
+            f'{width}x{height} pixels: give --at a point inside, or images that have it.'
+        )

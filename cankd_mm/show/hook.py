@@ -5,7 +5,9 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-from cankd_mm.models.utils import untouched_generators
+from cankd_mm.errors import SetupError
+from cankd_mm.models import FeatureDistill
+from cankd_mm.models.utils import untouched_generators, unwrap
 
 
 @HOOKS.register_module()
@@ -37,29 +39,22 @@ class DistillVisualizationHook(Hook):
 
     @master_only
     def after_val_epoch(self, runner: Runner, metrics: Optional[Dict[str, float]] = None) -> None:
-        """Send the pictures.
-
-        Args:
-            runner (Runner): The runner.
-            metrics (dict[str, float], optional): Of the validation.
-
-        Raises:
-            SetupError: If the model is no pair.
-        """
+        """Send the pictures; a SetupError says that the model is no pair."""
         self._validations += 1
         if self._validations % self.interval:
             return
         from cankd_mm.show import sections  # plots and page, which no training waits for
-        from cankd_mm.show.samples import from_dataset
-        from cankd_mm.show.stages import Live
+        from cankd_mm.show.stages import AFTER, Stages, from_dataset
 
-        stages = Live(runner.model)
+        model = unwrap(runner.model)
+        if not isinstance(model, FeatureDistill):
+            raise SetupError(
+                'DistillVisualizationHook is for pairs with FeatureDistill, and the model is a '
+                f'{type(model).__name__}: take it out of custom_hooks.'
+            )
+        stages = Stages(model, {AFTER: None})
         with untouched_generators():
             chosen = from_dataset(runner.val_dataloader.dataset, self.images)
-            parts = [
-                sections.changes(stages, runner.cfg, chosen),
-                *sections.features(stages, chosen),
-                sections.attention(stages, chosen),
-            ]
-            for picture in (picture for part in parts for picture in part.pictures):
-                runner.visualizer.add_image(f'distill_{picture.name}', picture.image, step=runner.iter)
+            for section in (sections.changes(stages, runner.cfg, chosen), *sections.features(stages, chosen)):
+                for picture in section.pictures:
+                    runner.visualizer.add_image(f'distill_{picture.name}', picture.image, step=runner.iter)

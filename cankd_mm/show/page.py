@@ -1,15 +1,17 @@
 """The page: one file with its pictures inside, and the pictures beside it."""
 
 import base64
+import io
 from importlib.resources import files
 from pathlib import Path
 from typing import List, NamedTuple, Optional, Sequence, Tuple
 
-import cv2
+import mmcv
 import numpy as np
 from jinja2 import Environment, StrictUndefined
+from PIL import Image
 
-from cankd_mm.show import pictures
+from cankd_mm.show.pictures import grid
 
 
 class Picture(NamedTuple):
@@ -30,11 +32,12 @@ class Picture(NamedTuple):
 
     @property
     def image(self) -> np.ndarray:
-        """All of it as one image, ``(H, W, 3)``."""
+        """All of it as one image, ``(H, W, 3)``; a plot is put on white."""
         if self.titles:
-            return pictures.grid(self.rows, self.titles)
-        (((image,),),) = (self.rows,)
-        return pictures.on_white(image)
+            return grid(self.rows, self.titles)
+        (((plot,),),) = (self.rows,)
+        opaque = plot[..., 3:] / 255
+        return (plot[..., :3] * opaque + 255 * (1 - opaque)).astype(np.uint8)
 
 
 class Table(NamedTuple):
@@ -49,9 +52,9 @@ class Section(NamedTuple):
     """A part of the page: a title, what there is to say, tables, and pictures."""
 
     title: str
-    words: Sequence[str]
-    tables: Sequence[Table]
-    pictures: Sequence[Picture]
+    words: Sequence[str] = ()
+    tables: Sequence[Table] = ()
+    pictures: Sequence[Picture] = ()
 
 
 def write_page(out: Path, title: str, facts: Sequence[Tuple[str, str]], sections: List[Section]) -> Path:
@@ -69,26 +72,17 @@ def write_page(out: Path, title: str, facts: Sequence[Tuple[str, str]], sections
     out.mkdir(parents=True, exist_ok=True)
     for section in sections:
         for picture in section.pictures:
-            (out / f'{picture.name}.png').write_bytes(_encoded('.png', picture.image))
+            mmcv.imwrite(picture.image[..., ::-1], str(out / f'{picture.name}.png'))
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(files(__package__).joinpath('report.html.jinja').read_text(encoding='utf-8'))
-    html = template.render(title=title, facts=facts, sections=sections, inside=_inside, slug=_slug)
     path = out / 'report.html'
-    path.write_text(html, encoding='utf-8')
+    path.write_text(template.render(title=title, facts=facts, sections=sections, inside=_inside), encoding='utf-8')
     return path
-
-
-def _slug(title: str) -> str:
-    return ''.join(c if c.isalnum() else '-' for c in title.lower())
 
 
 def _inside(image: np.ndarray) -> str:
     """An image as an address that holds it: photos as JPEG, plots with what shines through them as PNG."""
-    kind, ending = ('png', '.png') if image.shape[2] == 4 else ('jpeg', '.jpg')
-    return f'data:image/{kind};base64,{base64.b64encode(_encoded(ending, image)).decode()}'
-
-
-def _encoded(ending: str, image: np.ndarray) -> bytes:
-    order = cv2.COLOR_RGBA2BGRA if image.shape[2] == 4 else cv2.COLOR_RGB2BGR
-    quality: Optional[list] = [cv2.IMWRITE_JPEG_QUALITY, 85] if ending == '.jpg' else []
-    return cv2.imencode(ending, cv2.cvtColor(image, order), quality)[1].tobytes()
+    kind = 'png' if image.shape[2] == 4 else 'jpeg'
+    encoded = io.BytesIO()
+    Image.fromarray(image).save(encoded, kind, quality=85)
+    return f'data:image/{kind};base64,{base64.b64encode(encoded.getvalue()).decode()}'

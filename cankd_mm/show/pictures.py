@@ -5,14 +5,15 @@ from typing import Dict, List, Optional, Sequence, Tuple
 import cv2
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from mmengine.visualization import Visualizer
 from torch import Tensor
 from torch.nn import functional as F
 
-# What is compared, in the order and the colours of every plot; all are read on white and on black.
-COLOURS = {
+# What is compared, in the colours of every plot; all are read on white and on black.
+_COLOURS = {
     'teacher': '#b8860b',
     'student': '#2e8b57',
     'after': '#2e8b57',
@@ -24,15 +25,7 @@ _SIDE = 320  # pixels of a picture's longer side
 
 
 def heat(maps: Sequence[Tensor], image: np.ndarray) -> List[np.ndarray]:
-    """Lay maps over an image, all on one scale: red is the most of all of them, blue the least.
-
-    Args:
-        maps (Sequence[Tensor]): Each ``(H, W)``, of sizes of their own.
-        image (np.ndarray): ``(H, W, 3)`` in RGB.
-
-    Returns:
-        list[np.ndarray]: One picture for each map.
-    """
+    """Lay maps ``(H, W)`` of any size over an image ``(H, W, 3)``, all on one scale: red is most, blue least."""
     image = shrunk(image)
     large = [F.interpolate(m[None, None].float().cpu(), image.shape[:2], mode='bilinear')[0] for m in maps]
     # MMEngine takes the scale from one map: side by side they share it.
@@ -40,58 +33,45 @@ def heat(maps: Sequence[Tensor], image: np.ndarray) -> List[np.ndarray]:
     return [np.ascontiguousarray(part) for part in np.split(drawn, len(maps), 1)]
 
 
-def marked(picture: np.ndarray, points: Sequence[Tuple[float, float]], size: Tuple[int, int]) -> np.ndarray:
-    """Mark points of an image on a picture of it.
-
-    Args:
-        picture (np.ndarray): ``(H, W, 3)``.
-        points (Sequence[tuple[float, float]]): x and y in pixels of the image.
-        size (tuple[int, int]): Height and width of the image.
-
-    Returns:
-        np.ndarray: A marked copy.
-    """
-    picture = picture.copy()
-    for x, y in points:
-        at = int(x * picture.shape[1] / size[1]), int(y * picture.shape[0] / size[0])
-        for colour, thickness in (((0, 0, 0), 4), ((255, 255, 255), 2)):
-            cv2.drawMarker(picture, at, colour, cv2.MARKER_CROSS, 18, thickness, cv2.LINE_AA)
+def marked(picture: np.ndarray, point: Tuple[float, float], size: Tuple[int, int]) -> np.ndarray:
+    """Mark a point of an image of this height and width on a picture of it."""
+    at = int(point[0] * picture.shape[1] / size[1]), int(point[1] * picture.shape[0] / size[0])
+    for colour, thickness in (((0, 0, 0), 4), ((255, 255, 255), 2)):
+        cv2.drawMarker(picture, at, colour, cv2.MARKER_CROSS, 18, thickness, cv2.LINE_AA)
     return picture
 
 
 def shrunk(image: np.ndarray, side: int = _SIDE) -> np.ndarray:
-    """Bring an image to the size of a picture.
-
-    Args:
-        image (np.ndarray): ``(H, W, 3)``.
-        side (int): Pixels of the longer side. Defaults to 320.
-
-    Returns:
-        np.ndarray: The picture.
-    """
+    """Bring an image ``(H, W, 3)`` to the size of a picture, whose longer side has so many pixels."""
     factor = side / max(image.shape[:2])
     size = max(round(image.shape[1] * factor), 1), max(round(image.shape[0] * factor), 1)
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_NEAREST)
 
 
+def grid(rows: Sequence[Sequence[Optional[np.ndarray]]], titles: Sequence[str], side: int = _SIDE) -> np.ndarray:
+    """Put pictures ``(H, W, 3)`` into rows, each of one shape, under the titles of the columns; None leaves a gap."""
+    gap, white = 6, (255, 255, 255)
+    strips = [np.full((26, len(titles) * (side + gap), 3), white, np.uint8)]
+    for column, title in enumerate(titles):
+        at = (column * (side + gap) + 2, 18)
+        cv2.putText(strips[0], title, at, cv2.FONT_HERSHEY_SIMPLEX, 0.5, (40, 40, 40), 1, cv2.LINE_AA)
+    for row in rows:
+        like = next(picture for picture in row if picture is not None)
+        height = max(round(side * like.shape[0] / like.shape[1]), 1)
+        empty = np.full((height, side, 3), white, np.uint8)
+        cells = [empty if picture is None else cv2.resize(picture, (side, height)) for picture in row]
+        cells = [cv2.copyMakeBorder(cell, 0, gap, 0, gap, cv2.BORDER_CONSTANT, value=white) for cell in cells]
+        strips.append(np.concatenate(cells, 1))
+    return np.concatenate(strips)
+
+
 def histogram(values: Dict[str, Tensor], label: str) -> np.ndarray:
-    """Draw how numbers between -1 and 1 are spread.
-
-    Args:
-        values (dict[str, Tensor]): By what is compared, each of one dimension.
-        label (str): What the numbers are.
-
-    Returns:
-        np.ndarray: The plot, ``(H, W, 4)``.
-    """
-    figure, axis = _plot(4.2, 2.6)
+    """Draw how numbers between -1 and 1, ``(C,)`` of every model, are spread over the channels."""
+    figure, axis = _plot(label, 'channels')
     low = min(-0.2, *(float(v.min()) for v in values.values()))
     for name, numbers in values.items():
-        colour = COLOURS.get(name, _INK)
+        colour = _COLOURS.get(name, _INK)
         axis.hist(numbers.cpu().numpy(), bins=np.linspace(low, 1, 41), color=colour, alpha=0.5, label=name)
-    axis.set_xlabel(label)
-    axis.set_ylabel('channels')
-    _legend(axis)
     return _pixels(figure)
 
 
@@ -106,19 +86,17 @@ def bars(values: Dict[str, Sequence[float]], labels: Sequence[str], what: str) -
     Returns:
         np.ndarray: The plot, ``(H, W, 4)``.
     """
-    figure, axis = _plot(4.6, max(1.4, 0.12 * len(labels) * (1 + len(values))))
+    figure, axis = _plot(what, '', (4.6, max(1.4, 0.12 * len(labels) * (1 + len(values)))))
     height = 0.8 / len(values)
     for number, (name, figures) in enumerate(values.items()):
-        places = np.arange(len(labels)) + (number - (len(values) - 1) / 2) * height
-        colour = COLOURS.get(name, COLOURS['student'])
-        drawn = axis.barh(places, np.nan_to_num(np.asarray(figures, float)), height, color=colour, label=name)
-        texts = ['none' if np.isnan(f) else f'{f:.1f}' for f in np.asarray(figures, float)]
+        figures = np.asarray(figures, float)
+        at = np.arange(len(labels)) + (number - (len(values) - 1) / 2) * height
+        drawn = axis.barh(at, np.nan_to_num(figures), height, color=_COLOURS.get(name, _COLOURS['student']), label=name)
+        texts = ['none' if np.isnan(f) else f'{f:.1f}' for f in figures]
         axis.bar_label(drawn, texts, padding=2, fontsize=7, color=_INK)
     axis.set_yticks(range(len(labels)), labels)
     axis.invert_yaxis()
-    axis.set_xlabel(what)
     axis.margins(x=0.1)
-    _legend(axis)
     return _pixels(figure)
 
 
@@ -136,18 +114,15 @@ def curves(
     Returns:
         np.ndarray: The plot, ``(H, W, 4)``.
     """
-    figure, axis = _plot(4.2, 2.6)
+    figure, axis = _plot(at, what)
     for name, pairs in lines.items():
-        style = dict(label=name, lw=1.3, **(dict(color=COLOURS[name]) if name in COLOURS else {}))
+        style = dict(label=name, lw=1.3, color=_COLOURS.get(name))
         if len(pairs) == 1 and name == 'teacher':  # who is rated once, and does not change
             axis.axhline(pairs[0][1], ls='--', **style)
         else:
             axis.plot(*zip(*pairs), marker='o' if len(pairs) < 12 else None, markersize=3, **style)
     if log:
         axis.set_yscale('log')
-    axis.set_xlabel(at)
-    axis.set_ylabel(what)
-    _legend(axis)
     return _pixels(figure)
 
 
@@ -162,81 +137,34 @@ def points(pairs: Sequence[Tuple[object, float]], across: str, what: str) -> np.
     Returns:
         np.ndarray: The plot, ``(H, W, 4)``.
     """
-    figure, axis = _plot(4.2, 2.6)
+    figure, axis = _plot(across, what)
     chosen, figures = zip(*pairs)
     numbers = all(isinstance(c, (int, float)) and not isinstance(c, bool) for c in chosen)
-    axis.plot(chosen if numbers else list(map(str, chosen)), figures, 'o', markersize=4, color=COLOURS['student'])
+    axis.plot(chosen if numbers else list(map(str, chosen)), figures, 'o', markersize=4, color=_COLOURS['student'])
     if numbers and min(chosen) > 0 and max(chosen) > 10 * min(chosen):
         axis.set_xscale('log')
-    axis.set_xlabel(across)
-    axis.set_ylabel(what)
     return _pixels(figure)
 
 
-def grid(rows: Sequence[Sequence[Optional[np.ndarray]]], titles: Sequence[str], side: int = _SIDE) -> np.ndarray:
-    """Put pictures into rows under titles, as one picture.
-
-    Args:
-        rows (Sequence[Sequence[np.ndarray]]): Each ``(H, W, 3)``, of a row all of one shape; None leaves a gap.
-        titles (Sequence[str]): Of the columns.
-        side (int): The width of a column in pixels. Defaults to 320.
-
-    Returns:
-        np.ndarray: The picture, ``(H, W, 3)``.
-    """
-    gap, top = 6, 26
-    strips = [np.full((top, len(titles) * (side + gap), 3), 255, np.uint8)]
-    for column, title in enumerate(titles):
-        at = (column * (side + gap) + 2, 18)
-        cv2.putText(strips[0], title, at, cv2.FONT_HERSHEY_SIMPLEX, 0.5, (40, 40, 40), 1, cv2.LINE_AA)
-    for row in rows:
-        like = next(picture for picture in row if picture is not None)
-        height = max(round(side * like.shape[0] / like.shape[1]), 1)
-        strips.append(np.full((height + gap, len(titles) * (side + gap), 3), 255, np.uint8))
-        for column, picture in enumerate(row):
-            if picture is not None:
-                x = column * (side + gap)
-                strips[-1][:height, x : x + side] = cv2.resize(picture, (side, height))
-    return np.concatenate(strips)
-
-
-def on_white(plot: np.ndarray) -> np.ndarray:
-    """Put a plot on white.
-
-    Args:
-        plot (np.ndarray): ``(H, W, 4)``.
-
-    Returns:
-        np.ndarray: ``(H, W, 3)``.
-    """
-    opaque = plot[..., 3:] / 255
-    return (plot[..., :3] * opaque + 255 * (1 - opaque)).astype(np.uint8)
-
-
-def _plot(width: float, height: float) -> tuple:
+def _plot(across: str, what: str, size: Tuple[float, float] = (4.2, 2.6)) -> Tuple[Figure, Axes]:
     # A Figure of its own, without pyplot: nothing of a user's matplotlib session changes.
-    figure = Figure(figsize=(width, height), dpi=140, layout='constrained')
-    figure.patch.set_alpha(0)
+    figure = Figure(size, dpi=140, layout='constrained', facecolor=(1, 1, 1, 0))
     axis = figure.subplots()
     axis.patch.set_alpha(0)
     axis.tick_params(colors=_INK, labelsize=8)
-    for spine in axis.spines.values():
-        spine.set_color(_INK)
-        spine.set_linewidth(0.6)
-    for label in (axis.xaxis.label, axis.yaxis.label):
-        label.set_color(_INK)
-        label.set_fontsize(8)
+    axis.spines[:].set(color=_INK, linewidth=0.6)
+    axis.set_xlabel(across, color=_INK, fontsize=8)
+    axis.set_ylabel(what, color=_INK, fontsize=8)
     axis.grid(color=_INK, alpha=0.2, linewidth=0.5)
     axis.set_axisbelow(True)
     return figure, axis
 
 
-def _legend(axis) -> None:
-    where = dict(loc='lower left', bbox_to_anchor=(0, 1), ncols=4, columnspacing=1, handlelength=1.2)
-    axis.legend(fontsize=7, labelcolor=_INK, frameon=False, **where)
-
-
 def _pixels(figure: Figure) -> np.ndarray:
+    (axis,) = figure.axes
+    if axis.get_legend_handles_labels()[0]:
+        where = dict(loc='lower left', bbox_to_anchor=(0, 1), ncols=4, columnspacing=1, handlelength=1.2)
+        axis.legend(fontsize=7, labelcolor=_INK, frameon=False, **where)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba()).copy()

@@ -1,10 +1,10 @@
-"""What teacher, student and student alone predict: pictures beside the ground truth, and figures for each class."""
+"""What a model predicts: pictures by the libraries' own visualizers, and figures for each class."""
 
 import copy
 import inspect
 import io
 from contextlib import redirect_stdout
-from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Dict, List, NamedTuple, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -12,16 +12,15 @@ from matplotlib.colors import hsv_to_rgb
 from mmengine.config import Config
 from mmengine.evaluator import Evaluator
 from mmengine.model import BaseModel
-from mmengine.registry import DATASETS, METRICS, TRANSFORMS, VISUALIZERS, DefaultScope
+from mmengine.registry import DATASETS, METRICS, TRANSFORMS, VISUALIZERS
 from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
-from mmengine.visualization import Visualizer
 from torch import Tensor
-from torch.nn import functional as F
 
+from cankd_mm.config.types import type_name
 from cankd_mm.models.utils import quiet
 from cankd_mm.show.pictures import shrunk
-from cankd_mm.show.samples import Sample, innermost
+from cankd_mm.show.stages import innermost
 
 SIDE = 480  # pixels of a picture's longer side
 
@@ -35,106 +34,78 @@ class Ratings(NamedTuple):
     sizes: Dict[str, float]
 
 
-@torch.no_grad()
-def predict(model: BaseModel, sample: Sample) -> BaseDataElement:
-    """Predict one image.
-
-    Args:
-        model (BaseModel): A detector or segmentor.
-        sample (Sample): The image.
-
-    Returns:
-        BaseDataElement: The predictions beside the annotations, on the image's own pixels.
-    """
-    return model.test_step(copy.deepcopy(sample.data))[0]
-
-
 def draw(
-    sample: Sample, found: Optional[BaseDataElement], scope: str, dataset_meta: dict, score_thr: float = 0.3
+    image: np.ndarray, data_sample: BaseDataElement, scope: str, meta: dict, truth: bool = False, side: int = SIDE
 ) -> np.ndarray:
     """Draw predictions, or the ground truth, by the library's own visualizer.
 
     Args:
-        sample (Sample): The image.
-        found (BaseDataElement, optional): Predictions; None draws the ground truth.
+        image (np.ndarray): The image, ``(H, W, 3)`` in RGB.
+        data_sample (BaseDataElement): What is drawn, in pixels of the image; instances of scores below 0.3 are not.
         scope (str): ``'mmdet'`` or ``'mmseg'``.
-        dataset_meta (dict): The classes and their colours.
-        score_thr (float): Instances below are left out. Defaults to 0.3.
+        meta (dict): The classes and their colours.
+        truth (bool): Whether the ground truth is drawn, and not the predictions. Defaults to False.
+        side (int): Pixels of the picture's longer side. Defaults to 480.
 
     Returns:
         np.ndarray: The picture, ``(H, W, 3)``.
     """
-    image, drawn = sample.image, (sample.annotations if found is None else found).cpu()
+    data_sample = data_sample.cpu()
+    # A visualizer of its own has nowhere to write to, and is not that of a running training.
     if scope == 'mmdet':
-        image, drawn = _prepared(image, drawn)
-    visualizer = _visualizer(scope)
-    visualizer.dataset_meta = dict(dataset_meta)
-    options = dict(pred_score_thr=score_thr) if scope == 'mmdet' else dict(with_labels=False)
-    visualizer.add_datasample('', image, drawn, found is None, found is not None, **options)
-    return shrunk(visualizer.get_image(), SIDE)
+        image, data_sample = _enlarged(image, data_sample, side)
+        visualizer = VISUALIZERS.get('mmdet.DetLocalVisualizer')(name='show')
+        options = dict(pred_score_thr=0.3)
+    else:
+        visualizer = VISUALIZERS.get('mmseg.SegLocalVisualizer')(name='show', alpha=0.6)
+        options = dict(with_labels=False)
+    visualizer.dataset_meta = dict(meta)
+    visualizer.add_datasample('', image, data_sample, draw_gt=truth, draw_pred=not truth, **options)
+    return shrunk(visualizer.get_image(), side)
 
 
-def _visualizer(scope: str) -> Visualizer:
-    """A visualizer with nowhere to write to, and apart from that of a running training."""
-    kind = VISUALIZERS.get(f'{scope}.{dict(mmdet="Det", mmseg="Seg")[scope]}LocalVisualizer')
-    return kind(name='show') if scope == 'mmdet' else kind(name='show', alpha=0.6)
+def _enlarged(image: np.ndarray, data_sample: BaseDataElement, side: int) -> Tuple[np.ndarray, BaseDataElement]:
+    """Have boxes as tensors, and small images enlarged: lines and letters have a size of their own in pixels."""
+    from mmdet.structures.mask import BitmapMasks  # not there beside MMSegmentation alone
 
-
-def _prepared(image: np.ndarray, drawn: BaseDataElement) -> Tuple[np.ndarray, BaseDataElement]:
-    """Have boxes as tensors, and small images enlarged: what is drawn has a size of its own in pixels."""
-    maps = {'gt_sem_seg', 'gt_panoptic_seg', 'pred_sem_seg', 'pred_panoptic_seg'} & set(drawn.keys())
-    factor = 1.0 if maps else max(1.0, SIDE / max(image.shape[:2]))
-    image = shrunk(image, SIDE) if factor > 1 else image
-    drawn = drawn.clone()
-    for key in {'gt_instances', 'pred_instances'} & set(drawn.keys()):
-        instances = drawn.get(key)
+    maps = {'gt_sem_seg', 'gt_panoptic_seg', 'pred_sem_seg', 'pred_panoptic_seg'} & set(data_sample.keys())
+    factor = 1.0 if maps else max(1.0, side / max(image.shape[:2]))
+    image = shrunk(image, side) if factor > 1 else image
+    data_sample = data_sample.clone()
+    for key in {'gt_instances', 'pred_instances'} & set(data_sample.keys()):
+        instances = data_sample.get(key)
         boxes = instances.bboxes
         instances.bboxes = torch.as_tensor(getattr(boxes, 'tensor', boxes)) * factor
         if 'masks' in instances and factor > 1:
             masks = instances.masks
-            if isinstance(masks, Tensor):
-                size = (len(masks), *image.shape[:2])
-                masks = F.interpolate(masks[None].float(), size[1:])[0].bool() if len(masks) else masks.new_zeros(size)
-            else:
-                masks = masks.resize(image.shape[:2])
-            instances.masks = masks
-    return image, drawn
+            masks = BitmapMasks(masks.byte().numpy(), *masks.shape[1:]) if isinstance(masks, Tensor) else masks
+            instances.masks = masks.resize(image.shape[:2])
+    return image, data_sample
 
 
 @torch.no_grad()
-def rate(model: BaseModel, cfg: Config, split: str = 'val') -> Ratings:
-    """Evaluate a model for each class.
-
-    Args:
-        model (BaseModel): A detector or segmentor.
-        cfg (Config): Its config, with the data.
-        split (str): ``'val'`` or ``'test'``. Defaults to 'val'.
-
-    Returns:
-        Ratings: COCO's average precision of boxes, or the intersection over union of label maps.
-    """
-    scope = cfg.default_scope
-    loader_cfg = copy.deepcopy(cfg[f'{split}_dataloader'])
-    given = cfg[f'{split}_evaluator']
-    given = given[0] if isinstance(given, (list, tuple)) else given
-    file = given.get('ann_file') if str(given.type).split('.')[-1] == 'CocoMetric' else None
-    if scope == 'mmdet' and file is None:
-        _keep_annotations(loader_cfg.dataset)
-    loader = Runner.build_dataloader(loader_cfg, seed=0)
-    metainfo = loader.dataset.metainfo
-    if scope == 'mmseg':
+def rate_by_class(model: BaseModel, cfg: Config) -> Ratings:
+    """Evaluate a detector's average precision of boxes, as COCO has it, or a segmentor's intersection over union."""
+    loader_cfg = copy.deepcopy(cfg.val_dataloader)
+    if cfg.default_scope == 'mmseg':
         metric = METRICS.build(dict(type='mmseg.IoUMetric'))
-        metric.dataset_meta = metainfo
-        for batch in loader:
-            metric.process(batch, [sample.to_dict() for sample in model.test_step(batch)])
-        areas = [sum(parts) for parts in zip(*metric.results)]
-        found = metric.total_area_to_metrics(*areas, ['mIoU'])['IoU'] * 100
-        return Ratings('mIoU', float(np.nanmean(found)), dict(zip(metainfo['classes'], found.tolist())), {})
-    metric = METRICS.build(dict(type='mmdet.CocoMetric', ann_file=file, metric='bbox', classwise=True))
+    else:
+        given = cfg.val_evaluator
+        given = given[0] if isinstance(given, (list, tuple)) else given
+        file = given.get('ann_file') if type_name(given) == 'CocoMetric' else None
+        if file is None:
+            _keep_annotations(loader_cfg.dataset)
+        metric = METRICS.build(dict(type='mmdet.CocoMetric', ann_file=file, metric='bbox', classwise=True))
+    loader = Runner.build_dataloader(loader_cfg, seed=0)
     evaluator = Evaluator([metric])
-    evaluator.dataset_meta = metainfo
+    evaluator.dataset_meta = loader.dataset.metainfo
+    classes = loader.dataset.metainfo['classes']
     for batch in loader:
         evaluator.process(model.test_step(batch), batch)
+    if cfg.default_scope == 'mmseg':
+        areas = [sum(parts) for parts in zip(*metric.results)]
+        found = metric.total_area_to_metrics(*areas, ['mIoU'])['IoU'] * 100
+        return Ratings('mIoU', float(np.nanmean(found)), dict(zip(classes, found.tolist())), {})
     with redirect_stdout(io.StringIO()), quiet():  # of pycocotools' and MMDetection's own tables
         found = evaluator.evaluate(len(loader.dataset))
 
@@ -143,8 +114,7 @@ def rate(model: BaseModel, cfg: Config, split: str = 'val') -> Ratings:
         return value if value >= 0 else float('nan')
 
     sizes = {name: figure(f'bbox_mAP_{name[0]}') for name in ('small', 'medium', 'large')}
-    classes = {name: figure(f'{name}_precision') for name in metainfo['classes']}
-    return Ratings('box AP', figure('bbox_mAP'), classes, sizes)
+    return Ratings('box AP', figure('bbox_mAP'), {name: figure(f'{name}_precision') for name in classes}, sizes)
 
 
 def _keep_annotations(dataset: dict) -> None:
@@ -153,42 +123,21 @@ def _keep_annotations(dataset: dict) -> None:
         if inner:
             _keep_annotations(inner)
     for step in dataset.get('pipeline') or ():
-        if str(step['type']).split('.')[-1] == 'PackDetInputs':
+        if type_name(step) == 'PackDetInputs':
             usual = inspect.signature(TRANSFORMS.get('mmdet.PackDetInputs')).parameters['meta_keys'].default
             step['meta_keys'] = (*(step.get('meta_keys') or usual), 'instances')
 
 
 def telling_classes(ratings: Sequence[Ratings], most: int = 25) -> List[str]:
-    """Choose the classes to show, of many those on which the models differ most.
-
-    Args:
-        ratings (Sequence[Ratings]): Of several models.
-        most (int): How many at most. Defaults to 25.
-
-    Returns:
-        list[str]: The classes, in the data's order.
-    """
+    """Choose the classes to show: all, or of many those on which the models differ most, in the data's order."""
     names = list(ratings[0].classes)
-    if len(names) <= most:
-        return names
-
-    def spread(name: str) -> float:
-        figures = [r.classes[name] for r in ratings if not np.isnan(r.classes[name])]
-        return max(figures) - min(figures) if figures else -1.0
-
-    chosen = set(sorted(names, key=spread, reverse=True)[:most])
-    return [name for name in names if name in chosen]
+    figures = np.nan_to_num([[r.classes[name] for name in names] for r in ratings])
+    widest = np.argsort(figures.min(0) - figures.max(0), kind='stable')[:most]
+    return [names[index] for index in sorted(widest)]
 
 
 def dataset_meta(cfg: Config) -> dict:
-    """Find the names and colours of the classes, without reading the data.
-
-    Args:
-        cfg (Config): A config of a training.
-
-    Returns:
-        dict: ``classes``, and ``palette`` with a colour for each.
-    """
+    """Find the ``classes`` of a training's data and a ``palette`` with a colour for each, without reading the data."""
     loader = cfg.get('val_dataloader') or cfg.test_dataloader
     meta = dict(DATASETS.build(dict(innermost(loader), lazy_init=True)).metainfo)
     if len(meta.get('palette') or ()) != len(meta['classes']):
@@ -196,15 +145,3 @@ def dataset_meta(cfg: Config) -> dict:
         colours = hsv_to_rgb(np.stack([hues, np.full_like(hues, 0.75), np.full_like(hues, 0.95)], 1))
         meta['palette'] = [tuple(colour) for colour in (255 * colours).astype(int).tolist()]
     return meta
-
-
-def in_scope(cfg: Config):
-    """Have the registries look into a config's own library first.
-
-    Args:
-        cfg (Config): The config.
-
-    Returns:
-        ContextManager: The scope.
-    """
-    return DefaultScope.overwrite_default_scope(cfg.default_scope)

@@ -1,188 +1,177 @@
 """The parts of the page, of a pair at its stages."""
 
+import copy
+import re
+from numbers import Real
 from pathlib import Path
-from typing import Dict, List, Optional, Sequence, Union
+from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
 from mmengine.config import Config
 from torch import Tensor
 
+from cankd_mm.apis.work_dir import read_scalars
 from cankd_mm.config.metric import Metric
 from cankd_mm.engine.val_loop import teacher_is_rateable
-from cankd_mm.show import pictures, predictions, samples
-from cankd_mm.show.attention import IDENTITY, Point, added_by, looks, points_of, to_input
-from cankd_mm.show.features import Level, levels_of
+from cankd_mm.models import CanBlock
+from cankd_mm.show import pictures, predictions
+from cankd_mm.show.features import FeaturePair, Look, Point, added_by, feature_pairs, looks, points_of
 from cankd_mm.show.page import Picture, Section, Table
-from cankd_mm.show.samples import Sample
-from cankd_mm.show.stages import AFTER, ALONE, BEFORE, Live, Stages
-from cankd_mm.show.training import logged
+from cankd_mm.show.stages import AFTER, ALONE, BEFORE, Sample, Stages
 
 _TEACHER = 'teacher'
 _NAMES = {BEFORE: 'before', AFTER: 'after', ALONE: 'student alone'}
-Pair = Union[Stages, Live]
 _MAPS = 4  # images whose maps are shown; figures are of all
+_POINTS = 3  # of an image, from which a block is looked through
+_IDENTITY = 1e-3  # a block that adds less than this share of its input counts as the identity that it starts from
 
 
-def changes(stages: Pair, cfg: Config, chosen: Sequence[Sample], rated: bool = False) -> Section:
-    """Show what teacher, student and student alone predict.
-
-    Args:
-        stages (Stages | Live): The pair.
-        cfg (Config): Its config.
-        chosen (Sequence[Sample]): The images.
-        rated (bool): Whether the models are rated on the validation set, class by class. Defaults to False.
-
-    Returns:
-        Section: Predictions beside the ground truth, and the models' figures.
-    """
-    models = [AFTER, *([ALONE] if ALONE in stages else [])]
+@torch.no_grad()
+def changes(stages: Stages, cfg: Config, chosen: Sequence[Sample], rated: bool = False) -> Section:
+    """Show predictions beside the ground truth and, if rated, the models' figures on the whole validation set."""
+    models = [_TEACHER, AFTER, *([ALONE] if ALONE in stages.weights else [])]
     words = []
-    if teacher_is_rateable(stages.model):
-        models.insert(0, _TEACHER)
-    else:
+    if not teacher_is_rateable(stages.model):
+        models.remove(_TEACHER)
         words.append('The teacher predicts nothing, or other classes than the data has, and is left out here.')
-    truth = any(key in chosen[0].annotations for key in ('gt_instances', 'gt_sem_seg'))
-    with predictions.in_scope(cfg):
-        meta = predictions.dataset_meta(cfg)
-        first = [
-            predictions.draw(s, None, cfg.default_scope, meta) if truth else pictures.shrunk(s.image, predictions.SIDE)
-            for s in chosen
-        ]
-        columns, ratings = [first], {}
-        for name in models:
-            with stages.at(AFTER if name == _TEACHER else name) as pair:
-                model = pair.teacher if name == _TEACHER else pair
-                found = [predictions.predict(model, sample) for sample in chosen]
-                columns.append([predictions.draw(s, f, cfg.default_scope, meta) for s, f in zip(chosen, found)])
-                if rated:
-                    ratings[name] = predictions.rate(model, cfg)
-    titles = ['ground truth' if truth else 'image', *models]
-    boxes = ' Boxes of a score above 0.3 are drawn.' if cfg.default_scope == 'mmdet' else ''
-    drawn = Picture('predictions', f'By column: {", ".join(titles)}.{boxes}', [*zip(*columns)], titles)
+    scope, meta = cfg.default_scope, predictions.dataset_meta(cfg)
+    if any(key in chosen[0].annotations for key in ('gt_instances', 'gt_sem_seg')):
+        titles = ['ground truth', *models]
+        columns = [[predictions.draw(s.image, s.annotations, scope, meta, truth=True) for s in chosen]]
+    else:
+        titles = ['image', *models]
+        columns = [[pictures.shrunk(s.image, predictions.SIDE) for s in chosen]]
+    ratings = {}
+    for name in models:
+        model = stages.at(AFTER).teacher if name == _TEACHER else stages.at(name)
+        found = [model.test_step(copy.deepcopy(sample.data))[0] for sample in chosen]
+        columns.append([predictions.draw(s.image, f, scope, meta) for s, f in zip(chosen, found)])
+        if rated:
+            ratings[name] = predictions.rate_by_class(model, cfg)
+    boxes = ' Boxes of a score above 0.3 are drawn.' if scope == 'mmdet' else ''
+    drawn = [Picture('predictions', f'By column: {", ".join(titles)}.{boxes}', [*zip(*columns)], titles)]
+    return Section('What it changed', words, [_overall(ratings)] if rated else [], [*_by_class(ratings), *drawn])
+
+
+def _overall(ratings: Dict[str, predictions.Ratings]) -> Table:
+    metric, _, _, sizes = ratings[AFTER]
+    rows = [[name, *(_figure(value) for value in (r.overall, *r.sizes.values()))] for name, r in ratings.items()]
+    explained = 'small, medium and large are objects of up to 32x32, up to 96x96, and more pixels.'
+    explained = explained if sizes else 'the mean over the classes.'
+    meaning = f'{metric} on all images of the validation set, in per cent; {explained}'
+    return Table(['model', metric, *sizes], rows, meaning)
+
+
+def _figure(value: float) -> str:
+    return 'none' if np.isnan(value) else f'{value:.1f}'
+
+
+def _by_class(ratings: Dict[str, predictions.Ratings]) -> List[Picture]:
     if not ratings:
-        return Section('What it changed', words, [], [drawn])
-    return Section('What it changed', words, [_ratings(ratings)], [_classes(ratings), drawn])
-
-
-def _ratings(ratings: Dict[str, predictions.Ratings]) -> Table:
-    any_of_them = next(iter(ratings.values()))
-    sizes = list(any_of_them.sizes)
-    rows = [[name, *map(_figure, (r.overall, *(r.sizes[size] for size in sizes)))] for name, r in ratings.items()]
-    explained = (
-        'small, medium and large are objects of up to 32x32, up to 96x96, and more pixels.'
-        if sizes
-        else 'the mean over the classes.'
-    )
-    return Table(
-        ['model', any_of_them.metric, *sizes],
-        rows,
-        f'{any_of_them.metric} on all images of the validation set, in per cent; {explained}',
-    )
-
-
-def _classes(ratings: Dict[str, predictions.Ratings]) -> Picture:
-    any_of_them = next(iter(ratings.values()))
+        return []
+    metric, _, classes, _ = ratings[AFTER]
     names = predictions.telling_classes(list(ratings.values()))
-    plot = pictures.bars({n: [r.classes[c] for c in names] for n, r in ratings.items()}, names, any_of_them.metric)
-    which = (
-        'every class'
-        if len(names) == len(any_of_them.classes)
-        else f'the {len(names)} of {len(any_of_them.classes)} classes on which the models differ most'
-    )
-    return Picture('classes', f'{any_of_them.metric} of {which}, on the validation set.', [[plot]])
+    plot = pictures.bars({model: [r.classes[name] for name in names] for model, r in ratings.items()}, names, metric)
+    which = f'the {len(names)} of {len(classes)} classes on which the models differ most'
+    which = 'every class' if len(names) == len(classes) else which
+    return [Picture('classes', f'{metric} of {which}, on the validation set.', [[plot]])]
 
 
-class _Seen:
-    """What is kept of a level over stages and images."""
+class _Measured(NamedTuple):
+    """What is kept of a feature at one stage on one image; student and teacher are the mean size of the channels."""
 
-    def __init__(self, level: Level) -> None:
-        self.size = 'x'.join(map(str, level.student.shape[1:]))
-        self.norm = level.norm
-        self.left: Dict[str, List[Tensor]] = {}
-        self.correlations: Dict[str, List[Tensor]] = {}
-        self.through: List[float] = []
-        self.cka: Dict[str, List[float]] = {}
-        self.maps: List[Dict[str, Tensor]] = []
-        self.images: List[np.ndarray] = []
-
-    def add(self, stage: str, number: int, level: Level, image: np.ndarray) -> None:
-        self.left.setdefault(stage, []).append(level.left().cpu())
-        self.correlations.setdefault(stage, []).append(level.correlation().cpu())
-        self.cka.setdefault(stage, []).append(level.cka())
-        if stage == AFTER:
-            self.through.append(level.left(through_block=True).mean().item())
-        if number >= _MAPS:
-            return
-        if number == len(self.maps):
-            self.maps.append({_TEACHER: level.normalized(level.target).abs().mean(1)[0].cpu()})
-            self.images.append(image)
-        self.maps[number][stage] = level.normalized(level.student).abs().mean(1)[0].cpu()
-
-    def row(self, name: str, stages: Sequence[str]) -> List[str]:
-        left = [
-            f'{np.mean([float(m.mean()) for m in self.left[s]]):.3f}' if s in self.left else 'connector' for s in stages
-        ]
-        cka = [f'{np.mean(self.cka[s]):.2f}' if s in self.left else 'connector' for s in stages]
-        return [name, self.size, *left, f'{np.mean(self.through):.3f}', *cka]
-
-    def correlation(self, stage: str) -> Tensor:
-        return torch.stack(self.correlations[stage]).mean(0)
+    size: str
+    norm: Optional[str]
+    student: Tensor
+    teacher: Tensor
+    left: Tensor
+    through: float
+    correlation: Tensor
+    cka: float
 
 
-def features(stages: Pair, chosen: Sequence[Sample]) -> List[Section]:
-    """Show every distilled feature: what is left between student and teacher, and the maps of both.
+class _Attended(NamedTuple):
+    """What is kept of a block on one image."""
 
-    Args:
-        stages (Stages | Live): The pair.
-        chosen (Sequence[Sample]): The images.
+    block: CanBlock
+    added: float
+    looks: List[Look]
+    pictures: List[Optional[np.ndarray]]
 
-    Returns:
-        list[Section]: One with the figures of all levels, and one for each level.
-    """
-    order = [stage for stage in _NAMES if stage in stages]
-    seen: Dict[str, _Seen] = {}
-    for stage in sorted(order, key=lambda stage: stage != AFTER):
-        with stages.at(stage) as model:
-            for number, sample in enumerate(chosen):
-                inputs, data_samples = samples.preprocessed(model, sample)
-                image = samples.picture_of(sample, inputs)
-                for name, level in levels_of(model, inputs, data_samples).items():
-                    # A connector is trained with its student; that of the distilled one says nothing of another.
-                    if stage == ALONE and f'loss_{name}' in model.distiller.connectors:
-                        continue
-                    seen.setdefault(name, _Seen(level)).add(stage, number, level, image)
+
+_Levels = Dict[str, Dict[str, List[_Measured]]]  # by level and stage, one for each image
+
+
+@torch.no_grad()
+def features(stages: Stages, chosen: Sequence[Sample], at: Optional[Point] = None) -> List[Section]:
+    """Show the figures of all levels, the maps of each, and where the blocks look from a point or the objects."""
+    order = [stage for stage in _NAMES if stage in stages.weights]
+    levels: _Levels = {}
+    attended: Dict[str, List[_Attended]] = {}
+    for stage in order:
+        model, images = stages.at(stage), []
+        for sample in chosen:
+            image, pairs = feature_pairs(model, sample)
+            images.append(pictures.shrunk(image))
+            for name, pair in pairs.items():
+                # A connector is trained with its student; that of the distilled one says nothing of another.
+                if stage == ALONE and f'loss_{name}' in model.distiller.connectors:
+                    continue
+                measured = _measure(pair, through_block=stage == AFTER)
+                levels.setdefault(name, {}).setdefault(stage, []).append(measured)
+                if stage == AFTER and pair.block and len(images) <= _MAPS:
+                    attended.setdefault(name, []).append(_attend(pair, sample, image, at))
+    by_level = [_maps(name, measures, images) for name, measures in levels.items()]
+    return [_figures(levels, order), *by_level, _attention(attended)]
+
+
+def _measure(pair: FeaturePair, through_block: bool) -> _Measured:
+    size = 'x'.join(map(str, pair.student.shape[1:]))
+    maps = [pair.normalized(feature).abs().mean(1)[0].cpu() for feature in (pair.student, pair.target)]
+    through = pair.left(through_block=True).mean().item() if through_block else float('nan')
+    return _Measured(size, pair.norm, *maps, pair.left().cpu(), through, pair.correlation().cpu(), pair.cka())
+
+
+def _figures(levels: _Levels, order: Sequence[str]) -> Section:
     heads = ['level', 'size', *(f'left, {_NAMES[s]}' for s in order), 'left, through the block']
     heads += [f'CKA, {_NAMES[s]}' for s in order]
+    rows = []
+    for name, measures in levels.items():
+        left = [_mean([m.left.mean() for m in measures.get(s, ())], 3) for s in order]
+        cka = [_mean([m.cka for m in measures.get(s, ())], 2) for s in order]
+        rows.append([name, measures[AFTER][0].size, *left, _mean([m.through for m in measures[AFTER]], 3), *cka])
     meaning = (
         'The size is channels x height x width. Left is the mean squared difference between student and teacher after '
         'the normalization of the loss, which is the loss over its weight: after instance norm 0 where both are equal, '
         '2 where they have nothing in common. '
         'CKA says how alike both are whatever the order of their channels, 1 at most, over the pixels of an image.'
     )
-    if any(ALONE in stages and ALONE not in level.left for level in seen.values()):
+    if any(len(measures) < len(order) for measures in levels.values()):
         meaning += ' Of the student alone nothing can be said where a connector lies between, trained with the other.'
-    table = Table(heads, [level.row(name, order) for name, level in seen.items()], meaning)
-    summary = Section('Every distilled feature', [], [table], [])
-    return [summary, *(_level(name, level, order) for name, level in seen.items())]
+    return Section('Every distilled feature', tables=[Table(heads, rows, meaning)])
 
 
-def _level(name: str, seen: _Seen, order: Sequence[str]) -> Section:
-    order = [stage for stage in order if stage in seen.left]
-    names = [_NAMES[stage] for stage in order]
-    norm = dict(instance='after instance norm', layer='after layer norm').get(seen.norm, 'as they are')
-    maps, left = [], []
-    for number, (image, of_image) in enumerate(zip(seen.images, seen.maps)):
-        shown = pictures.shrunk(image)
-        maps.append([shown, *pictures.heat([of_image[_TEACHER], *(of_image[s] for s in order)], image)])
-        left.append([shown, *pictures.heat([seen.left[s][number] for s in order], image)])
+def _mean(figures: Sequence[float], digits: int) -> str:
+    return f'{np.mean([float(figure) for figure in figures]):.{digits}f}' if figures else 'connector'
+
+
+def _maps(name: str, measures: Dict[str, List[_Measured]], images: Sequence[np.ndarray]) -> Section:
+    names = [_NAMES[stage] for stage in measures]
+    norm = dict(instance='after instance norm', layer='after layer norm').get(measures[AFTER][0].norm, 'as they are')
+    features, left = [], []
+    for number, image in enumerate(images[:_MAPS]):
+        here = {stage: of_images[number] for stage, of_images in measures.items()}
+        features.append([image, *pictures.heat([here[AFTER].teacher, *(m.student for m in here.values())], image)])
+        left.append([image, *pictures.heat([m.left for m in here.values()], image)])
     students = [name if name == _NAMES[ALONE] else f'student, {name}' for name in names]
+    correlations = {_NAMES[s]: torch.stack([m.correlation for m in of_s]).mean(0) for s, of_s in measures.items()}
     drawn = [
         Picture(
             f'{name}_features',
             f"The teacher's and the student's feature {norm}: the mean size of the channels, on one scale for an "
             'image. Red is large.',
-            maps,
+            features,
             ['input', _TEACHER, *students],
         ),
         Picture(
@@ -194,108 +183,102 @@ def _level(name: str, seen: _Seen, order: Sequence[str]) -> Section:
         Picture(
             f'{name}_correlation',
             'How many channels of the student correlate how much with the same channel of the teacher.',
-            [[pictures.histogram({_NAMES[s]: seen.correlation(s) for s in order}, 'correlation with the teacher')]],
+            [[pictures.histogram(correlations, 'correlation with the teacher')]],
         ),
     ]
-    return Section(f'Level {name}', [], [], drawn)
+    return Section(f'Level {name}', pictures=drawn)
 
 
-def attention(stages: Pair, chosen: Sequence[Sample], at: Optional[Point] = None) -> Section:
-    """Show where single pixels of the student look in the teacher, and what the blocks add.
+def _attend(pair: FeaturePair, sample: Sample, image: np.ndarray, at: Optional[Point]) -> _Attended:
+    """Look through a block from points of the image, and draw it."""
+    info, size = sample.annotations.metainfo, image.shape[:2]
+    points = [at] if at else points_of(sample.annotations, info['ori_shape'][:2], _POINTS)
+    scale = [new / old for new, old in zip(info['img_shape'], info['ori_shape'])]
+    points = [(x * scale[1], y * scale[0]) for x, y in points]
+    added, found = added_by(pair), looks(pair, points, size)
+    row = [pictures.shrunk(image)]
+    for look, point in zip(found, points):
+        row.append(pictures.marked(*pictures.heat([look.affinity], image), point, size))
+    row += [None] * (_POINTS - len(found)) + pictures.heat([added], image)
+    return _Attended(pair.block, float(added.mean()), found, row)
 
-    Args:
-        stages (Stages | Live): The pair.
-        chosen (Sequence[Sample]): The images.
-        at (tuple[float, float], optional): x and y in pixels of the image. Defaults to None, the centres of the
-            largest objects.
 
-    Returns:
-        Section: A table, and pictures of every level with a block.
-    """
-    found: Dict[str, list] = {}
-    rows: Dict[str, list] = {}
-    blocks = {}
-    with stages.at(AFTER) as model:
-        for sample in chosen:
-            inputs, data_samples = samples.preprocessed(model, sample)
-            size, image = tuple(inputs.shape[2:]), samples.picture_of(sample, inputs)
-            points = [at] if at else points_of(sample.annotations, sample.annotations.metainfo['ori_shape'][:2])
-            points = [to_input(point, sample.annotations) for point in points]
-            for name, level in levels_of(model, inputs, data_samples).items():
-                if level.block is None:
-                    continue
-                seen, added, blocks[name] = looks(level, points, size), added_by(level), level.block
-                found.setdefault(name, []).append((float(added.mean()), seen))
-                shown = [pictures.heat([look.affinity], image)[0] for look in seen]
-                shown = [pictures.marked(p, [point], size) for p, point in zip(shown, points)]
-                added = pictures.heat([added], image)[0]
-                rows.setdefault(name, []).append([pictures.shrunk(image), *shown, *[None] * (3 - len(shown)), added])
-    if not blocks:
-        return Section('Where the block looks', ['No level of this training has a Can block.'], [], [])
-    words, table = [], []
-    for name, seen in found.items():
-        gate = blocks[name].bn.weight.abs().mean().item()
-        added = float(np.mean([mean for mean, _ in seen]))
-        there = float(np.mean([look.added for _, found_there in seen for look in found_there]))
-        top = float(np.mean([look.top_tenth for _, found_there in seen for look in found_there]))
-        if added < IDENTITY:
+def _attention(attended: Dict[str, List[_Attended]]) -> Section:
+    if not attended:
+        return Section('Where the block looks', ['No level of this training has a Can block.'])
+    words, rows, drawn = [], [], []
+    for name, of_images in attended.items():
+        block, all_looks = of_images[0].block, [look for image in of_images for look in image.looks]
+        gate = block.bn.weight.abs().mean().item()
+        added = np.mean([image.added for image in of_images])
+        there, top = (np.mean([getattr(look, key) for look in all_looks]) for key in ('added', 'top_tenth'))
+        if added < _IDENTITY:
             words.append(
                 f'The block of {name} has stayed the identity: it adds {added:.1e} of what comes in, and its gate, '
                 f'which starts at 0, is {gate:.1e}.'
             )
-        table.append([name, f'{gate:.4f}', f'{100 * added:.2f} %', f'{100 * there:.2f} %', f'{100 * top:.0f} %'])
+        rows.append([name, f'{gate:.4f}', f'{100 * added:.2f} %', f'{100 * there:.2f} %', f'{100 * top:.0f} %'])
+        meaning = (
+            f"Level {name}, affinity {block.mode}: what each marked pixel looks at in the teacher's map, on a scale of "
+            'its own, red is most; at the right, how much the block adds to every pixel.'
+        )
+        titles = ['input', *['from the cross'] * _POINTS, 'what the block adds']
+        drawn.append(Picture(f'{name}_attention', meaning, [image.pictures for image in of_images], titles))
     heads = ['level', 'gate', 'added, all pixels', 'added, marked pixels', 'affinity on a tenth of the pixels']
     meaning = (
         "The gate is the mean size of the weight of the block's batch norm, 0 in the block that is the identity. Added "
         'is |BN(W y)| / |x|, what the block adds over what comes in. The last figure is how much of the affinity of a '
         'marked pixel lies on the tenth of the teacher where it is largest: 10 % if it looks everywhere alike.'
     )
-    drawn = [
-        Picture(
-            f'{name}_attention',
-            f"Level {name}, affinity {blocks[name].mode}: what each marked pixel looks at in the teacher's map, on a "
-            'scale of its own, red is most; at the right, how much the block adds to every pixel.',
-            lines,
-            ['input', 'from the cross', 'from the cross', 'from the cross', 'what the block adds'],
-        )
-        for name, lines in rows.items()
-    ]
-    return Section('Where the block looks', words, [Table(heads, table, meaning)], drawn)
+    return Section('Where the block looks', words, [Table(heads, rows, meaning)], drawn)
 
 
-_CURVES = dict(
+# What a training logs, by plot: what the figures are, whether their scale is logarithmic, and what they mean.
+_PLOTS = dict(
     losses=('loss', True, "The student's task loss, and the distillation loss of every level, with its weight."),
     ratio=('ratio', False, 'The distillation losses over the task loss.'),
     metrics=('per cent', False, 'On the validation set: the student over the training, and the teacher.'),
     gates=('mean |weight|', False, "How far every block has left the identity: its batch norm's weight starts at 0."),
     rate=('learning rate', False, 'The learning rate of the first group of parameters.'),
 )
+_AT_MOST = 400  # points of a line
 
 
 def run(folder: Path, metric: Optional[Metric]) -> Section:
-    """Show what a training logged.
-
-    Args:
-        folder (Path): Its work folder.
-        metric (Metric, optional): What rates it.
-
-    Returns:
-        Section: Its curves.
-    """
-    lines = logged(folder, metric)
-    if not lines:
+    """Show the curves of what a training logged in its work folder, whose runs the metric rates."""
+    logged = _logged(folder, metric)
+    if not any(logged.values()):
         words = [f'There is no log of the training beside the checkpoint, in {folder}: its curves are left out.']
-        return Section('The run', words, [], [])
-    drawn = [
-        Picture(name, meaning, [[pictures.curves(lines[name], what, log)]])
-        for name, (what, log, meaning) in _CURVES.items()
-        if name in lines
-    ]
-    words = (
-        [] if 'gates' in lines else ["Without CanBlockMonitorHook in the config, the blocks' gates were not logged."]
-    )
-    return Section('The run', words, [], drawn)
+        return Section('The run', words)
+    words = [] if logged['gates'] else ["Without CanBlockMonitorHook in the config, the blocks' gates were not logged."]
+    drawn = []
+    for name, (what, log, meaning) in _PLOTS.items():
+        if logged[name]:
+            thinned = {key: line[:: -(-len(line) // _AT_MOST)] for key, line in logged[name].items()}
+            drawn.append(Picture(name, meaning, [[pictures.curves(thinned, what, log)]]))
+    return Section('The run', words, pictures=drawn)
 
 
-def _figure(value: float) -> str:
-    return 'none' if np.isnan(value) else f'{value:.1f}'
+def _logged(work_dir: Path, metric: Optional[Metric]) -> Dict[str, Dict[str, List[Tuple[float, float]]]]:
+    """By plot and line, pairs of iteration and figure."""
+    plots = {name: {} for name in _PLOTS}
+    iteration = 0
+    for entry in read_scalars(work_dir):
+        if 'loss' in entry:
+            iteration = entry.get('iter', entry['step'])
+            distill = {k.replace('distill.loss_', ''): v for k, v in entry.items() if k.startswith('distill.loss')}
+            found = dict(
+                losses={'task': entry['loss'] - sum(distill.values()), **distill},
+                ratio={'distillation / task': entry.get('distill_to_task')},
+                rate={'learning rate': entry.get('lr')},
+                gates={m[1]: v for k, v in entry.items() if (m := re.fullmatch(r'can/(\w+)_weight', k))},
+            )
+        else:
+            teacher = {key[len('teacher/') :]: value for key, value in entry.items() if key.startswith('teacher/')}
+            rated = {'student': entry, **({'teacher': teacher} if teacher else {})}
+            found = dict(metrics={who: metric and metric.of(reported) for who, reported in rated.items()})
+        for plot, values in found.items():
+            for name, value in values.items():
+                if isinstance(value, Real) and abs(value) != float('inf'):
+                    plots[plot].setdefault(name, []).append((iteration, value))
+    return plots

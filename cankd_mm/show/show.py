@@ -1,6 +1,5 @@
-import os.path as osp
 from pathlib import Path
-from typing import List, Optional, Sequence, Tuple
+from typing import List, Optional, Sequence, Tuple, Union
 
 from mmengine.config import Config
 from torch import nn
@@ -8,14 +7,13 @@ from torch import nn
 from cankd_mm.apis.data import missing_data
 from cankd_mm.config.metric import metric_of
 from cankd_mm.config.read import load_config
+from cankd_mm.config.types import type_name
 from cankd_mm.errors import SetupError
-from cankd_mm.show import samples, sections
-from cankd_mm.show.attention import Point, check_point
-from cankd_mm.show.page import Section, write_page
-from cankd_mm.show.stages import Stages
+from cankd_mm.show import sections
+from cankd_mm.show.features import Point, check_point
+from cankd_mm.show.page import write_page
+from cankd_mm.show.stages import Stages, from_files, from_split, read_stages
 from cankd_mm.stack.machine import describe_machine
-
-_BLOCK_IMAGES = 3  # of which the page shows where the blocks look
 
 
 def show(
@@ -52,28 +50,26 @@ def show(
         SetupError: If a checkpoint does not fit the config, an image is not there, or a point lies outside of one.
     """
     cfg = load_config(config, cfg_options)
-    stages = Stages(cfg, checkpoint, against)
-    chosen = samples.from_files(cfg, images) if images else samples.from_split(cfg, split, count)
+    stages = read_stages(cfg, checkpoint, against)
+    chosen = from_files(cfg, images) if images else from_split(cfg, split, count)
     if not chosen:
         raise SetupError('There is no image to look at: give --images, or -n of at least 1.')
     for sample in chosen:
         check_point(at, sample.annotations)
     not_rated = _not_rated(cfg) if evaluate else 'The models were not rated on the validation set, as --no-eval said.'
-    changes = sections.changes(stages, cfg, chosen, rated=not_rated is None)
-    changes.words.extend([*stages.notes, *([not_rated] if not_rated else [])])
+    changed = sections.changes(stages, cfg, chosen, rated=not_rated is None)
+    changed.words.extend([*stages.notes, *([not_rated] if not_rated else [])])
     folder = Path(checkpoint).parent
-    parts: List[Section] = [
-        changes,
-        *sections.features(stages, chosen),
-        sections.attention(stages, chosen[:_BLOCK_IMAGES], at),
-        sections.run(folder, metric_of(cfg)),
+    parts = [changed, *sections.features(stages, chosen, at), sections.run(folder, metric_of(cfg))]
+    facts = [
+        ('config', config),
+        ('checkpoint', checkpoint),
+        *([('student alone', against)] if against else []),
+        *_facts(cfg, stages),
+        ('images', f'{len(chosen)} files' if images else f'{len(chosen)} of {split}, evenly spaced'),
+        ('written by', f'cankd-mm {describe_machine()["versions"]["cankd_mm"]}'),
     ]
-    what = f'{len(chosen)} files' if images else f'{len(chosen)} of {split}, evenly spaced'
-    facts = [('config', config), ('checkpoint', checkpoint), *_facts(cfg, stages), ('images', what)]
-    if against:
-        facts.insert(2, ('student alone', against))
     title = f'What {_name(cfg.model.architecture)} learnt from {_name(cfg.model.teacher)}'
-    facts.append(('written by', f'cankd-mm {describe_machine()["versions"]["cankd_mm"]}'))
     return write_page(Path(out) if out else folder / 'show', title, facts, parts)
 
 
@@ -88,30 +84,28 @@ def _not_rated(cfg: Config) -> Optional[str]:
 
 def _facts(cfg: Config, stages: Stages) -> List[Tuple[str, str]]:
     """What the config says of the distillation."""
-    teacher, distiller = cfg.model.teacher, cfg.model.distiller
-    with stages.model.student_alone() as student:
+    model, teacher = stages.model, cfg.model.teacher
+    with model.student_alone() as student:
         size = _millions(student)
-    levels = [name.replace('loss_', '', 1) for name in stages.model.distiller.distill_losses]
-    loss = ', '.join(f'{key}={value}' for key, value in distiller.get('loss', {}).items())
+    levels = [name.replace('loss_', '', 1) for name in model.distiller.distill_losses]
+    loss = ', '.join(f'{key}={value}' for key, value in cfg.model.distiller.get('loss', {}).items())
     return [
-        ('teacher', f'{teacher if isinstance(teacher, str) else _name(teacher)}, {_millions(stages.model.teacher)}'),
+        ('teacher', f'{teacher if isinstance(teacher, str) else _name(teacher)}, {_millions(model.teacher)}'),
         ('student', f'{_name(cfg.model.architecture)}, {size}'),
         ('levels', ', '.join(levels)),
         ('loss', loss or 'of the long form'),
-        ('starts from the teacher', ', '.join(stages.model.init_from_teacher) or 'nothing'),
+        ('starts from the teacher', ', '.join(model.init_from_teacher) or 'nothing'),
     ]
 
 
-def _name(model: object) -> str:
-    if isinstance(model, str):
-        return osp.splitext(osp.basename(model.split('::')[-1]))[0]
-    backbone = model.get('backbone') or {}
-    backbone = backbone if isinstance(backbone, dict) else dict(type=backbone)
-    words = [
-        model.get('type', model.get('cfg_path', 'model')),
-        f'{backbone.get("type", "")}{backbone.get("depth", "")}',
-    ]
-    return ' '.join(str(word).split('.')[-1].split('::')[-1] for word in words).strip()
+def _name(model: Union[str, dict]) -> str:
+    """A model by the name of its config file, or by the types of itself and its backbone."""
+    path = model if isinstance(model, str) else model.get('cfg_path')
+    if path:
+        return Path(path.split('::')[-1]).stem
+    backbone = model.get('backbone') or ''
+    depth = backbone.get('depth', '') if isinstance(backbone, dict) else ''
+    return f'{type_name(model)} {type_name(backbone).split("::")[-1]}{depth}'.strip()
 
 
 def _millions(model: nn.Module) -> str:

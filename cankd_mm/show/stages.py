@@ -1,131 +1,146 @@
-"""A pair as it was before its training, as it is after it, and with the student that was trained alone."""
+"""What is looked at: a pair at the stages of its training, and images as the student's own evaluation reads them."""
 
-from contextlib import contextmanager
-from typing import Dict, Iterator, Optional
+import copy
+import os.path as osp
+from typing import Dict, List, NamedTuple, Optional, Sequence
 
+import mmcv
+import numpy as np
 import torch
 from mmengine.config import Config
+from mmengine.dataset import Compose, pseudo_collate
 from mmengine.device import get_device
-from mmengine.registry import init_default_scope
+from mmengine.registry import DATASETS, init_default_scope
 from mmengine.runner import set_random_seed
-from torch import nn
+from mmengine.structures import BaseDataElement
+from torch.utils.data import Dataset
 
 from cankd_mm.config.pair import is_feature_distill
+from cankd_mm.config.types import type_name
 from cankd_mm.errors import SetupError, reason_of
 from cankd_mm.models import FeatureDistill
 from cankd_mm.models.builders import build_model
 from cankd_mm.models.checkpoints import load_checkpoint, load_weights, student_state_dict
-from cankd_mm.models.utils import quiet, untouched_generators, unwrap
+from cankd_mm.models.utils import quiet, untouched_generators
 
 BEFORE, AFTER, ALONE = 'before', 'student', 'student alone'
 
 
-class Stages:
-    """One model, into which the weights of a stage are put where they are wanted.
+class Stages(NamedTuple):
+    """A pair in eval mode, its weights by stage, where None leaves the model as it is, and what to say of them."""
 
-    Args:
-        cfg (Config): The config of a pair.
-        checkpoint (str): Of its training.
-        against (str, optional): The checkpoint of the student that was trained alone. Defaults to None.
+    model: FeatureDistill
+    weights: Dict[str, Optional[dict]]
+    notes: Sequence[str] = ()
 
-    Raises:
-        SetupError: If the config is no pair, or a checkpoint does not fit it.
-    """
+    def at(self, stage: str) -> FeatureDistill:
+        """Put the weights of a stage into the model; the distiller of the student alone is that of the training."""
+        if self.weights[stage] is not None:
+            self.model.load_state_dict(self.weights[stage])
+        return self.model
 
-    def __init__(self, cfg: Config, checkpoint: str, against: Optional[str] = None) -> None:
-        if not is_feature_distill(cfg):
-            raise SetupError(
-                'Only pairs with FeatureDistill can be shown, and this config has '
-                f'{str(cfg.model.get("type")).split(".")[-1]}: give the config of a distillation.'
-            )
-        init_default_scope(cfg.get('default_scope', 'mmengine'))
-        read = load_checkpoint(checkpoint, 'student')
-        self.meta = read.get('meta', {})
-        self.model: FeatureDistill = build_model(cfg.model, 'model', cfg.get('data_preprocessor'))
-        load_weights(self.model, read['state_dict'], checkpoint, 'student')
-        self.notes = []
-        fingerprint = read['state_dict'].get('_extra_state')
-        if fingerprint is not None and not torch.equal(fingerprint.cpu(), self.model.get_extra_state()):
-            self.notes.append(
-                f'The teacher of {checkpoint} had other weights than {self.model.teacher_ckpt} has: what is shown of '
-                'the teacher is not what this student was trained with.'
-            )
-        self._weights: Dict[str, dict] = {AFTER: _copied(self.model.state_dict())}
-        self._initial(read)
-        if against is not None:
-            student = student_state_dict(load_checkpoint(against, 'student')['state_dict'])
-            with self.model.student_alone() as alone:
-                load_weights(alone, student, against, 'student')
-                self._weights[ALONE] = _copied(alone.state_dict())
-        self.model.to(get_device()).eval()
 
-    def _initial(self, read: dict) -> None:
-        seed = self.meta.get('seed')
-        with untouched_generators():
+def read_stages(cfg: Config, checkpoint: str, against: Optional[str] = None) -> Stages:
+    """Build the pair of a training, read the weights after it and of the student alone, and draw those before it."""
+    if not is_feature_distill(cfg):
+        raise SetupError(
+            f'Only pairs with FeatureDistill can be shown, and this config has {type_name(cfg.model)}: give the config '
+            'of a distillation.'
+        )
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    read = load_checkpoint(checkpoint, 'student')
+    model = build_model(cfg.model, 'model', cfg.get('data_preprocessor'))
+    load_weights(model, read['state_dict'], checkpoint, 'student')
+    weights, notes = {AFTER: _copied(model.state_dict())}, []
+    fingerprint = read['state_dict'].get('_extra_state')
+    if fingerprint is not None and not torch.equal(fingerprint.cpu(), model.get_extra_state()):
+        notes.append(
+            f'The teacher of {checkpoint} had other weights than {model.teacher_ckpt} has: what is shown of the '
+            'teacher is not what this student was trained with.'
+        )
+    seed = read.get('meta', {}).get('seed')
+    try:
+        with untouched_generators(), quiet():
             if isinstance(seed, int):
                 set_random_seed(seed)
-            try:
-                with quiet():
-                    self.model.init_weights()
-            except Exception as e:  # whatever fetches the weights that the student starts from
-                self.notes.append(
-                    f'The weights that the student starts from are not here ({reason_of(e)}), so that nothing is said '
-                    'of the time before the training.'
-                )
-                return
-        self._weights[BEFORE] = _copied(self.model.state_dict())
-
-    def __contains__(self, stage: str) -> bool:
-        return stage in self._weights
-
-    @contextmanager
-    def at(self, stage: str) -> Iterator[FeatureDistill]:
-        """Put the weights of a stage into the model.
-
-        Args:
-            stage (str): ``'before'``, ``'student'`` or ``'student alone'``.
-
-        Yields:
-            FeatureDistill: The model. The distiller of the student alone is that of the training.
-        """
-        self.model.load_state_dict(self._weights[AFTER])
-        self.model.load_state_dict(self._weights[stage], strict=stage != ALONE)
-        yield self.model
-
-
-class Live:
-    """The pair of a training as it is now, which has no other stage.
-
-    Args:
-        model (nn.Module): A runner's model, in eval mode.
-
-    Raises:
-        SetupError: If it is no pair.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        self.model = unwrap(model)
-        if not isinstance(self.model, FeatureDistill):
-            raise SetupError(
-                'DistillVisualizationHook is for pairs with FeatureDistill, and the model is a '
-                f'{type(self.model).__name__}: take it out of custom_hooks.'
-            )
-
-    def __contains__(self, stage: str) -> bool:
-        return stage == AFTER
-
-    @contextmanager
-    def at(self, stage: str) -> Iterator[FeatureDistill]:
-        """Take the model as it is.
-
-        Args:
-            stage (str): ``'student'``.
-
-        Yields:
-            FeatureDistill: The model.
-        """
-        yield self.model
+            model.init_weights()
+        weights[BEFORE] = _copied(model.state_dict())
+    except Exception as e:  # whatever fetches the weights that the student starts from
+        notes.append(
+            f'The weights that the student starts from are not here ({reason_of(e)}), so that nothing is said of the '
+            'time before the training.'
+        )
+    if against is not None:
+        student = student_state_dict(load_checkpoint(against, 'student')['state_dict'])
+        with model.student_alone() as alone:
+            load_weights(alone, student, against, 'student')
+            weights[ALONE] = {**weights[AFTER], **_copied(alone.state_dict())}
+    return Stages(model.to(get_device()).eval(), weights, notes)
 
 
 def _copied(state_dict: dict) -> dict:
     return {key: value.detach().cpu().clone() for key, value in state_dict.items()}
+
+
+class Sample(NamedTuple):
+    """One image: ``data`` as a data loader gives it, and ``image``, ``(H, W, 3)`` in RGB, as its file has it."""
+
+    data: dict
+    image: np.ndarray
+
+    @property
+    def annotations(self) -> BaseDataElement:
+        """What the pipeline says of the image."""
+        return self.data['data_samples'][0]
+
+
+def from_split(cfg: Config, split: str, count: int) -> List[Sample]:
+    """Take images of ``'val'``, ``'test'`` or ``'train'``, evenly spaced over it, as the validation reads them."""
+    if split not in ('val', 'test', 'train') or not cfg.get(f'{split}_dataloader'):
+        raise SetupError(f'The config has no data called {split!r}: give --split val, test or train, or --images.')
+    dataset = innermost(cfg[f'{split}_dataloader'])
+    if split == 'train':
+        dataset.update(pipeline=_pipeline(cfg), test_mode=True)
+    return from_dataset(DATASETS.build(dataset), count)
+
+
+def from_dataset(dataset: Dataset, count: int) -> List[Sample]:
+    """Take images of a data set with the pipeline of a validation, evenly spaced over it."""
+    count = min(count, len(dataset))
+    return [_sample(dataset[index * len(dataset) // count]) for index in range(count)]
+
+
+def from_files(cfg: Config, paths: Sequence[str]) -> List[Sample]:
+    """Read image files, for which there are no annotations, as the test or the validation reads them."""
+    pipeline = Compose([step for step in _pipeline(cfg) if not type_name(step).startswith('LoadAnn')])
+    samples = []
+    for number, path in enumerate(paths):
+        if not osp.isfile(path):
+            raise SetupError(f'The image {path!r} does not exist: correct the path given to --images.')
+        if mmcv.imread(path) is None:
+            raise SetupError(f'The image {path!r} cannot be decoded: give --images files that are images.')
+        data = pipeline(dict(img_path=path, img_id=number, instances=[], seg_fields=[], reduce_zero_label=False))
+        for key in {'gt_instances', 'ignored_instances', 'gt_sem_seg'} & set(data['data_samples'].keys()):
+            delattr(data['data_samples'], key)  # empty, as there are no annotations
+        samples.append(_sample(data))
+    return samples
+
+
+def _pipeline(cfg: Config) -> list:
+    loader = cfg.get('test_dataloader') or cfg.get('val_dataloader')
+    if not loader:
+        raise SetupError('The config has no validation or test data, whose pipeline would read images: add one.')
+    return innermost(loader).pipeline
+
+
+def innermost(loader: dict) -> dict:
+    """Copy the config of a loader's data set, of several the first, without wrappers that repeat or join images."""
+    dataset = loader['dataset']
+    while 'dataset' in dataset or 'datasets' in dataset:
+        dataset = dataset['dataset'] if 'dataset' in dataset else dataset['datasets'][0]
+    return copy.deepcopy(dataset)
+
+
+def _sample(data: dict) -> Sample:
+    image = mmcv.imread(data['data_samples'].metainfo['img_path'], channel_order='rgb')
+    return Sample(pseudo_collate([data]), image)

@@ -1,13 +1,13 @@
 import io
 import json
 
-import numpy as np
+import cv2
 import pytest
 import torch
 
 from cankd_mm.demo import report
 from cankd_mm.demo.plan import TASKS, plan
-from cankd_mm.demo.scenes import Scene
+from cankd_mm.demo.scenes import SceneComposer
 from cankd_mm.errors import SetupError
 from cankd_mm.experiments.jobs import Job, Local, run_jobs
 from cankd_mm.experiments.report import ALONE
@@ -59,9 +59,42 @@ def test_demo_from_end_to_end(digits, forked, tmp_path, monkeypatch, capsys):
     assert 'Logging error' not in capsys.readouterr().err  # of loggers that keep a stream that was closed
 
 
-def test_a_doubtful_second_name_is_not_drawn_over_the_first():
-    scene = Scene(np.zeros((128, 128, 3), np.uint8), [(10, 10, 20, 30), (60, 60, 20, 30)], [3, 7], None)
-    boxes = torch.tensor([[10.0, 10, 30, 40], [11, 10, 31, 40], [60, 60, 80, 90], [0, 90, 20, 120]])
-    found = dict(bboxes=boxes, scores=torch.tensor([0.9, 0.4, 0.8, 0.2]), labels=torch.tensor([3, 8, 1, 5]))
-    drawn = report._found_boxes(dict(pred_instances=found), scene)
-    assert [(label, colour) for _, label, colour in drawn] == [(3, 'lime'), (1, 'red')]
+def test_the_picture_is_green_where_digits_are_right_and_hides_doubtful_second_names(tmp_path):
+    truth = SceneComposer('val')(0)
+    boxes = torch.tensor(truth.boxes, dtype=torch.float32)[[0, -1]]
+    boxes[:, 2:] += boxes[:, :2]
+    labels = torch.tensor([truth.labels[0], (truth.labels[-1] + 1) % 10])
+    second = boxes[:1] + torch.tensor([1, 0, 1, 0])  # of another name, on the place of the first
+    nowhere = torch.tensor([[0.0, 90, 20, 120]])
+    found = dict(
+        bboxes=torch.cat([boxes, second, nowhere]),
+        scores=torch.tensor([0.9, 0.8, 0.4, 0.2]),
+        labels=torch.cat([labels, labels[1:], labels[1:]]),
+    )
+    samples = [dict(img_path='val/0000.png', pred_instances=found)]
+    report.picture({'detection': {'student alone': samples}}, tmp_path / 'picture.png')
+    drawn = cv2.imread(str(tmp_path / 'picture.png'))[..., ::-1].astype(int)
+    assert drawn.shape == (2 * (26 + 160 + 6), 166, 3)
+    there, alone = drawn[26:186, :160], drawn[26 + 192 : 186 + 192, :160]
+    red, green, white = (
+        (abs(row - colour).max(2) < 60)
+        for row, colour in ((alone, (255, 0, 0)), (alone, (0, 255, 0)), (there, (255, 255, 255)))
+    )
+    for box, colour in zip((1.25 * boxes).int().tolist(), (green, red)):
+        edge = slice(box[1] + 10, box[3] - 2), slice(box[0] - 1, box[0] + 2)
+        assert white[edge].any(1).all() and colour[edge].any(1).all()
+    x1, y1, x2, y2 = (1.25 * boxes[0]).int().tolist()
+    assert not red[y1 - 4 : y2 + 4, x1 - 4 : x2 + 4].any(), 'nothing is drawn over the first'
+    assert not red[112:150, :24].any(), 'a score below 0.3'
+
+
+def test_the_picture_of_label_maps(tmp_path):
+    scene = SceneComposer('val', cards=True)(0)
+    nothing = torch.zeros(1, 128, 128, dtype=torch.long)
+    samples = [dict(img_path='val/0000_leftImg8bit.png', pred_sem_seg=dict(data=nothing))]
+    report.picture({'segmentation': {'student alone': samples}}, tmp_path / 'picture.png')
+    drawn = cv2.imread(str(tmp_path / 'picture.png')).astype(int)
+    there, alone = drawn[26:186, :160], drawn[26 + 192 : 186 + 192, :160]
+    labelled = cv2.resize(scene.label_map, (160, 160), interpolation=cv2.INTER_NEAREST) > 0
+    differs = abs(there - alone).max(2) > 10
+    assert (differs == labelled).mean() > 0.98

@@ -8,8 +8,7 @@ from torch.nn import functional as F
 from cankd_mm.errors import SetupError
 from cankd_mm.models import CanKDLoss
 from cankd_mm.models.layers.can_block import MODES, CanBlock
-from cankd_mm.show.attention import added_by, check_point, looks, points_of
-from cankd_mm.show.features import Level
+from cankd_mm.show.features import FeaturePair, added_by, check_point, looks, points_of
 
 
 def trained(module):
@@ -44,19 +43,19 @@ def test_affinity_times_values_is_what_the_block_adds(mode, sub_sample):
 def test_what_is_left_is_the_loss_over_its_weight(norm, resize):
     loss = trained(CanKDLoss(4, norm=norm, resize=resize, loss_weight=3.0))
     s, t = torch.randn(1, 4, 6, 5).double(), 2 + torch.randn(1, 4, 9, 8).double()
-    level = Level('neck_0', *loss.resized(s, t), loss.norm, loss.can)
-    assert level.left().shape == level.target.shape[2:]
-    through = 3 * level.left(through_block=True).double().mean()
+    pair = FeaturePair(*loss.resized(s, t), loss.norm, loss.can)
+    assert pair.left().shape == pair.target.shape[2:]
+    through = 3 * pair.left(through_block=True).double().mean()
     torch.testing.assert_close(through, loss(s, t).double(), rtol=1e-4, atol=0)
     loss.can = None
-    torch.testing.assert_close(3 * level.left().double().mean(), loss(s, t).double(), rtol=1e-4, atol=0)
+    torch.testing.assert_close(3 * pair.left().double().mean(), loss(s, t).double(), rtol=1e-4, atol=0)
 
 
 def test_correlation_is_pearsons():
     s, t = torch.randn(1, 3, 6, 5), torch.randn(1, 3, 6, 5)
     t[:, 1] = -2 * s[:, 1] + 7
     t[:, 2] = 4.0
-    found = Level('x', s, t, t, 'instance', None).correlation()
+    found = FeaturePair(s, t, t, 'instance', None).correlation()
     expected = torch.corrcoef(torch.stack([s[0, 0].flatten(), t[0, 0].flatten()]))[0, 1]
     torch.testing.assert_close(found, torch.tensor([expected, -1.0, 0.0]))
 
@@ -69,18 +68,18 @@ def test_cka_is_that_of_the_kernels_and_sees_no_rotation():
         pixels = feature[0].flatten(1).T
         kernels.append(centre @ pixels @ pixels.T @ centre)
     expected = (kernels[0] * kernels[1]).sum() / kernels[0].norm() / kernels[1].norm()
-    assert Level('x', s, t, t, None, None).cka() == pytest.approx(float(expected))
+    assert FeaturePair(s, t, t, None, None).cka() == pytest.approx(float(expected))
     rotation, _ = torch.linalg.qr(torch.randn(5, 5).double())
     rotated = 3 * torch.einsum('cd,ndhw->nchw', rotation, s) + 7
-    assert Level('x', rotated, s, s, None, None).cka() == pytest.approx(1)
-    assert Level('x', torch.ones_like(s), s, s, None, None).cka() == 0
+    assert FeaturePair(rotated, s, s, None, None).cka() == pytest.approx(1)
+    assert FeaturePair(torch.ones_like(s), s, s, None, None).cka() == 0
 
 
 def test_looks_from_points_of_the_input():
     block = trained(CanBlock(4, sub_sample=False)).float()
     x, t = torch.randn(1, 4, 8, 12), torch.randn(1, 4, 8, 12)
-    level = Level('neck_0', x, t, t, 'instance', block)
-    first, last = looks(level, [(0.0, 0.0), (95.9, 63.9)], (64, 96))
+    pair = FeaturePair(x, t, t, 'instance', block)
+    first, last = looks(pair, [(0.0, 0.0), (95.9, 63.9)], (64, 96))
     assert first.pixel == (0, 0) and last.pixel == (7, 11)
     with torch.no_grad():
         z = block(x, t)
@@ -88,18 +87,18 @@ def test_looks_from_points_of_the_input():
     assert 0.1 < last.top_tenth <= 1
     torch.nn.init.zeros_(block.bn.weight)
     torch.nn.init.zeros_(block.bn.bias)
-    assert added_by(level).max() == 0
+    assert added_by(pair).max() == 0
     block.phi.weight.data.zero_()
     block.phi.bias.data.fill_(1.0)
-    assert looks(level, [(5.0, 5.0)], (64, 96))[0].top_tenth == pytest.approx(0.1, abs=0.01)
+    assert looks(pair, [(5.0, 5.0)], (64, 96))[0].top_tenth == pytest.approx(0.1, abs=0.01)
 
 
 def test_level_of_one_pixel():
     loss = trained(CanKDLoss(4)).float()
     s, t = torch.randn(1, 4, 1, 1), torch.randn(1, 4, 1, 1)
-    level = Level('neck_0', *loss.resized(s, t), loss.norm, loss.can)
-    assert level.left().tolist() == [[0.0]] and level.correlation().tolist() == [0.0] * 4
-    assert looks(level, [(3.0, 3.0)], (8, 8))[0].top_tenth == 1
+    pair = FeaturePair(*loss.resized(s, t), loss.norm, loss.can)
+    assert pair.left().tolist() == [[0.0]] and pair.correlation().tolist() == [0.0] * 4
+    assert looks(pair, [(3.0, 3.0)], (8, 8))[0].top_tenth == 1
 
 
 def test_points_are_in_the_largest_objects():
@@ -113,9 +112,9 @@ def test_points_are_in_the_largest_objects():
     labels[:, :, 20:] = 255
     labels[:, 5:10, 2:12] = 4
     segmented = SegDataSample(gt_sem_seg=PixelData(data=labels))
-    (x0, y0), (x4, y4) = points_of(segmented, (20, 30))
+    (x0, y0), (x4, y4) = points_of(segmented, (20, 30), 3)
     assert labels[0, int(y0), int(x0)] == 0 and labels[0, int(y4), int(x4)] == 4
-    assert points_of(DetDataSample(), (80, 40))[0] == (20.0, 40.0)
+    assert points_of(DetDataSample(), (80, 40), 3)[0] == (20.0, 40.0)
 
 
 def test_point_outside_of_the_image():
@@ -131,5 +130,5 @@ def test_the_map_is_resized_as_the_loss_resizes():
     """A loss of MMRazor is looked at on the teacher's grid."""
     loss = CanKDLoss(4, mode=None, resize='student')
     s, t = torch.randn(1, 4, 4, 4), torch.randn(1, 4, 8, 8)
-    level = Level('x', *loss.resized(s, t), loss.norm, loss.can)
-    torch.testing.assert_close(level.student, F.interpolate(s, (8, 8), mode='bilinear'))
+    pair = FeaturePair(*loss.resized(s, t), loss.norm, loss.can)
+    torch.testing.assert_close(pair.student, F.interpolate(s, (8, 8), mode='bilinear'))

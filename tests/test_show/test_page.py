@@ -1,5 +1,6 @@
 """A pair is trained and shown: the page, in a browser, and what it says."""
 
+import copy
 import os
 import re
 import shutil
@@ -10,9 +11,8 @@ import torch
 from cankd_mm.apis import train
 from cankd_mm.config.read import load_config
 from cankd_mm.errors import SetupError
-from cankd_mm.show.samples import from_split, preprocessed
 from cankd_mm.show.show import show
-from cankd_mm.show.stages import AFTER, ALONE, BEFORE, Stages
+from cankd_mm.show.stages import AFTER, ALONE, BEFORE, from_split, read_stages
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.slow
@@ -62,19 +62,20 @@ def test_figures_of_a_level_are_what_the_loss_computes(shown):
     """Over the page's two images, of every stage."""
     task, config, folder, page = shown
     cfg = load_config(config)
-    stages = Stages(cfg, str(folder / 'cankd' / 'epoch_2.pth'), str(folder / 'alone' / 'epoch_2.pth'))
+    stages = read_stages(cfg, str(folder / 'cankd' / 'epoch_2.pth'), str(folder / 'alone' / 'epoch_2.pth'))
     cells = re.search(r'<tr><td>neck_0</td>(.*)</tr>', page.read_text())[1]
     *_, before, after, alone, through = re.findall(r'<td>([^<]*)</td>', cells)[:5]
     for stage, shown_figure in ((BEFORE, before), (AFTER, after), (ALONE, alone), (AFTER, through)):
         losses = []
-        with stages.at(stage) as model, torch.no_grad():
+        model = stages.at(stage)
+        with torch.no_grad():
             loss = model.distiller.distill_losses['loss_neck_0']
             block, loss.can = loss.can, loss.can if shown_figure == through else None
             for sample in from_split(cfg, 'val', 2):
-                inputs, data_samples = preprocessed(model, sample)
+                data = model.data_preprocessor(copy.deepcopy(sample.data), False)
                 with model.distiller.student_recorders, model.distiller.teacher_recorders:
-                    model.frozen_teacher(inputs, data_samples)
-                    model.extract_feat(inputs)
+                    model.frozen_teacher(data['inputs'], data['data_samples'])
+                    model.extract_feat(data['inputs'])
                     losses.append(float(model.distiller.compute_distill_losses()['loss_neck_0']) / loss.loss_weight)
             loss.can = block
         assert float(shown_figure) == pytest.approx(sum(losses) / 2, abs=6e-4)

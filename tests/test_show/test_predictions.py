@@ -14,7 +14,6 @@ from cankd_mm.config.pair import student_config
 from cankd_mm.config.read import load_config
 from cankd_mm.models.builders import build_model
 from cankd_mm.show import predictions
-from cankd_mm.show.samples import Sample
 
 META = dict(classes=('a', 'b'), palette=[(255, 0, 0), (0, 255, 0)])
 
@@ -31,10 +30,9 @@ def test_instances_are_drawn_where_they_are(side, masks):
         truth.masks, found.masks = BitmapMasks(bitmap, side, side), torch.from_numpy(bitmap).bool()
     image = np.full((side, side, 3), 128, np.uint8)
     annotated = DetDataSample(gt_instances=truth)
-    sample = Sample('x', dict(data_samples=[annotated]), image)
     for drawn in (
-        predictions.draw(sample, None, 'mmdet', META),
-        predictions.draw(sample, DetDataSample(pred_instances=found), 'mmdet', META),
+        predictions.draw(image, annotated, 'mmdet', META, truth=True),
+        predictions.draw(image, DetDataSample(pred_instances=found), 'mmdet', META),
     ):
         assert drawn.shape == (480, 480, 3)
         changed = (drawn.astype(int) - 128).__abs__().max(2) > 20
@@ -42,7 +40,7 @@ def test_instances_are_drawn_where_they_are(side, masks):
         assert abs(rows.max() - 240) < 12 and abs(columns.min() - 120) < 12 and abs(columns.max() - 360) < 12
         assert changed[200, 300] == masks
     nothing = DetDataSample(pred_instances=found[found.scores > 1])
-    assert np.abs(predictions.draw(sample, nothing, 'mmdet', META).astype(int) - 128).max() == 0
+    assert np.abs(predictions.draw(image, nothing, 'mmdet', META).astype(int) - 128).max() == 0
 
 
 def test_label_maps_are_drawn():
@@ -51,9 +49,10 @@ def test_label_maps_are_drawn():
     labels = torch.zeros(1, 40, 60, dtype=torch.long)
     labels[:, :, 30:] = 1
     image = np.full((40, 60, 3), 128, np.uint8)
-    sample = Sample('x', dict(data_samples=[SegDataSample(gt_sem_seg=PixelData(data=labels))]), image)
+    annotated = SegDataSample(gt_sem_seg=PixelData(data=labels))
     found = SegDataSample(pred_sem_seg=PixelData(data=1 - labels))
-    truth, drawn = predictions.draw(sample, None, 'mmseg', META), predictions.draw(sample, found, 'mmseg', META)
+    truth = predictions.draw(image, annotated, 'mmseg', META, truth=True)
+    drawn = predictions.draw(image, found, 'mmseg', META)
     assert truth.shape == drawn.shape == (320, 480, 3)
     assert truth[160, 60, 0] > truth[160, 60, 1] and drawn[160, 60, 1] > drawn[160, 60, 0]
     assert truth[160, 400, 1] > truth[160, 400, 0]
@@ -75,8 +74,7 @@ def trained(pairs, task, tmp_path):
 def test_figures_are_those_of_the_evaluation(pairs, tmp_path, task):
     config, cfg, model = trained(pairs, task, tmp_path)
     metrics = evaluate(config, str(tmp_path / 'model.pth'), work_dir=str(tmp_path / 'test'))
-    with predictions.in_scope(cfg):
-        found = predictions.rate(model, cfg)
+    found = predictions.rate_by_class(model, cfg)
     if task == 'segmentation':
         assert found.overall == pytest.approx(metrics['mIoU'], abs=0.006) and found.sizes == {}
         assert np.nanmean(list(found.classes.values())) == pytest.approx(found.overall)
@@ -85,8 +83,7 @@ def test_figures_are_those_of_the_evaluation(pairs, tmp_path, task):
     assert found.sizes['small'] == pytest.approx(100 * metrics.get('coco/bbox_mAP_s', 0))
     assert list(found.classes) == [str(i) for i in range(10)]
     cfg.val_evaluator = dict(type='VOCMetric', metric='mAP')
-    with predictions.in_scope(cfg):
-        without_file = predictions.rate(model, cfg)
+    without_file = predictions.rate_by_class(model, cfg)
     assert without_file.overall == found.overall and str(without_file.classes) == str(found.classes)
 
 
@@ -102,6 +99,6 @@ def test_classes_that_differ_most_are_shown():
 def test_student_config_is_untouched(pairs):
     cfg = load_config(str(pairs['detection']))
     before = student_config(cfg).pretty_text
-    with predictions.in_scope(cfg):
-        assert len(predictions.dataset_meta(cfg)['palette']) == 10
+    init_default_scope(cfg.default_scope)
+    assert len(predictions.dataset_meta(cfg)['palette']) == 10
     assert student_config(cfg).pretty_text == before
