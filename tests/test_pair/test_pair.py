@@ -101,6 +101,16 @@ def test_pair_of_the_demo_is_planned_and_runs(pairs, tmp_path, monkeypatch):
         write_pair(cfg.model.teacher, str(student), 'made/pair.py', teacher_ckpt=cfg.model.teacher_ckpt)
 
 
+def test_long_paths_with_quotes_stay_as_they_are(pairs, tmp_path):
+    cfg = Config.fromfile(str(pairs['detection']))
+    checkpoint = tmp_path / ("it's " + 'long' * 20) / "the 'best'.pth"
+    checkpoint.parent.mkdir()
+    checkpoint.symlink_to(cfg.model.teacher_ckpt)
+    student = str(pairs['detection'].with_name('detection_student.py'))
+    model, _ = written(tmp_path, cfg.model.teacher, student, str(checkpoint))
+    assert model.teacher_ckpt == str(checkpoint)
+
+
 def test_pair_is_written_as_python_alone(pairs, tmp_path):
     cfg = Config.fromfile(str(pairs['detection']))
     out = tmp_path / 'pair.json'

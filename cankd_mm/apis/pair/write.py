@@ -95,7 +95,8 @@ def write_pair(
         notes.append(f'settings: the recommended ones of configs/{file}')
     texts[path] = _pair_text(base, theirs.config, weights, sources[0], parts, method)
     write_new(texts)
-    return [*notes, *_warnings(theirs, ours, models), f'written: {path}']
+    notes += [f'warning: {warning}' for warning in _warnings(theirs, ours, models)]
+    return [*notes, f'written: {path}']
 
 
 def _build(model: ZooModel, whose: str) -> BaseModel:
@@ -187,16 +188,13 @@ def _memory(source: Source, batch_size: int, size: Optional[Size]) -> str:
 def _warnings(teacher: ZooModel, student: ZooModel, models: List[BaseModel]) -> Iterator[str]:
     larger, smaller = map(_millions, models)
     if larger < smaller and not isinstance(models[0], BackboneTeacher):  # which has no neck and no head to count
-        counts = f'the teacher has {larger:.1f} M parameters and the student {smaller:.1f} M'
-        yield f'warning: {counts}: is it this way round?'
+        yield f'the teacher has {larger:.1f} M parameters and the student {smaller:.1f} M: is it this way round?'
     for dataset, metrics in student.figures.items():
         theirs = teacher.figures.get(dataset, {})
         metric = next((metric for metric, value in metrics.items() if theirs.get(metric, inf) <= value), None)
         if metric is not None:
-            yield (
-                f'warning: the teacher has {theirs[metric]:g} {metric} on {dataset} and the student alone '
-                f'{metrics[metric]:g}: there is nothing to learn from it.'
-            )
+            figures = f'{theirs[metric]:g} {metric} on {dataset} and the student alone {metrics[metric]:g}'
+            yield f'the teacher has {figures}: there is nothing to learn from it.'
 
 
 def _pair_text(
@@ -211,9 +209,9 @@ def _pair_text(
         f'    teacher={literal(teacher)},',
     ]
     if weights:
-        line = f'    teacher_ckpt={literal(weights)},'
-        start = line.rfind('/') + 1 if len(line) > _WIDTH else 0
-        lines += [f"{line[:start]}'", f"    '{line[start:]}"] if start else [line]
+        start = weights.rfind('/') + 1 if len(weights) > _WIDTH - 20 else 0  # a long one goes on in a second line
+        lines += [f'    teacher_ckpt={literal(weights[:start])}'] if start else []
+        lines.append(f'    {"" if start else "teacher_ckpt="}{literal(weights[start:])},')
     fitting = [part for part in dict.fromkeys(part.split('.')[0] for part in parts) if part != 'backbone']
     if 'init_from_teacher' in method:
         lines.append(f'    init_from_teacher={literal(method["init_from_teacher"])},')
