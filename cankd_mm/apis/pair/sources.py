@@ -119,17 +119,12 @@ def _settings(ours: Features, theirs: Features, pairs: List[Tuple[Level, Level]]
     if theirs.source != ours.source:
         settings['teacher_source'] = theirs.source
     for key, features, levels in zip(('levels', 'teacher_levels'), (ours, theirs), zip(*pairs)):
+        numbers, last = [level.index for level in levels], len(features.shapes) - 1
         if not features.single:
-            settings[key] = _short([level.index for level in levels], len(features.shapes))
+            from_first = numbers == list(range(len(numbers)))
+            settings[key] = len(numbers) if from_first else [-1] if numbers == [last] else numbers
     without = {key: value for key, value in settings.items() if key != 'teacher_levels'}
     with suppress(SetupError):
         if pair_levels(ours, theirs, without.get('levels'), None, resizes) == pairs:
             return without
     return settings
-
-
-def _short(numbers: List[int], count: int) -> object:
-    """How many levels where they are the first ones, ``[-1]`` for the last, or else their numbers."""
-    if numbers == list(range(len(numbers))):
-        return len(numbers)
-    return [-1] if numbers == [count - 1] else numbers

@@ -147,7 +147,10 @@ def _size_after(steps: list, size: Optional[Size]) -> Optional[Size]:
             branches = [_size_after(branch, size) for branch in step['transforms']]
             size = max(filter(None, branches), key=prod, default=size)
         elif 'Resize' in kind:
-            size = max(_landscapes(step.get('scales') or step.get('scale')), key=prod, default=size)
+            scales = step.get('scales') or step.get('scale')
+            several = isinstance(scales, (list, tuple)) and not isinstance(scales[0], int)
+            scales = [scale for scale in (scales if several else [scales]) if isinstance(scale, (list, tuple))]
+            size = max(((min(scale), max(scale)) for scale in scales), key=prod, default=size)
         elif 'Crop' in kind and isinstance(step.get('crop_size'), (list, tuple)):
             if step.get('crop_type', 'absolute') == 'absolute':
                 size = tuple(map(min, step['crop_size'], size or step['crop_size']))
@@ -156,16 +159,6 @@ def _size_after(steps: list, size: Optional[Size]) -> Optional[Size]:
         elif kind == 'RandomAffine' and step.get('border') and size:
             size = tuple(side + 2 * border for side, border in zip(size, step['border']))
     return size
-
-
-def _landscapes(scales: object) -> Iterator[Size]:
-    """Height and width of a scale, or of every scale in a list."""
-    if scales and isinstance(scales, (list, tuple)):
-        if isinstance(scales[0], int):
-            yield min(scales), max(scales)
-        else:
-            for scale in scales:
-                yield from _landscapes(scale)
 
 
 def _memory(source: Source, batch_size: int, size: Optional[Size]) -> str:
