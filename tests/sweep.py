@@ -35,7 +35,6 @@ warnings.filterwarnings('ignore')
 import cankd_mm  # noqa: E402, F401
 from cankd_mm.apis import export_student, train  # noqa: E402
 from cankd_mm.apis.pair import write_pair  # noqa: E402
-from cankd_mm.apis.pair.data import _inner  # noqa: E402
 from cankd_mm.apis.pair.zoo import zoo  # noqa: E402
 from cankd_mm.config.pair import student_config  # noqa: E402
 from cankd_mm.config.read import load_config, load_model_cfg  # noqa: E402
@@ -145,7 +144,10 @@ def data_of(student, folder):
     cfg = load_config(student)
     if cfg.get('default_scope') == 'mmseg':
         return folder / 'labels.py'
-    panoptic = _inner(cfg, 'train', student)[1].type == 'CocoPanopticDataset'
+    dataset = cfg.train_dataloader.dataset
+    while 'dataset' in dataset:
+        dataset = dataset.dataset
+    panoptic = dataset.type == 'CocoPanopticDataset'
     return folder / ('panoptic.py' if panoptic else 'boxes.py')
 
 

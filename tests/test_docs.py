@@ -101,9 +101,10 @@ def test_everything_registered_is_in_the_reference_with_a_config_that_builds():
 def test_examples_of_hooks_loop_and_runner_run(pairs, tmp_path):
     """All of them in one training; the visualizer's backend, of which TensorBoard is a package of its own, left out."""
     found = {}
-    for name in cankd_mm.engine.__all__:
+    components = [getattr(cankd_mm.engine, name) for name in cankd_mm.engine.__all__]
+    for component in [*components, DistillVisualizationHook]:
         space = {}
-        exec(example_of(getattr(cankd_mm.engine, name)), space)  # noqa: S102
+        exec(example_of(component), space)  # noqa: S102
         for key in ('runner_type', 'val_cfg', 'default_hooks', 'custom_hooks'):
             value = space.get(key)
             if isinstance(value, list):

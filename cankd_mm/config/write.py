@@ -71,20 +71,21 @@ def write_changes(path: Path, base: str, options: Dict[str, object]) -> None:
     path.write_text('\n'.join(lines) + '\n', encoding='utf-8')
 
 
-def write_new(path: Path, text: str) -> None:
-    """Write a file that must not be there yet.
+def write_new(texts: Dict[Path, str]) -> None:
+    """Write files that must not be there yet: all, or none.
 
     Args:
-        path (Path): The file.
-        text (str): Its content.
+        texts (dict[Path, str]): The content by file.
 
     Raises:
-        SetupError: If it is there.
+        SetupError: If one is there.
     """
-    if path.exists():
-        raise SetupError(f'{str(path)!r} is there already: name another file with --out, or take it away.')
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding='utf-8')
+    for path in texts:
+        if path.exists():
+            raise SetupError(f'{str(path)!r} is there already: name another file with --out, or take it away.')
+    for path, text in texts.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding='utf-8')
 
 
 def _whole_lists(base: str, options: Dict[str, object]) -> Dict[str, object]:

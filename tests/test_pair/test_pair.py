@@ -5,13 +5,13 @@ import re
 import pytest
 import torch
 from mmengine.config import Config
+from mmrazor.registry import MODELS
 
 from cankd_mm.apis.pair import write_pair
 from cankd_mm.apis.pair.data import data_text
-from cankd_mm.apis.pair.plan import input_size, plan_pair
-from cankd_mm.apis.pair.sources import loss_memory
 from cankd_mm.apis.pair.zoo import find_model, zoo
 from cankd_mm.config.read import load_config
+from cankd_mm.config.write import literal
 from cankd_mm.errors import SetupError
 from cankd_mm.models.algorithms.parts import fitting_parts
 from cankd_mm.models.builders import build_model
@@ -20,6 +20,16 @@ from tests.conftest import ROOT
 
 def build(text):
     return build_model(Config.fromstring(f'model = {text}', '.py').model, 'student')
+
+
+def written(folder, teacher, student, teacher_ckpt=None):
+    """The model of the pair that the command writes, and what it says."""
+    said = write_pair(teacher, student, str(folder / 'pair.py'), teacher_ckpt)
+    return load_config(str(folder / 'pair.py')).model, said
+
+
+def settings_of(distiller):
+    return {key: value for key, value in distiller.items() if key not in ('type', 'loss')}
 
 
 @pytest.mark.parametrize(
@@ -91,6 +101,100 @@ def test_pair_of_the_demo_is_planned_and_runs(pairs, tmp_path, monkeypatch):
         write_pair(cfg.model.teacher, str(student), 'made/pair.py', teacher_ckpt=cfg.model.teacher_ckpt)
 
 
+def test_long_paths_with_quotes_stay_as_they_are(pairs, tmp_path):
+    cfg = Config.fromfile(str(pairs['detection']))
+    checkpoint = tmp_path / ("it's " + 'long' * 20) / "the 'best'.pth"
+    checkpoint.parent.mkdir()
+    checkpoint.symlink_to(cfg.model.teacher_ckpt)
+    student = str(pairs['detection'].with_name('detection_student.py'))
+    model, _ = written(tmp_path, cfg.model.teacher, student, str(checkpoint))
+    assert model.teacher_ckpt == str(checkpoint)
+
+
+def test_pair_is_written_as_python_alone(pairs, tmp_path):
+    cfg = Config.fromfile(str(pairs['detection']))
+    out = tmp_path / 'pair.json'
+    with pytest.raises(SetupError, match=r"'.*pair.json' does not end in .py: name another file with --out"):
+        write_pair(cfg.model.teacher, str(pairs['detection'].with_name('detection_student.py')), str(out))
+    assert not out.exists()
+
+
+def as_pure_python(path, config):
+    """Write the detector of a text config as a pure Python one, in which types are classes and no scope is named."""
+    cfg = load_config(str(config))
+    path.write_text(
+        'from mmdet.datasets import CocoDataset\n'
+        'from mmdet.datasets.transforms import LoadAnnotations, PackDetInputs, Resize\n'
+        'from mmdet.evaluation import CocoMetric\n'
+        'from mmdet.models import FPN, ResNet, RetinaHead, RetinaNet\n\n'
+        'default_scope = None\n'
+        + ''.join(
+            f'{key} = {literal(value)}\n'
+            for key, value in cfg.to_dict().items()
+            if key not in ('default_scope', 'work_dir', 'launcher')
+        )
+    )
+    classes = 'CocoDataset|LoadAnnotations|PackDetInputs|Resize|CocoMetric|FPN|ResNet|RetinaHead|RetinaNet'
+    path.write_text(re.sub(rf"type='({classes})'", r'type=\1', path.read_text()))
+    assert 'type=RetinaNet' in path.read_text() and 'type=CocoDataset' in path.read_text()
+    return str(path)
+
+
+def as_json(path, config):
+    Config(load_config(str(config)).to_dict()).dump(str(path))
+    return str(path)
+
+
+def as_text(path, config):
+    return str(config)
+
+
+FORMS = dict(python=(as_pure_python, '.py'), json=(as_json, '.json'), yaml=(as_json, '.yml'), text=(as_text, '.py'))
+
+
+@pytest.fixture
+def in_form(pairs, tmp_path):
+    """The teacher and the student of the demo's detectors, each in a form of config, and the teacher's checkpoint."""
+    cfg = Config.fromfile(str(pairs['detection']))
+    configs = dict(teacher=cfg.model.teacher, student=pairs['detection'].with_name('detection_student.py'))
+
+    def write(teacher, student):
+        found = []
+        for whose, form in (('teacher', teacher), ('student', student)):
+            convert, suffix = FORMS[form]
+            found.append(convert(tmp_path / f'{whose}_{form}{suffix}', configs[whose]))
+        return (*found, cfg.model.teacher_ckpt)
+
+    return write
+
+
+@pytest.mark.parametrize(
+    'teacher, student',
+    [('python', 'python'), ('json', 'json'), ('text', 'python'), ('python', 'json'), ('json', 'yaml')],
+)
+def test_forms_of_config(teacher, student, in_form, tmp_path):
+    teacher, student, checkpoint = in_form(teacher, student)
+    model, said = written(tmp_path, teacher, student, checkpoint)
+    assert any(line.startswith("source: neck: the student's levels 0, 1, 2 (strides 8, 16, 32)") for line in said)
+    assert any('of 128x128 pixels' in line for line in said)
+    built = MODELS.build(model)
+    assert type(built.teacher).__name__ == 'RetinaNet' and built.bbox_head.num_classes == 10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    'student, data', [('python', None), ('python', 'python'), ('python', 'json'), ('json', 'python'), ('text', 'json')]
+)
+def test_pair_of_any_form_trains(student, data, in_form, tmp_path):
+    from cankd_mm.apis import train
+
+    teacher, student, checkpoint = in_form('python', student)
+    data = data and in_form('text', data)[1]
+    write_pair(teacher, student, str(tmp_path / 'pair.py'), checkpoint, data)
+    runner = train(str(tmp_path / 'pair.py'), work_dir=str(tmp_path / 'run'), cfg_options={'train_cfg.max_epochs': 1})
+    assert runner.iter >= 1 and list((tmp_path / 'run').glob('epoch_1.pth'))
+
+
 @pytest.mark.parametrize('task', ['detection', 'segmentation'])
 def test_recommended_settings_are_written(pairs, tmp_path, task):
     cfg = Config.fromfile(str(pairs[task]))
@@ -137,10 +241,10 @@ def test_recommended_settings_are_written(pairs, tmp_path, task):
         ),
     ],
 )
-def test_sources_of_the_zoos(teacher, student, settings, resize):
-    plan = plan_pair(teacher, student)
-    assert plan.source.settings == settings and plan.source.resize == resize
-    assert plan.teacher_ckpt == find_model(teacher, 'teacher').weights
+def test_sources_of_the_zoos(teacher, student, settings, resize, tmp_path):
+    model, _ = written(tmp_path, teacher, student)
+    assert settings_of(model.distiller) == settings and model.distiller.loss.get('resize') == resize
+    assert model.teacher_ckpt == find_model(teacher, 'teacher').weights
 
 
 def test_parts_that_fit_are_the_largest():
@@ -158,16 +262,18 @@ def test_parts_that_fit_are_the_largest():
     assert fitting_parts(small, large) == [f'neck.fpn_convs.{i}' for i in (0, 1, 2, 4)] + ['bbox_head']
 
 
-def test_memory_is_what_the_loss_keeps():
+def test_memory_is_what_the_loss_keeps(tmp_path):
     from cankd_mm.models import CanKDLoss
     from cankd_mm.models.utils import saved_bytes
 
-    plan = plan_pair('yolox_s_8xb8-300e_coco', 'yolox_tiny_8xb8-300e_coco')
-    loss = CanKDLoss(in_channels=128)
-    maps = [torch.randn(2, 128, side, 2 * side) for side in (16, 16)]
-    with saved_bytes() as held:
-        loss(maps[0].requires_grad_(), maps[1])
-    assert loss_memory(plan.source, 2, (128, 256))[0] == sum(held.values())
+    _, said = written(tmp_path, 'yolox_s_8xb8-300e_coco', 'yolox_tiny_8xb8-300e_coco')
+    held = []
+    for stride in (8, 16, 32):
+        student, teacher = (torch.randn(8, 128, 640 // stride, 640 // stride) for _ in range(2))
+        with saved_bytes() as saved:
+            CanKDLoss(in_channels=128)(student.requires_grad_(), teacher)
+        held.append(f'{sum(saved.values()) / 2**20:.0f}')
+    assert f'memory of the loss, 8 images of 640x640 pixels: {" + ".join(held)} MB' in said
 
 
 @pytest.mark.parametrize(
@@ -182,8 +288,10 @@ def test_memory_is_what_the_loss_keeps():
         ('mmseg::segformer/segformer_mit-b0_8xb2-160k_ade20k-512x512.py', (512, 512)),
     ],
 )
-def test_size_of_the_images(config, size):
-    assert input_size(load_config(config)) == size
+def test_size_of_the_images(config, size, tmp_path):
+    (tmp_path / 'teacher.pth').touch()
+    _, said = written(tmp_path, config, config, str(tmp_path / 'teacher.pth'))
+    assert any(re.match(rf'memory of the loss, \d+ images of {size[0]}x{size[1]} pixels', line) for line in said)
 
 
 @pytest.mark.parametrize(
@@ -201,15 +309,16 @@ def test_size_of_the_images(config, size):
         ),
     ],
 )
-def test_mistakes_are_one_clear_sentence(teacher, student, words):
+def test_mistakes_are_one_clear_sentence(teacher, student, words, tmp_path):
     with pytest.raises(SetupError, match=words) as error:
-        plan_pair(teacher, student)
-    assert '\n' not in str(error.value)
+        write_pair(teacher, student, str(tmp_path / 'pair.py'))
+    assert '\n' not in str(error.value) and not any(tmp_path.iterdir())
 
 
 @pytest.mark.slow
-def test_teacher_that_is_smaller_or_worse_is_a_warning():
-    warnings = plan_pair('retinanet_r18_fpn_1x_coco', 'retinanet_r50_fpn_1x_coco').warnings
+def test_teacher_that_is_smaller_or_worse_is_a_warning(tmp_path):
+    _, said = written(tmp_path, 'retinanet_r18_fpn_1x_coco', 'retinanet_r50_fpn_1x_coco')
+    warnings = [line for line in said if line.startswith('warning: ')]
     assert re.search(r'the teacher has \d+\.\d M parameters and the student \d+\.\d M', warnings[0])
     assert 'the teacher has 31.7 box AP on COCO and the student alone 36.5: there is nothing to learn' in warnings[1]
 
@@ -313,6 +422,14 @@ def test_label_maps_that_count_from_zero(tmp_path):
     assert [step.reduce_zero_label for step in steps] == [False, True]
 
 
+def test_label_maps_that_their_type_counts_from_one(tmp_path):
+    """As ADE20K's, whose config need not say so."""
+    student = 'mmseg::segformer/segformer_mit-b0_8xb2-160k_ade20k-512x512.py'
+    (tmp_path / 'student.py').write_text(data_text(student, student, 'mmseg::_base_/datasets/ade20k.py'))
+    cfg = Config.fromfile(str(tmp_path / 'student.py'))
+    assert cfg.train_dataloader.dataset.pipeline[1].reduce_zero_label is True
+
+
 @pytest.mark.parametrize(
     'kind, words', [('NoDataset', "type 'NoDataset' is not registered among those of the student")]
 )
@@ -352,8 +469,8 @@ def test_data_that_cannot_be_exchanged(own_data):
         ),
     ],
 )
-def test_backbones_of_timm(teacher, student, settings, resize):
+def test_backbones_of_timm(teacher, student, settings, resize, tmp_path):
     pytest.importorskip('timm')
-    plan = plan_pair(teacher, student)
-    assert plan.source.resize == resize and plan.teacher_ckpt is None and not plan.warnings
-    assert plan.source.settings == settings
+    model, said = written(tmp_path, teacher, student)
+    assert settings_of(model.distiller) == settings and model.distiller.loss.get('resize') == resize
+    assert 'teacher_ckpt' not in model and not any('warning' in line for line in said)

@@ -1,25 +1,27 @@
-"""A student of the zoo on another data set: what of its config has to change."""
+"""The student's config on another data set: what it says of the data and of their classes is exchanged."""
 
 import inspect
-from typing import Dict, Iterator, Optional, Tuple
+from typing import Dict, Optional, Tuple
 
-from mmengine.config import Config
-from mmengine.registry import DATASETS, init_default_scope
+from mmengine.registry import DATASETS
 
-from cankd_mm.config.paths import config_file
 from cankd_mm.config.read import read_config
+from cankd_mm.config.types import class_of, type_name
 from cankd_mm.config.write import arguments, literal
 from cankd_mm.errors import SetupError
+from cankd_mm.models.builders import build_model
+from cankd_mm.models.utils import count_classes
 
-# What says where a data set lies and what it holds; how it is augmented and loaded stays the student's.
-_KEPT = ('type', 'data_root', 'ann_file', 'data_prefix', 'metainfo')
-_KEPT += ('img_suffix', 'seg_map_suffix', 'reduce_zero_label', 'ignore_index')  # of label maps
 _SPLITS = ('train', 'val', 'test')
-_CLASSES = ('num_classes', 'num_things_classes')
+# These entries of a data set are taken from the other config. The student's say how images are loaded and augmented.
+_DATASET_KEYS = ('type', 'data_root', 'ann_file', 'data_prefix', 'metainfo')
+_DATASET_KEYS += ('img_suffix', 'seg_map_suffix', 'reduce_zero_label', 'ignore_index')  # of label maps
+_EVALUATOR_KEYS = ('ann_file', 'iou_metrics')
+_CLASS_KEYS = ('num_classes', 'num_things_classes')
 
 
 def data_text(student: str, base: str, data: str) -> str:
-    """Write a student's config on a data set of another config.
+    """Write a student's config on the data set of another config.
 
     Args:
         student (str): The student's config: a file, or ``package::path``.
@@ -32,147 +34,121 @@ def data_text(student: str, base: str, data: str) -> str:
     Raises:
         SetupError: If a config lacks data sets, or has them in a form that cannot be exchanged.
     """
-    cfg, given = read_config(config_file(student)), read_config(config_file(data))
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
-    splits = {split: _split(given, split, data) for split in _SPLITS}
-    before = _inner(cfg, 'train', student)[1]
-    common = {key: value for key, value in splits['train'].items() if all(s.get(key) == value for s in splits.values())}
-    lines = [f'_base_ = {base!r}', _wrapped(f'data = dict({arguments(common)})')]
-    for split, found in splits.items():
-        if split == 'test' and found == splits['val']:
+    ours, theirs = read_config(student).to_dict(), read_config(data).to_dict()
+    scope = ours.get('default_scope')
+    new = {}
+    for split in _SPLITS:
+        dataset, _ = _inner_dataset(theirs, split, data)
+        new[split] = {key: dataset[key] for key in _DATASET_KEYS if dataset.get(key) is not None}
+    shared = {key: value for key, value in new['train'].items() if all(new[s].get(key) == value for s in _SPLITS)}
+    lines = [f'_base_ = {base!r}', _wrapped(f'data = dict({arguments(shared)})')]
+    for split in _SPLITS:
+        if split == 'test' and new['test'] == new['val']:
             lines.append('test_dataloader = val_dataloader')
             continue
-        own = {key: value for key, value in found.items() if key not in common}
-        depth, stock = _inner(cfg, split, student)
-        own.update(_rest(stock, found))
-        dataset = f'dict(**data, {arguments(own)})' if own else 'data'
-        for _ in range(depth):
-            dataset = f'dict(dataset={dataset})'
-        lines.append(f'{split}_dataloader = dict(dataset={dataset})')
-    lines += _evaluators(cfg, given)
-    # Some kinds of data set read the names of their classes from a file.
-    old, new = _count(before) or max(_class_counts(cfg.model), default=None), _count(splits['train'])
-    if None not in (old, new) and old != new:
-        model = _with_classes(cfg.model.to_dict(), old, new)
-        if model:
-            lines.append(f'model = {literal(model)}')
+        old, wrappers = _inner_dataset(ours, split, student)
+        own = {key: value for key, value in new[split].items() if key not in shared}
+        own.update(_adapted(old, new[split], scope))
+        text = f'dict(**data, {arguments(own)})' if own else 'data'
+        for _ in range(wrappers + 1):
+            text = f'dict(dataset={text})'
+        lines.append(f'{split}_dataloader = {text}')
+    evaluator = _evaluator(ours.get('val_evaluator'), theirs.get('val_evaluator'))
+    if evaluator:
+        lines += [f'val_evaluator = {evaluator}', 'test_evaluator = val_evaluator']
+    old, _ = _inner_dataset(ours, 'train', student)
+    before = _class_count(old, scope) or count_classes(build_model(student, 'student'))
+    after = _class_count({**old, **new['train']}, scope)
+    if after not in (0, before):
+        changes = _changes(ours['model'], _with_classes(ours['model'], before, after))
+        lines += [f'model = {literal(changes)}'] if changes else []
     return '\n'.join(lines) + '\n'
 
 
-def _split(cfg: Config, split: str, path: str) -> dict:
-    _, dataset = _inner(cfg, split, path)
-    return {key: _plain(dataset[key]) for key in _KEPT if dataset.get(key) is not None}
-
-
-def _inner(cfg: Config, split: str, path: str) -> Tuple[int, dict]:
-    """The data set that reads files, and how many others are around it."""
-    dataset, depth = (cfg.get(f'{split}_dataloader') or {}).get('dataset'), 0
+def _inner_dataset(cfg: dict, split: str, path: str) -> Tuple[dict, int]:
+    """The data set of a split that reads files, and how many others are wrapped around it."""
+    dataset, wrappers = (cfg.get(f'{split}_dataloader') or {}).get('dataset'), 0
     while dataset and 'dataset' in dataset:
-        dataset, depth = dataset['dataset'], depth + 1
+        dataset, wrappers = dataset['dataset'], wrappers + 1
     if not dataset or 'datasets' in dataset:
         what = 'joins several data sets in' if dataset else 'has no data set in its'
         raise SetupError(
             f'The config {path!r} {what} {split}_dataloader: give one with a single data set for each split.'
         )
-    return depth, dataset
+    return dataset, wrappers
 
 
-def _rest(stock: dict, given: dict) -> dict:
-    """What else of the student's data set has to change: its pipeline, or all where the other kind takes less."""
-    wanted, pipeline = given.get('reduce_zero_label', False), []
-    for step in _plain(stock.get('pipeline') or []):
-        # A pipeline for label maps that count from one, on such that do not, or the other way round.
-        if str(step.get('type')).endswith('LoadAnnotations') and step.get('reduce_zero_label', wanted) != wanted:
-            step = dict(step, reduce_zero_label=wanted)
-        pipeline.append(step)
-    taken = {
-        name
-        for cls in _kind(given.get('type', stock['type'])).__mro__
-        for name in inspect.signature(cls.__init__).parameters
-    }
-    if all(key in taken or key == 'type' for key in stock):
-        return {} if pipeline == _plain(stock.get('pipeline') or []) else dict(pipeline=pipeline)
-    kept = {key: _plain(value) for key, value in stock.items() if key in taken and key not in _KEPT}
+def _adapted(old: dict, new: dict, scope: Optional[str]) -> dict:
+    """What else changes in the student's data set: its pipeline, or all of it where the new type takes less."""
+    parameters: Dict[str, inspect.Parameter] = {}
+    for base in reversed(_dataset_class(new.get('type', old['type']), scope).__mro__):
+        parameters.update(inspect.signature(base.__init__).parameters)
+    # Both the data set and its pipeline say whether label maps count from one.
+    from_one = parameters.get('reduce_zero_label')
+    from_one = new.get('reduce_zero_label', from_one.default if from_one else False)
+    pipeline = [
+        dict(step, reduce_zero_label=from_one)
+        if type_name(step) == 'LoadAnnotations' and 'reduce_zero_label' in step
+        else step
+        for step in old.get('pipeline') or []
+    ]
+    if all(key in parameters for key in old if key != 'type'):
+        return {} if pipeline == (old.get('pipeline') or []) else dict(pipeline=pipeline)
+    kept = {key: value for key, value in old.items() if key in parameters and key not in _DATASET_KEYS}
     return dict(_delete_=True, **{**kept, 'pipeline': pipeline})
 
 
-def _kind(name: str) -> type:
-    with DATASETS.switch_scope_and_registry(None) as registry:  # the default scope's
-        kind = registry.get(name)
-    if kind is None:
+def _dataset_class(kind: str, scope: Optional[str]) -> type:
+    found = class_of(DATASETS, kind, scope)
+    if found is None:
         raise SetupError(
-            f"The data set type {name!r} is not registered among those of the student's library: correct it, or import "
+            f"The data set type {kind!r} is not registered among those of the student's library: correct it, or import "
             'what registers it with custom_imports.'
         )
-    return kind
+    return found
 
 
-def _evaluators(cfg: Config, given: Config) -> Iterator[str]:
-    if given.get('val_evaluator') is None:
-        return
-    ours, theirs = cfg.get('val_evaluator'), given.val_evaluator
-    if isinstance(ours, dict) and isinstance(theirs, dict) and ours.get('type') == theirs.get('type'):
-        new = {
-            key: value for key, value in theirs.items() if key in ('ann_file', 'iou_metrics') and value != ours.get(key)
-        }
-        text = literal(_plain(new)) if new else None
-    else:
-        text = (
-            f'dict(_delete_=True, {arguments(_plain(theirs))})' if isinstance(theirs, dict) else repr(_plain(theirs))
-        )
-    if text is not None:
-        yield f'val_evaluator = {text}'
-        yield 'test_evaluator = val_evaluator'
+def _evaluator(old: object, new: object) -> Optional[str]:
+    """The new evaluator as a config has it, which keeps the student's other settings if it is of the same type."""
+    if isinstance(new, list) or new is None:
+        return literal(new) if new else None
+    if not isinstance(old, dict) or type_name(old) != type_name(new):
+        return literal(dict(_delete_=True, **new))
+    changes = {key: new[key] for key in _EVALUATOR_KEYS if key in new and new[key] != old.get(key)}
+    return literal(changes) if changes else None
 
 
-def _count(dataset: dict) -> Optional[int]:
-    """How many classes a data set has: its own, or those of its type."""
-    classes = (dataset.get('metainfo') or {}).get('classes')
-    if classes is None:
-        classes = getattr(_kind(dataset['type']), 'METAINFO', {}).get('classes')
-    return None if classes is None else 1 if isinstance(classes, str) else len(classes)
+def _class_count(dataset: dict, scope: Optional[str]) -> int:
+    """How many classes a data set has, 0 where its type reads their names from a file."""
+    metainfo = {**getattr(_dataset_class(dataset['type'], scope), 'METAINFO', {}), **(dataset.get('metainfo') or {})}
+    classes = metainfo.get('classes') or []
+    return 1 if isinstance(classes, str) else len(classes)
 
 
-def _class_counts(cfg: object) -> Iterator[int]:
-    """The numbers of classes that the parts of a model are configured for."""
-    if isinstance(cfg, dict):
-        yield from (value for key, value in cfg.items() if key in _CLASSES and isinstance(value, int))
-    for part in cfg.values() if isinstance(cfg, dict) else cfg if isinstance(cfg, (list, tuple)) else ():
-        yield from _class_counts(part)
+def _with_classes(cfg: object, old: int, new: int) -> object:
+    """A part of a model's config for another number of classes."""
+    if isinstance(cfg, (list, tuple)):
+        return type(cfg)(_with_classes(part, old, new) for part in cfg)
+    if not isinstance(cfg, dict):
+        return cfg
+    changed = {key: _with_classes(value, old, new) for key, value in cfg.items()}
+    changed.update({key: new for key in _CLASS_KEYS if cfg.get(key) == old})
+    weights = cfg.get('class_weight')
+    if isinstance(weights, (list, tuple)) and len(weights) in (old, old + 1):  # the last is the background's
+        changed['class_weight'] = [weights[0]] * new + list(weights[old:])
+    return changed
 
 
-def _with_classes(cfg: dict, old: int, new: int) -> dict:
-    """What has to change in a model's config for another number of classes."""
-    changes: Dict[str, object] = {}
-    for key, value in cfg.items():
-        if key in _CLASSES and value == old:
-            changes[key] = new
-        elif key == 'class_weight' and isinstance(value, (list, tuple)) and len(value) in (old, old + 1):
-            changes[key] = [value[0]] * new + list(value[old:])
-        elif isinstance(value, dict):
-            inside = _with_classes(value, old, new)
-            changes.update({key: inside} if inside else {})
-        elif isinstance(value, (list, tuple)) and any(
-            isinstance(v, dict) and _with_classes(v, old, new) for v in value
-        ):
-            # A list in a config replaces the one that it is based on.
-            changes[key] = [_merged(v, _with_classes(v, old, new)) for v in value]
-    return changes
-
-
-def _merged(cfg: dict, changes: dict) -> dict:
-    merged = Config(dict(part=cfg))
-    merged.merge_from_dict(dict(part=changes))
-    return merged.part.to_dict()
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, dict):
-        return {key: _plain(v) for key, v in value.items()}
-    return type(value)(map(_plain, value)) if isinstance(value, (list, tuple)) else value
+def _changes(old: dict, new: dict) -> dict:
+    """The entries that differ. Lists are whole, as a list in a config replaces the one that it inherits."""
+    return {
+        key: _changes(old[key], value) if isinstance(value, dict) else value
+        for key, value in new.items()
+        if value != old[key]
+    }
 
 
 def _wrapped(line: str, width: int = 118) -> str:
-    """Go on in a second line before the names of the classes, which may be many."""
+    """A line that goes on in a second one before the names of the classes, which may be many."""
     head, comma, tail = line.partition(' metainfo=')
     return f'{head}\n   {comma}{tail}' if comma and len(line) > width else line

@@ -1,56 +1,229 @@
-"""Write configs as a person would."""
+"""Write the config of a teacher-student pair, and say what was chosen and why."""
 
-from typing import List, Optional
+from math import inf, prod
+from pathlib import Path
+from typing import Dict, Iterator, List, Optional, Tuple
 
-from cankd_mm.apis.pair.plan import Plan
+import torch
+from mmengine.config import Config
+from mmengine.model import BaseModel
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from cankd_mm.apis.pair.data import data_text
+from cankd_mm.apis.pair.sources import Source, find_sources
+from cankd_mm.apis.pair.zoo import ZooModel, find_model
+from cankd_mm.config.read import load_config, read_config
+from cankd_mm.config.types import LIBRARIES, from_timm, library_of, type_name
+from cankd_mm.config.write import arguments, base_name, literal, write_new
+from cankd_mm.errors import SetupError, reason_of
+from cankd_mm.models import BackboneTeacher
+from cankd_mm.models.algorithms.parts import fitting_parts
+from cankd_mm.models.builders import build_model
+from cankd_mm.models.checkpoints import check_checkpoint, pretrained_cfg
+from cankd_mm.models.losses import CanKDLoss
+from cankd_mm.models.saved import saved_bytes
 
 _WIDTH = 118
+Size = Tuple[int, int]
 
 
-def pair_text(plan: Plan, student: str, method: Optional[dict] = None) -> str:
+def write_pair(
+    teacher: str,
+    student: str,
+    out: str,
+    teacher_ckpt: Optional[str] = None,
+    data: Optional[str] = None,
+    recommended: bool = False,
+) -> List[str]:
     """Write the config of a pair.
 
     Args:
-        plan (Plan): The pair.
-        student (str): What the student's config is called in ``_base_``.
-        method (dict, optional): What a method changes in the pair's ``model``. Defaults to None, nothing.
+        teacher (str): A zoo model's name, a config file, or ``package::path``.
+        student (str): The same of the student.
+        out (str): The file to write, which ends in ``.py``.
+        teacher_ckpt (str, optional): The teacher's checkpoint. Defaults to None, the zoo's.
+        data (str, optional): A config of the data set to train on; the student's config for it is written beside the
+            pair's. Defaults to None, the student's own.
+        recommended (bool): Whether to put the recommended settings on top. Defaults to False, the paper's.
 
     Returns:
-        str: The config.
+        list[str]: What was chosen and why, a line each.
+
+    Raises:
+        SetupError: If a model does not exist or does not build, if the two are of different tasks, if nothing of them
+            can be compared, if the teacher's weights are not known, or if a file is there already.
     """
-    settings = dict(plan.source.settings)
-    base = 'cankd_fpn' if settings['source'] == 'neck' else 'cankd_backbone'
-    defaults = dict(cankd_fpn=dict(source='neck', levels=4), cankd_backbone=dict(source='backbone', levels=[-1]))[base]
-    changes = {key: settings.get(key) for key in (*defaults, *settings) if settings.get(key) != defaults.get(key)}
-    method = method or {}
-    changes.update(method.get('distiller', {}))
-    loss = dict(changes.pop('loss', {}), **(dict(resize=plan.source.resize) if plan.source.resize else {}))
-    words = [f'{key}={value!r}' for key, value in changes.items()]
-    if loss:
-        entries = ', '.join(f'{key}={value!r}' for key, value in loss.items())
-        words.append(f'loss=dict(_base_.distiller.loss, {entries})')
-    distiller = f'dict(_base_.distiller, {", ".join(words)})' if words else '_base_.distiller'
-    if len(distiller) > _WIDTH - 16:
-        distiller = f'dict(\n        _base_.distiller, {", ".join(words[:-1])},\n        {words[-1]})'
+    path = Path(out)
+    if path.suffix != '.py':
+        raise SetupError(f'A pair is written as Python, and {out!r} does not end in .py: name another file with --out.')
+    theirs, ours = find_model(teacher, 'teacher'), find_model(student, 'student')
+    cfg = load_config(ours.config)
+    models = [_build(theirs, 'teacher'), _build(ours, 'student')]
+    libraries = [library_of(type(model)) for model in models]
+    if set(libraries) == set(LIBRARIES):
+        raise SetupError(
+            f'The teacher {theirs.name!r} is a model of {libraries[0]} and the student {ours.name!r} one of '
+            f'{libraries[1]}: give two of one task.'
+        )
+    weights = teacher_ckpt or theirs.weights
+    if weights is not None:
+        check_checkpoint(weights, 'teacher')
+    elif pretrained_cfg(models[0]) is None and not from_timm(theirs.config):
+        raise SetupError(
+            f'The zoo has no weights of the teacher {theirs.name!r}: give its checkpoint with --teacher-ckpt PATH.'
+        )
+    size, batch_size = _input_size(cfg), cfg.train_dataloader.get('batch_size', 1)
+    sources = find_sources(models[1], models[0], size)
+    parts = fitting_parts(models[1], models[0])
+    notes = [
+        f'teacher: {_described(theirs, models[0])}',
+        f'student: {_described(ours, models[1])}',
+        f'source: {sources[0]}',
+        *(f'also possible: {source}' for source in sources[1:]),
+        f'could start from the teacher, by init_from_teacher: {", ".join(parts) or "nothing"}',
+        f'kept from the student: {_schedule(cfg, batch_size)}',
+        _memory(sources[0], batch_size, size),
+    ]
+    texts, base, method = {}, base_name(ours.config, path.parent), {}
+    if data is not None:
+        own = path.with_name(f'{Path(ours.config).stem}_{Path(data).stem}.py')
+        texts[own], base = data_text(ours.config, base, data), own.name
+        notes.append(f'data: {data}; the student on it, which also trains alone: {own}')
+    if recommended:
+        file = f'methods/recommended-{"segmentation" if libraries[1] == "mmseg" else "detection"}.py'
+        method = read_config(f'cankd_mm::{file}').model.to_dict()
+        notes.append(f'settings: the recommended ones of configs/{file}')
+    texts[path] = _pair_text(base, theirs.config, weights, sources[0], parts, method)
+    write_new(texts)
+    notes += [f'warning: {warning}' for warning in _warnings(theirs, ours, models)]
+    return [*notes, f'written: {path}']
+
+
+def _build(model: ZooModel, whose: str) -> BaseModel:
+    if not from_timm(model.config):
+        load_config(model.config)  # which explains what is wrong with a config of an older version
+    try:
+        return build_model(model.config, whose)
+    except OSError as e:  # a text encoder that the model downloads
+        raise SetupError(
+            f'The {whose} {model.name!r} fetches a part of it while it is built, which fails here ({reason_of(e)}): '
+            'run this where there is a network.'
+        ) from e
+
+
+def _millions(model: BaseModel) -> float:
+    return sum(parameter.numel() for parameter in model.parameters()) / 1e6
+
+
+def _described(model: ZooModel, built: BaseModel) -> str:
+    figures = [f'{value:g} {metric} on {name}' for name, of in model.figures.items() for metric, value in of.items()]
+    known = ', '.join(figures) or 'no figure known'
+    return f'{model.config}, {type(built).__name__}, {_millions(built):.1f} M parameters, {known}'
+
+
+def _schedule(cfg: Config, batch_size: int) -> str:
+    epochs, iterations = cfg.train_cfg.get('max_epochs'), cfg.train_cfg.get('max_iters')
+    length = f'{iterations} iterations' if epochs is None else f'{epochs} epochs'
+    optimizer = (cfg.get('optim_wrapper') or {}).get('optimizer') or {}
+    in_all = (cfg.get('auto_scale_lr') or {}).get('base_batch_size')
+    rate = f'{optimizer.get("lr")} for {in_all} images in all' if in_all else optimizer.get('lr')
+    return f'{length}, {batch_size} images per GPU, {type_name(optimizer)} with learning rate {rate}'
+
+
+def _input_size(cfg: Config) -> Optional[Size]:
+    """Height and width of the largest image that a config trains on, a landscape; None where it names no size."""
+    dataset, steps = (cfg.get('train_dataloader') or {}).get('dataset'), []
+    while dataset:
+        steps = [*(dataset.get('pipeline') or []), *steps]
+        dataset = dataset.get('dataset') or (dataset.get('datasets') or [None])[0]
+    return _size_after(steps, None)
+
+
+def _size_after(steps: list, size: Optional[Size]) -> Optional[Size]:
+    """The largest size that a pipeline makes of images of a size."""
+    for step in steps:
+        kind = type_name(step) if isinstance(step, dict) else ''
+        if kind == 'RandomChoice':
+            branches = [_size_after(branch, size) for branch in step['transforms']]
+            size = max(filter(None, branches), key=prod, default=size)
+        elif 'Resize' in kind:
+            scales = step.get('scales') or step.get('scale')
+            several = isinstance(scales, (list, tuple)) and not isinstance(scales[0], int)
+            scales = [scale for scale in (scales if several else [scales]) if isinstance(scale, (list, tuple))]
+            size = max(((min(scale), max(scale)) for scale in scales), key=prod, default=size)
+        elif 'Crop' in kind and isinstance(step.get('crop_size'), (list, tuple)):
+            if step.get('crop_type', 'absolute') == 'absolute':
+                size = tuple(map(min, step['crop_size'], size or step['crop_size']))
+        elif 'Mosaic' in kind and isinstance(step.get('img_scale'), (list, tuple)):
+            size = tuple(2 * side for side in step['img_scale'])
+        elif kind == 'RandomAffine' and step.get('border') and size:
+            size = tuple(side + 2 * border for side, border in zip(size, step['border']))
+    return size
+
+
+def _memory(source: Source, batch_size: int, size: Optional[Size]) -> str:
+    """What the loss keeps of every level for its backward pass, in float32."""
+    if size is None:
+        return "memory of the loss: not known, as the student's pipeline names no image size"
+    held = []
+    for levels in source.pairs:
+        channels = levels[1].shape[1]
+        with FakeTensorMode(), saved_bytes() as saved:  # allocates nothing and computes nothing
+            student, teacher = (
+                torch.empty(batch_size, channels, *(max(round(side / level.stride), 1) for side in size))
+                for level in levels
+            )
+            CanKDLoss(channels, resize=source.resize)(student.requires_grad_(), teacher)
+        held.append(f'{sum(saved.values()) / 2**20:.0f}')
+    return f'memory of the loss, {batch_size} images of {size[0]}x{size[1]} pixels: {" + ".join(held)} MB'
+
+
+def _warnings(teacher: ZooModel, student: ZooModel, models: List[BaseModel]) -> Iterator[str]:
+    larger, smaller = map(_millions, models)
+    if larger < smaller and not isinstance(models[0], BackboneTeacher):  # which has no neck and no head to count
+        yield f'the teacher has {larger:.1f} M parameters and the student {smaller:.1f} M: is it this way round?'
+    for dataset, metrics in student.figures.items():
+        theirs = teacher.figures.get(dataset, {})
+        metric = next((metric for metric, value in metrics.items() if theirs.get(metric, inf) <= value), None)
+        if metric is not None:
+            figures = f'{theirs[metric]:g} {metric} on {dataset} and the student alone {metrics[metric]:g}'
+            yield f'the teacher has {figures}: there is nothing to learn from it.'
+
+
+def _pair_text(
+    student: str, teacher: str, weights: Optional[str], source: Source, parts: List[str], method: Dict[str, object]
+) -> str:
+    """The config of a pair. ``student`` is what ``_base_`` calls its config, ``method`` changes the pair's model."""
+    base = f'cankd_mm::_base_/cankd_{"fpn" if source.settings["source"] == "neck" else "backbone"}.py'
     lines = [
-        f"_base_ = ['{student}', 'cankd_mm::_base_/{base}.py']",
+        f'_base_ = {literal([student, base])}',
         'model = dict(',
         "    _delete_=True, _scope_='mmrazor', type='FeatureDistill', architecture=_base_.model,",
-        f'    teacher={plan.teacher.config!r},',
+        f'    teacher={literal(teacher)},',
     ]
-    if plan.teacher_ckpt:
-        lines += _broken('    teacher_ckpt=', plan.teacher_ckpt)
+    if weights:
+        start = weights.rfind('/') + 1 if len(weights) > _WIDTH - 20 else 0  # a long one goes on in a second line
+        lines += [f'    teacher_ckpt={literal(weights[:start])}'] if start else []
+        lines.append(f'    {"" if start else "teacher_ckpt="}{literal(weights[start:])},')
+    fitting = [part for part in dict.fromkeys(part.split('.')[0] for part in parts) if part != 'backbone']
     if 'init_from_teacher' in method:
-        lines.append(f"    init_from_teacher={method['init_from_teacher']!r},")
-    elif fitting := [part for part in dict.fromkeys(part.split('.')[0] for part in plan.parts) if part != 'backbone']:
+        lines.append(f'    init_from_teacher={literal(method["init_from_teacher"])},')
+    elif fitting:
         lines.append(f"    # init_from_teacher='auto',  # what fits of {', '.join(fitting)}")
-    lines.append(f'    distiller={distiller})')
+    lines.append(f'    distiller={_distiller_text(base, source, method.get("distiller", {}))})')
     return '\n'.join(lines) + '\n'
 
 
-def _broken(key: str, address: str) -> List[str]:
-    """An entry whose value goes on in a second line where it is long."""
-    if len(key) + len(address) + 3 <= _WIDTH:
-        return [f'{key}{address!r},']
-    at = address.rfind('/') + 1
-    return [f'{key}{address[:at]!r}', f'    {address[at:]!r},']
+def _distiller_text(base: str, source: Source, method: Dict[str, object]) -> str:
+    """The distiller, by what differs from the one in the base."""
+    default = read_config(base).distiller
+    settings = {'source': None, 'levels': None, **source.settings}
+    changes = {key: value for key, value in settings.items() if value != default.get(key)}
+    changes.update(method)
+    loss = dict(changes.pop('loss', {}), **({'resize': source.resize} if source.resize else {}))
+    words = [arguments({key: value}) for key, value in changes.items()]
+    words += [f'loss=dict(_base_.distiller.loss, {arguments(loss)})'] if loss else []
+    text = f'dict({", ".join(["_base_.distiller", *words])})' if words else '_base_.distiller'
+    if len(text) > _WIDTH - 16:
+        text = f'dict(\n        _base_.distiller, {", ".join(words[:-1])},\n        {words[-1]})'
+    return text

@@ -3,18 +3,17 @@
 import os.path as osp
 from difflib import get_close_matches
 from functools import lru_cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Dict, List, NamedTuple, Optional
 
-import yaml
+from mmengine.fileio import load
 from mmengine.utils import get_installed_path
 
 from cankd_mm.config.paths import config_file
-from cankd_mm.config.types import from_timm
+from cankd_mm.config.types import from_timm, installed_libraries
 from cankd_mm.errors import SetupError
 
-_PACKAGES = ('mmdet', 'mmseg')
+_CONFIG_SUFFIXES = ('.py', '.json', '.yml', '.yaml')
 
 
 class ZooModel(NamedTuple):
@@ -45,19 +44,13 @@ def find_model(key: str, whose: str) -> ZooModel:
     """
     if whose == 'teacher' and from_timm(key):
         return ZooModel(key.split('::')[1], key)
-    if key.endswith('.py') or '::' in key:
-        package = key.split('::')[0]
-        if '::' in key and find_spec(package) is None:
-            raise SetupError(
-                f'The {whose} {key!r} is of the package {package!r}, which is not installed: correct the name, or '
-                'install it.'
-            )
+    if '::' in key or key.endswith(_CONFIG_SUFFIXES) or osp.isfile(key):
         if not osp.isfile(config_file(key)):
             raise SetupError(f'The {whose} {key!r} does not exist: correct the path, or give the name of a zoo model.')
-        of_zoo = {model.config: model for model in zoo()} if '::' in key else {}
-        return of_zoo.get(key, ZooModel(Path(key).stem, key))
+        named = {model.config: model for model in zoo()} if '::' in key else {}
+        return named.get(key, ZooModel(Path(key).stem, key))
     # A metafile may name a model otherwise than its config.
-    found = [model for model in zoo() if key in (model.name, Path(model.config).stem)]
+    found = {model.config: model for model in reversed(zoo()) if key in (model.name, Path(model.config).stem)}
     if not found:
         names = {Path(model.config).stem for model in zoo()}
         near = get_close_matches(key, sorted(names), n=3, cutoff=0.5)
@@ -65,12 +58,11 @@ def find_model(key: str, whose: str) -> ZooModel:
         raise SetupError(
             f'The {whose} {key!r} is neither a file nor a model of MMDetection or MMSegmentation; {advice}'
         )
-    if len({model.config for model in found}) > 1:
+    if len(found) > 1:
         raise SetupError(
-            f'The {whose} {key!r} is the name of several models: give one of '
-            f'{" or ".join(sorted({model.config for model in found}))}.'
+            f'The {whose} {key!r} is the name of several models: give one of {" or ".join(sorted(found))}.'
         )
-    return found[0]
+    return next(iter(found.values()))
 
 
 @lru_cache(maxsize=None)
@@ -80,7 +72,7 @@ def zoo() -> List[ZooModel]:
     Returns:
         list[ZooModel]: Those of their metafiles, and after these the configs that no metafile names.
     """
-    return [model for package in filter(find_spec, _PACKAGES) for model in _models_of(package)]
+    return [model for package in installed_libraries() for model in _models_of(package)]
 
 
 def _models_of(package: str) -> List[ZooModel]:
@@ -88,20 +80,15 @@ def _models_of(package: str) -> List[ZooModel]:
     index = root / 'model-index.yml'
     files = {f'{package}::{path.relative_to(root / "configs").as_posix()}' for path in root.glob('configs/[!_]*/*.py')}
     models = []
-    for metafile in _read(index)['Import'] if index.is_file() else ():
-        content = _read(root / metafile)
+    for metafile in load(index)['Import'] if index.is_file() else ():
+        content = load(root / metafile)
         for entry in content.get('Models') or [] if isinstance(content, dict) else content:
-            # Some name the file alone, and some one that is not there.
+            # Some metafiles give the config's name without its folder, and some name a config that does not exist.
             path = f'{package}::{Path(metafile).parent.name}/{Path(entry["Config"]).name}'
             if path in files:
                 models.append(ZooModel(entry['Name'], path, entry.get('Weights'), _figures(entry.get('Results'))))
-    named = {model.config for model in models}
-    return [*models, *(ZooModel(Path(path).stem, path) for path in sorted(files - named))]
-
-
-def _read(path: Path) -> object:
-    # Its parser in C reads both zoos in half a second, in Python in half a minute.
-    return yaml.load(path.read_text(encoding='utf-8'), getattr(yaml, 'CSafeLoader', yaml.SafeLoader))
+    unnamed = files - {model.config for model in models}
+    return [*models, *(ZooModel(Path(path).stem, path) for path in sorted(unnamed))]
 
 
 def _figures(results: object) -> Dict[str, Dict[str, float]]:
