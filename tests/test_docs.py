@@ -20,6 +20,7 @@ from cankd_mm.__main__ import COMMANDS
 from cankd_mm.apis import train
 from cankd_mm.apis.pair import write_pair
 from cankd_mm.experiments.report import blocks_table, results_table
+from cankd_mm.show.hook import DistillVisualizationHook
 from tests.conftest import ROOT
 
 DOCS = ROOT / 'docs'

@@ -13,8 +13,8 @@ from mmengine.registry import HOOKS
 from mmengine.runner import save_checkpoint
 
 from cankd_mm.apis import train
-from cankd_mm.apis.resume import find_resumable
 from cankd_mm.apis.train import _resume
+from cankd_mm.apis.work_dir import find_resumable
 from cankd_mm.config.read import load_config, load_model_cfg
 from cankd_mm.errors import SetupError
 from cankd_mm.models.builders import build_model
@@ -129,9 +129,9 @@ def test_half_written_checkpoint_is_not_picked_up(tmp_path):
     (tmp_path / '.epoch_2.pth.part').write_bytes(b'half')
     assert find_resumable(tmp_path) is None
     save_checkpoint(dict(state_dict={}), str(tmp_path / 'epoch_1.pth'))
-    assert find_resumable(tmp_path) == str(tmp_path / 'epoch_1.pth')
+    assert find_resumable(tmp_path) == tmp_path / "epoch_1.pth"
     (tmp_path / 'last_checkpoint').write_text('')  # killed while MMEngine writes the note
-    assert find_resumable(tmp_path) == str(tmp_path / 'epoch_1.pth')
+    assert find_resumable(tmp_path) == tmp_path / "epoch_1.pth"
 
 
 def test_checkpoint_gets_its_name_when_it_is_complete(tmp_path, monkeypatch):

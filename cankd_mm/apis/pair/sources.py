@@ -10,11 +10,6 @@ from cankd_mm.errors import SetupError
 from cankd_mm.models import BackboneTeacher
 from cankd_mm.models.distillers.levels import Level, pair_levels, select
 from cankd_mm.models.distillers.probe import Features, probe
-<<<<<<< HEAD
-from cankd_mm.models.losses import CanKDLoss
-from cankd_mm.models.utils import saved_bytes
-=======
->>>>>>> pair
 
 # A segmentor's logits come last: they are a source where neck and backbone give no feature maps.
 _LOGITS = 'decode_head.conv_seg'

@@ -21,7 +21,7 @@ from cankd_mm.models.algorithms.parts import fitting_parts
 from cankd_mm.models.builders import build_model
 from cankd_mm.models.checkpoints import check_checkpoint, pretrained_cfg
 from cankd_mm.models.losses import CanKDLoss
-from cankd_mm.models.saved import saved_bytes
+from cankd_mm.models.utils import saved_bytes
 
 _WIDTH = 118
 Size = Tuple[int, int]
