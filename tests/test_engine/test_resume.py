@@ -129,9 +129,9 @@ def test_half_written_checkpoint_is_not_picked_up(tmp_path):
     (tmp_path / '.epoch_2.pth.part').write_bytes(b'half')
     assert find_resumable(tmp_path) is None
     save_checkpoint(dict(state_dict={}), str(tmp_path / 'epoch_1.pth'))
-    assert find_resumable(tmp_path) == tmp_path / "epoch_1.pth"
+    assert find_resumable(tmp_path) == tmp_path / 'epoch_1.pth'
     (tmp_path / 'last_checkpoint').write_text('')  # killed while MMEngine writes the note
-    assert find_resumable(tmp_path) == tmp_path / "epoch_1.pth"
+    assert find_resumable(tmp_path) == tmp_path / 'epoch_1.pth'
 
 
 def test_checkpoint_gets_its_name_when_it_is_complete(tmp_path, monkeypatch):
