@@ -17,6 +17,7 @@ from cankd_mm.config.paths import default_work_dir, folder
 from cankd_mm.errors import one_sentence_errors
 
 # A command adds its arguments to a parser, and returns what runs it with their values.
+Parser = argparse.ArgumentParser
 Run = Callable[..., object]
 
 _EPILOG = """\
@@ -25,20 +26,15 @@ Several GPUs: torchrun --nproc_per_node=8 --no-python cankd train CONFIG --launc
 """
 
 
-def train(parser: argparse.ArgumentParser) -> Run:
+def train(parser: Parser) -> Run:
     """Train what a config describes: a teacher-student pair, or a plain detector or segmentor."""
     _add_config(parser)
-    parser.add_argument('--amp', action='store_true', help='train with automatic mixed precision')
-    parser.add_argument('--auto-scale-lr', action='store_true', help='scale the learning rate to the batch size')
-    parser.add_argument(
-        '--resume',
-        nargs='?',
-        const='auto',
-        metavar='PTH',
-        help='go on from this checkpoint, or from the last in the work dir',
-    )
-    parser.add_argument('--check', action='store_true', help='look at everything before the first iteration, and stop')
-    parser.add_argument('--wait', action='store_true', help='wait for a training that runs in the work dir')
+    _add_switch(parser, '--amp', 'train with automatic mixed precision')
+    _add_switch(parser, '--auto-scale-lr', 'scale the learning rate to the batch size')
+    resume = 'go on from this checkpoint, or from the last in the work dir'
+    parser.add_argument('--resume', nargs='?', const='auto', metavar='PTH', help=resume)
+    _add_switch(parser, '--check', 'look at everything before the first iteration, and stop')
+    _add_switch(parser, '--wait', 'wait for a training that runs in the work dir')
     _add_teacher_eval(parser)
     _add_runner_arguments(parser)
 
@@ -50,7 +46,7 @@ def train(parser: argparse.ArgumentParser) -> Run:
     return run
 
 
-def check(parser: argparse.ArgumentParser) -> Run:
+def check(parser: Parser) -> Run:
     """Look at all that a training would use (data, weights, features, losses), and say what is wrong or doubtful."""
     _add_config(parser)
     _add_teacher_eval(parser)
@@ -64,11 +60,11 @@ def check(parser: argparse.ArgumentParser) -> Run:
     return run
 
 
-def test(parser: argparse.ArgumentParser) -> Run:
+def test(parser: Parser) -> Run:
     """Evaluate the student of a pair, its teacher, or a plain model."""
     _add_config(parser)
     parser.add_argument('checkpoint', nargs='?', help='checkpoint file; not needed with --teacher')
-    parser.add_argument('--teacher', action='store_true', help='evaluate the teacher with its own checkpoint')
+    _add_switch(parser, '--teacher', 'evaluate the teacher with its own checkpoint')
     parser.add_argument('--out', metavar='PKL', help='write the predictions to this .pkl file')
     _add_runner_arguments(parser)
 
@@ -80,7 +76,7 @@ def test(parser: argparse.ArgumentParser) -> Run:
     return run
 
 
-def export(parser: argparse.ArgumentParser) -> Run:
+def export(parser: Parser) -> Run:
     """Write a distilled student as config and weights that plain MMDetection or MMSegmentation runs."""
     _add_config(parser)
     parser.add_argument('checkpoint', help='checkpoint of the distillation run')
@@ -95,18 +91,17 @@ def export(parser: argparse.ArgumentParser) -> Run:
     return run
 
 
-def pair(parser: argparse.ArgumentParser) -> Run:
+def pair(parser: Parser) -> Run:
     """Write the config of a teacher-student pair, and say what was chosen and why."""
-    models = 'name of a zoo model, config file, or package::path'
-    parser.add_argument('teacher', help=models)
+    parser.add_argument('teacher', help='name of a zoo model, config file, or package::path')
     parser.add_argument('student', help='the same of the student')
     parser.add_argument('--teacher-ckpt', metavar='PTH', help="the teacher's checkpoint, where it is no zoo model's")
     parser.add_argument('--data', metavar='CONFIG', help='config of the data set to train on, where it is another')
-    parser.add_argument('--recommended', action='store_true', help='with the settings that measured best')
+    _add_switch(parser, '--recommended', 'with the settings that measured best')
     parser.add_argument('--out', metavar='FILE', help='defaults to cankd_TEACHER_STUDENT.py')
-    parser.add_argument('--check', action='store_true', help='look at all that its training would use, too')
+    _add_switch(parser, '--check', 'look at all that its training would use, too')
 
-    def run(teacher, student, teacher_ckpt, data, recommended, out, check) -> None:
+    def run(teacher, student, out, check, **options) -> None:
         from cankd_mm.apis import train
         from cankd_mm.apis.pair import write_pair
         from cankd_mm.models.utils import quiet
@@ -114,7 +109,7 @@ def pair(parser: argparse.ArgumentParser) -> Run:
         out = out or f'cankd_{Path(teacher).stem}_{Path(student).stem}.py'.replace(':', '-')
         with quiet(), warnings.catch_warnings():
             warnings.simplefilter('ignore')
-            lines = write_pair(teacher, student, out, teacher_ckpt, data, recommended)
+            lines = write_pair(teacher, student, out, **options)
         _say('\n'.join([*lines, '', Path(out).read_text(encoding='utf-8').rstrip()]))
         if check:
             train(out, check=True)
@@ -122,22 +117,15 @@ def pair(parser: argparse.ArgumentParser) -> Run:
     return run
 
 
-def compare(parser: argparse.ArgumentParser) -> Run:
+def compare(parser: Parser) -> Run:
     """Train a pair alone, with CanKD and with other methods over several seeds, and write one table."""
     parser.add_argument('pair', help='config of a pair; or the results.json of a comparison, to lay it out again')
-    parser.add_argument(
-        '--methods',
-        nargs='+',
-        default=[],
-        metavar='CFG',
-        help='configs of what further methods change',
-    )
+    methods = 'configs of what further methods change'
+    parser.add_argument('--methods', nargs='+', default=[], metavar='CFG', help=methods)
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2], metavar='N', help='seeds of every method')
-    parser.add_argument(
-        '--work-dir', metavar='DIR', help='folder of all trainings; defaults to work_dirs/compare/<name of the pair>'
-    )
+    parser.add_argument('--work-dir', metavar='DIR', help='defaults to work_dirs/compare/<name of the pair>')
     _add_place(parser)
-    parser.add_argument('--no-train', action='store_true', help='lay out what is done already, and train nothing')
+    _add_switch(parser, '--no-train', 'lay out what is done already, and train nothing')
     _add_cfg_options(parser)
 
     def run(pair, methods, seeds, work_dir, no_train, cfg_options, **place) -> None:
@@ -147,8 +135,7 @@ def compare(parser: argparse.ArgumentParser) -> Run:
         from cankd_mm.experiments.report import tables, write_report
 
         if pair.endswith('.json'):
-            path = Path(pair)
-            _say(write_report(load(str(path)), path.parent, path.stem))
+            _say(write_report(load(pair), Path(pair).parent, Path(pair).stem))
             return
         with _goes_on():
             root = work_dir or default_work_dir(pair, 'compare')
@@ -158,16 +145,11 @@ def compare(parser: argparse.ArgumentParser) -> Run:
     return run
 
 
-def tune(parser: argparse.ArgumentParser) -> Run:
+def tune(parser: Parser) -> Run:
     """Search on the validation set for weight, levels, parts that start from the teacher, or any key of the config."""
-    parser.add_argument('config', help='config of a pair, or package::path')
-    parser.add_argument(
-        '--search',
-        nargs='+',
-        default=['weight', 'levels', 'init'],
-        metavar='WHAT',
-        help='weight, levels, init; or level-weights, mode, KEY=LOW..HIGH[:log], KEY=A,B,C',
-    )
+    _add_config(parser)
+    what = 'weight, levels, init; or level-weights, mode, KEY=LOW..HIGH[:log], KEY=A,B,C'
+    parser.add_argument('--search', nargs='+', default=['weight', 'levels', 'init'], metavar='WHAT', help=what)
     parser.add_argument('--trials', type=int, default=20, metavar='N', help='trials of the search; defaults to 20')
     parser.add_argument('--hours', type=float, metavar='H', help='begin no trial after this time')
     parser.add_argument('--seed', type=int, default=0, metavar='N', help='of every training; defaults to 0')
@@ -177,12 +159,8 @@ def tune(parser: argparse.ArgumentParser) -> Run:
     _add_cfg_options(parser)
 
     def run(jobs, executor, partition, slurm, **arguments) -> None:
-        try:
+        with _needs('optuna', 'cankd tune searches with Optuna'):
             from cankd_mm.experiments.tune import tune
-        except ModuleNotFoundError as e:
-            if e.name != 'optuna':
-                raise
-            sys.exit('error: cankd tune searches with Optuna, which is not installed: pip install optuna.')
         root = arguments['work_dir'] or default_work_dir(arguments['config'], 'tune')
         with _goes_on():
             tuned = tune(place=_place(root, jobs, executor, partition, slurm), **arguments)
@@ -192,20 +170,15 @@ def tune(parser: argparse.ArgumentParser) -> Run:
     return run
 
 
-def reproduce(parser: argparse.ArgumentParser) -> Run:
+def reproduce(parser: Parser) -> Run:
     """Reproduce a row of the paper's tables: check what it needs, train, export, test in the plain library, report."""
     parser.add_argument('row', nargs='?', help='number, config name or config path; left out, the rows are listed')
-    parser.add_argument('--check', action='store_true', help='only say what is missing, and where to put it')
-    parser.add_argument(
-        '--gpus', type=int, metavar='N', help='how many GPUs, 0 for the processor; defaults to all there are'
-    )
-    parser.add_argument(
-        '--teacher-ckpt', metavar='PTH', help="the teacher's checkpoint, for rows without public weights"
-    )
+    _add_switch(parser, '--check', 'only say what is missing, and where to put it')
+    gpus = 'how many GPUs, 0 for the processor; defaults to all there are'
+    parser.add_argument('--gpus', type=int, metavar='N', help=gpus)
+    parser.add_argument('--teacher-ckpt', metavar='PTH', help="the teacher's, for rows without public weights")
     parser.add_argument('--work-dir', metavar='DIR', help='folder of everything that is written')
-    parser.add_argument(
-        '--seed', type=int, metavar='N', help='random seed; defaults to one that MMEngine draws and logs'
-    )
+    parser.add_argument('--seed', type=int, metavar='N', help='defaults to one that MMEngine draws and logs')
     _add_cfg_options(parser)
 
     def run(row, check, gpus, teacher_ckpt, work_dir, seed, cfg_options) -> None:
@@ -236,19 +209,18 @@ def reproduce(parser: argparse.ArgumentParser) -> Run:
     return run
 
 
-def show(parser: argparse.ArgumentParser) -> Run:
+def show(parser: Parser) -> Run:
     """Write a page that shows what a student has learnt from its teacher, and where it has not."""
-    parser.add_argument('config', help='config of the pair, or package::path')
+    _add_config(parser)
     parser.add_argument('checkpoint', help='checkpoint of its training')
     parser.add_argument('--images', nargs='+', metavar='PATH', help='images to look at; defaults to some of the data')
     parser.add_argument('--split', default='val', help='data that the images are of: val, test or train')
     parser.add_argument('-n', type=int, default=8, dest='count', metavar='N', help='how many images; defaults to 8')
     parser.add_argument('--against', metavar='PTH', help='checkpoint of the student that was trained alone')
-    parser.add_argument(
-        '--at', nargs=2, type=float, metavar=('X', 'Y'), help='pixel of the image whose attention is shown'
-    )
+    at = 'pixel of the image whose attention is shown'
+    parser.add_argument('--at', nargs=2, type=float, metavar=('X', 'Y'), help=at)
     parser.add_argument('--out', metavar='DIR', help='folder to write; defaults to `show` beside the checkpoint')
-    parser.add_argument('--no-eval', action='store_true', help='do not rate the models on the validation set')
+    _add_switch(parser, '--no-eval', 'do not rate the models on the validation set')
     _add_cfg_options(parser)
 
     def run(no_eval, **arguments) -> None:
@@ -259,7 +231,7 @@ def show(parser: argparse.ArgumentParser) -> Run:
     return run
 
 
-def results(parser: argparse.ArgumentParser) -> Run:
+def results(parser: Parser) -> Run:
     """Gather the results and logs under a folder into one table beside the paper's, as Markdown and JSON."""
     parser.add_argument('folder', nargs='?', type=Path, default=Path('work_dirs'), help='defaults to work_dirs')
 
@@ -272,16 +244,14 @@ def results(parser: argparse.ArgumentParser) -> Run:
     return run
 
 
-def demo(parser: argparse.ArgumentParser) -> Run:
+def demo(parser: Parser) -> Run:
     """Show CanKD on scenes of handwritten digits: detection and segmentation, with nothing to download."""
     parser.add_argument('--root', type=Path, metavar='DIR', help='folder of all results; defaults to work_dirs/demo')
     parser.add_argument('--seeds', type=int, nargs='+', default=[0], metavar='N', help='seeds of the students')
-    parser.add_argument('--controls', action='store_true', help='train the fair controls, too')
-    parser.add_argument('--quick', action='store_true', help='one short epoch each, in 4 minutes: figures mean nothing')
-    tasks = ['detection', 'segmentation']
-    parser.add_argument(
-        '--tasks', nargs='+', choices=tasks, default=tasks, metavar='TASK', help='detection, segmentation'
-    )
+    _add_switch(parser, '--controls', 'train the fair controls, too')
+    _add_switch(parser, '--quick', 'one short epoch each, in 4 minutes: figures mean nothing')
+    names = dict(nargs='+', default=['detection', 'segmentation'], choices=['detection', 'segmentation'])
+    parser.add_argument('--tasks', metavar='TASK', help='detection, segmentation', **names)
 
     def run(root, seeds, controls, quick, tasks) -> None:
         from cankd_mm.demo.run import run_demo
@@ -297,7 +267,7 @@ def demo(parser: argparse.ArgumentParser) -> Run:
     return run
 
 
-def doctor(parser: argparse.ArgumentParser) -> Run:
+def doctor(parser: Parser) -> Run:
     """Say what is installed, what was patched, and what to repair; also where the stack does not import."""
 
     def run() -> None:
@@ -324,23 +294,23 @@ COMMANDS = {
 }
 
 
-class _Formatter(argparse.HelpFormatter):
+def _wide(prog: str) -> argparse.HelpFormatter:
+    return argparse.HelpFormatter(prog, max_help_position=30)
+
+
+class _WithEpilog(argparse.RawDescriptionHelpFormatter):
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=30)
 
 
-class _RawFormatter(_Formatter, argparse.RawDescriptionHelpFormatter):
-    pass
-
-
-def main(command: Optional[Callable[[argparse.ArgumentParser], Run]] = None) -> None:
+def main(command: Optional[Callable[[Parser], Run]] = None) -> None:
     """Run a command line.
 
     Args:
         command (Callable, optional): One of :data:`COMMANDS`. Defaults to None, which the first word names.
     """
     if command is not None:
-        parser = argparse.ArgumentParser(formatter_class=_Formatter)
+        parser = Parser(formatter_class=_wide)
         _complete(parser, command)
     else:
         parser = _parser()
@@ -356,22 +326,18 @@ def main(command: Optional[Callable[[argparse.ArgumentParser], Run]] = None) -> 
         run(**arguments)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog='cankd',
-        description='Distil a small detector or segmentor from a strong one, with MMDetection and MMSegmentation.',
-        usage='%(prog)s COMMAND ...',
-        epilog=_EPILOG,
-        formatter_class=_RawFormatter,
-    )
+def _parser() -> Parser:
+    what = 'Distil a small detector or segmentor from a strong one, with MMDetection and MMSegmentation.'
+    words = dict(prog='cankd', usage='%(prog)s COMMAND ...', formatter_class=_WithEpilog)
+    parser = Parser(description=what, epilog=_EPILOG, **words)
     parser.add_argument('-V', '--version', action='version', version=f'cankd-mm {cankd_mm.__version__}')
     commands = parser.add_subparsers(prog='cankd', dest='command', metavar='COMMAND', required=True)
     for command, summary in COMMANDS.items():
-        _complete(commands.add_parser(command.__name__, help=summary, formatter_class=_Formatter), command)
+        _complete(commands.add_parser(command.__name__, help=summary, formatter_class=_wide), command)
     return parser
 
 
-def _complete(parser: argparse.ArgumentParser, command: Callable[[argparse.ArgumentParser], Run]) -> None:
+def _complete(parser: Parser, command: Callable[[Parser], Run]) -> None:
     parser.description = command.__doc__
     parser.set_defaults(run=command(parser))
     # argparse would spend four lines on naming every option before it explains them.
@@ -379,26 +345,24 @@ def _complete(parser: argparse.ArgumentParser, command: Callable[[argparse.Argum
     parser.usage = ' '.join(['%(prog)s', *words, '[options]'])
 
 
-def _add_config(parser: argparse.ArgumentParser) -> None:
+def _add_config(parser: Parser) -> None:
     parser.add_argument('config', help='config file, or package::path')
 
 
-def _add_teacher_eval(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        '--teacher-eval', type=int, default=0, metavar='N', help='evaluate the teacher on N images first'
-    )
+def _add_switch(parser: Parser, name: str, what: str) -> None:
+    parser.add_argument(name, action='store_true', help=what)
 
 
-def _add_runner_arguments(parser: argparse.ArgumentParser) -> None:
+def _add_teacher_eval(parser: Parser) -> None:
+    what = 'evaluate the teacher on N images first'
+    parser.add_argument('--teacher-eval', type=int, default=0, metavar='N', help=what)
+
+
+def _add_runner_arguments(parser: Parser) -> None:
     parser.add_argument('--work-dir', metavar='DIR', help='folder of logs and checkpoints')
     _add_cfg_options(parser)
-    parser.add_argument(
-        '--launcher',
-        choices=['none', 'pytorch', 'slurm', 'mpi'],
-        default='none',
-        metavar='NAME',
-        help='what starts the processes: none, pytorch, slurm or mpi',
-    )
+    launchers = dict(choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', metavar='NAME')
+    parser.add_argument('--launcher', help='what starts the processes: none, pytorch, slurm or mpi', **launchers)
     # torch.distributed.launch passes --local-rank from torch 2.0 on, and --local_rank before.
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
 
@@ -409,23 +373,17 @@ class _CfgOptions(argparse.Action):
             setattr(namespace, self.dest, {**(getattr(namespace, self.dest) or {}), **parse_options(words)})
 
 
-def _add_cfg_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=_CfgOptions,
-        metavar='KEY=VALUE',
-        help='override entries of the config: model.teacher_ckpt=a.pth "model.distiller.levels=[0,2]"',
-    )
+def _add_cfg_options(parser: Parser) -> None:
+    what = 'override entries of the config: model.teacher_ckpt=a.pth "model.distiller.levels=[0,2]"'
+    parser.add_argument('--cfg-options', nargs='+', action=_CfgOptions, metavar='KEY=VALUE', help=what)
 
 
-def _add_place(parser: argparse.ArgumentParser) -> None:
+def _add_place(parser: Parser) -> None:
     parser.add_argument('--jobs', type=int, metavar='N', help='trainings side by side; one per GPU, or per core')
     parser.add_argument('--executor', choices=['local', 'slurm'], default='local', metavar='E', help='local or slurm')
     parser.add_argument('--partition', metavar='P', help='of Slurm')
-    parser.add_argument(
-        '--slurm', nargs='+', default=[], metavar='OPT', help='sbatch options: account=A time=60 gres=gpu:1'
-    )
+    options = 'sbatch options: account=A time=60 gres=gpu:1'
+    parser.add_argument('--slurm', nargs='+', default=[], metavar='OPT', help=options)
 
 
 def _place(root: object, jobs: Optional[int], executor: str, partition: Optional[str], slurm: list) -> object:
@@ -434,13 +392,20 @@ def _place(root: object, jobs: Optional[int], executor: str, partition: Optional
         from cankd_mm.experiments.jobs import Local
 
         return Local(jobs)
-    try:
+    with _needs('submitit', '--executor slurm goes through submitit'):
         from cankd_mm.experiments.slurm import Slurm
-    except ModuleNotFoundError as e:
-        if e.name != 'submitit':
-            raise
-        sys.exit('error: --executor slurm goes through submitit, which is not installed: pip install submitit.')
     return Slurm(Path(root) / 'slurm', jobs, partition, dict(word.split('=', 1) for word in slurm))
+
+
+@contextmanager
+def _needs(package: str, why: str) -> Iterator[None]:
+    """Say what is not installed."""
+    try:
+        yield
+    except ModuleNotFoundError as e:
+        if e.name != package:
+            raise
+        sys.exit(f'error: {why}, which is not installed: pip install {package}.')
 
 
 def _with_local_rank(arguments: dict) -> dict:
