@@ -9,10 +9,9 @@ from cankd_mm.errors import SetupError
 
 
 def parse_options(words: Sequence[str]) -> Dict[str, object]:
-    """Read ``--cfg-options``.
+    """Read ``--cfg-options``, as MMEngine's ``DictAction`` does.
 
-    As MMEngine's ``DictAction``, but that blanks stay, quotes keep commas, and a path that is there is a path whatever
-    stands in it.
+    But blanks stay, quotes keep commas, and a path that is there is a path whatever stands in it.
 
     Args:
         words (Sequence[str]): Each ``KEY=VALUE``.
@@ -30,14 +29,7 @@ def parse_options(words: Sequence[str]) -> Dict[str, object]:
 
 
 def format_options(options: Dict[str, object]) -> List[str]:
-    """Write entries as words that :func:`parse_options` reads.
-
-    Args:
-        options (dict[str, object]): The values by key.
-
-    Returns:
-        list[str]: Each ``KEY=VALUE``.
-    """
+    """Write entries as words that :func:`parse_options` reads."""
     return [f'{key}={value!r}' for key, value in options.items()]
 
 

@@ -1,7 +1,7 @@
 """What a pair's config says of its student and its teacher, each as a config of its own."""
 
 import copy
-from typing import Optional
+from typing import Optional, Union
 
 from mmengine.config import Config
 from mmengine.registry import HOOKS, LOOPS, Registry
@@ -14,26 +14,12 @@ NO_PREDICTIONS = 'is a backbone alone, which gives features, no predictions'
 
 
 def is_distillation(cfg: Config) -> bool:
-    """Tell a distillation config from a plain model's.
-
-    Args:
-        cfg (Config): The config.
-
-    Returns:
-        bool: Whether its model has a teacher and a student.
-    """
+    """Tell whether a config's model has a teacher and a student."""
     return 'architecture' in cfg.model and 'teacher' in cfg.model
 
 
 def is_feature_distill(cfg: Config) -> bool:
-    """Tell whether a config's algorithm is :class:`FeatureDistill`, and not one of MMRazor's.
-
-    Args:
-        cfg (Config): The config.
-
-    Returns:
-        bool: Whether it is.
-    """
+    """Tell whether a config's algorithm is :class:`FeatureDistill`, and not one of MMRazor's."""
     return type_name(cfg.model) == 'FeatureDistill'
 
 
@@ -50,10 +36,7 @@ def student_config(cfg: Config, exported: bool = True) -> Config:
     """
     plain = cfg.to_dict()
     if is_distillation(cfg):
-        student = cfg.model.architecture
-        if isinstance(student, str) or 'cfg_path' in student:
-            student = load_model_cfg(student if isinstance(student, str) else student.cfg_path)
-        plain['model'] = copy.deepcopy(dict(student))
+        plain['model'] = copy.deepcopy(dict(_model_of(cfg.model.architecture)))
         # A config's own is given by MMEngine to any model that has none. The student's goes first here, and last in
         # MMRazor's algorithms.
         given = cfg.model.get('data_preprocessor')
@@ -85,13 +68,13 @@ def _leave_out_ours(plain: dict) -> None:
             plain[key] = {k: hook for k, hook in hooks.items() if not _is_ours(hook, HOOKS) and k not in _OUR_HOOKS}
         elif hooks:
             plain[key] = [hook for hook in hooks if not _is_ours(hook, HOOKS)]
-    custom_imports = plain.pop('custom_imports', None)
-    if custom_imports:
-        imports = custom_imports['imports']
-        names = [imports] if isinstance(imports, str) else imports
-        others = [name for name in names if not _is_package(name) or name.startswith(_BACKBONES)]
-        if others:
-            plain['custom_imports'] = dict(custom_imports, imports=others)
+    imports = (plain.get('custom_imports') or {}).get('imports', [])
+    imports = [imports] if isinstance(imports, str) else imports
+    others = [name for name in imports if not _is_package(name) or name.startswith(_BACKBONES)]
+    if others:
+        plain['custom_imports'] = dict(plain['custom_imports'], imports=others)
+    else:
+        plain.pop('custom_imports', None)
 
 
 def _is_package(module: str) -> bool:
@@ -100,10 +83,9 @@ def _is_package(module: str) -> bool:
 
 def _is_ours(cfg: Optional[dict], registry: Registry) -> bool:
     """Whether what a config names is registered by this package or by MMRazor."""
-    kind = (cfg or {}).get('type')
-    if isinstance(kind, str):
-        kind = kind if _is_package(kind) else class_of(registry, kind)
-    return kind is not None and _is_package(kind if isinstance(kind, str) else kind.__module__)
+    name = (cfg or {}).get('type')
+    kind = None if name is None or _is_package(str(name)) else class_of(registry, name)
+    return _is_package(str(name) if kind is None else kind.__module__)
 
 
 def teacher_config(cfg: Config) -> Config:
@@ -123,11 +105,15 @@ def teacher_config(cfg: Config) -> Config:
     teacher = cfg.model.teacher
     if from_timm(teacher) or not isinstance(teacher, str) and type_name(teacher) == 'BackboneTeacher':
         raise SetupError(f'The teacher {NO_PREDICTIONS}: leave --teacher out.')
-    if isinstance(teacher, str) or 'cfg_path' in teacher:
-        teacher = load_model_cfg(teacher if isinstance(teacher, str) else teacher.cfg_path)
     plain = student_config(cfg)
-    plain.model = teacher
+    plain.model = _model_of(teacher)
     return plain
+
+
+def _model_of(model: Union[str, dict]) -> dict:
+    """The config of a model that may be named by the path of its config."""
+    path = model if isinstance(model, str) else model.get('cfg_path')
+    return model if path is None else load_model_cfg(path)
 
 
 def _without_scope(value, scope: Optional[str]):

@@ -13,14 +13,7 @@ MIM = Path(__file__).parents[1] / '.mim'
 
 
 def folder(name: str) -> Path:
-    """Find a folder of the package.
-
-    Args:
-        name (str): ``'configs'`` or ``'tools'``.
-
-    Returns:
-        Path: The folder, relative to the current one where it is below that, as in a clone.
-    """
+    """Find ``'configs'`` or ``'tools'`` of the package, relative to the current folder where they are below it."""
     path = Path(os.path.realpath(MIM / name))
     here = Path(os.path.realpath(os.curdir))
     return path.relative_to(here) if here in path.parents else path
@@ -58,13 +51,5 @@ def config_file(path: str) -> str:
 
 
 def default_work_dir(config: str, command: str = '') -> Path:
-    """Name the work folder of a command that is given none.
-
-    Args:
-        config (str): The config.
-        command (str): ``'compare'`` or ``'tune'``, whose folders stand by themselves. Defaults to ``''``.
-
-    Returns:
-        Path: ``work_dirs/<command>/<name of the config>``.
-    """
+    """Name the work folder of a command that is given none; ``compare`` and ``tune`` have folders of their own."""
     return Path('work_dirs', command, Path(config).stem)

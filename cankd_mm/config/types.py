@@ -24,16 +24,7 @@ def type_name(entry: object) -> str:
 
 
 def class_of(registry: Registry, kind: Union[str, type], scope: Optional[str] = None) -> Optional[type]:
-    """Find the class that a type means.
-
-    Args:
-        registry (Registry): Where it is registered.
-        kind (str | type): The type.
-        scope (str, optional): The library whose names go first. Defaults to None, the default scope.
-
-    Returns:
-        type | None: The class; None where nothing of that name is registered.
-    """
+    """Find the class that a type means, in a library or else in the default scope; None where there is none."""
     if not isinstance(kind, str):
         return kind
     with registry.switch_scope_and_registry(scope) as found_in:
@@ -44,11 +35,10 @@ def library_of(kind: Union[str, type, None]) -> Optional[str]:
     """Tell which library a model's type is of, where the type says so.
 
     Args:
-        kind (str | type, optional): The type.
+        kind (str | type, optional): The type. A class of the user's own is of the library whose class it extends.
 
     Returns:
-        str | None: ``'mmdet'``, ``'mmseg'`` or another scope; None of a name alone. A class of the user's own is of the
-        library whose class it extends.
+        str | None: ``'mmdet'``, ``'mmseg'`` or another scope; None of a name alone.
     """
     package, _, name = str(kind).rpartition('.')
     if isinstance(kind, str) and '.' in package:  # a module
@@ -63,21 +53,10 @@ def library_of(kind: Union[str, type, None]) -> Optional[str]:
 
 
 def from_timm(name: object) -> bool:
-    """Tell whether a teacher is named as one of timm's.
-
-    Args:
-        name (object): What a config has as its teacher.
-
-    Returns:
-        bool: Whether it is ``'timm::NAME'``.
-    """
+    """Tell whether what a config has as its teacher is ``'timm::NAME'``."""
     return isinstance(name, str) and name.startswith(TIMM)
 
 
 def installed_libraries() -> tuple:
-    """List those of MMDetection and MMSegmentation that are installed.
-
-    Returns:
-        tuple[str]: Their import names.
-    """
+    """List the import names of MMDetection and MMSegmentation, as far as they are installed."""
     return tuple(filter(find_spec, LIBRARIES))

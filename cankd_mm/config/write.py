@@ -12,14 +12,7 @@ from cankd_mm.errors import SetupError
 
 
 def literal(value: object) -> str:
-    """Write a value as in a config.
-
-    Args:
-        value (object): A number, a word, or dictionaries, lists and tuples of these.
-
-    Returns:
-        str: Dictionaries by ``dict``, where their keys are names.
-    """
+    """Write a value as in a config: dictionaries by ``dict``, where their keys are names."""
     if isinstance(value, dict):
         if all(isinstance(key, str) and key.isidentifier() for key in value):
             return f'dict({arguments(value)})'
@@ -32,27 +25,12 @@ def literal(value: object) -> str:
 
 
 def arguments(entries: dict) -> str:
-    """Write entries as arguments of ``dict``.
-
-    Args:
-        entries (dict): Values by name.
-
-    Returns:
-        str: ``key=value, key=value``.
-    """
+    """Write entries as arguments of ``dict``: ``key=value, key=value``."""
     return ', '.join(f'{key}={literal(value)}' for key, value in entries.items())
 
 
 def base_name(config: str, folder: Path) -> str:
-    """Name a config as ``_base_`` of one in a folder takes it.
-
-    Args:
-        config (str): A file, or ``package::path``.
-        folder (Path): Where the config will stand that is based on it.
-
-    Returns:
-        str: ``package::path``, or a path relative to the folder.
-    """
+    """Name a config as one takes it in ``_base_`` that will stand in a folder."""
     return config if '::' in config else Path(os.path.relpath(config, folder)).as_posix()
 
 
