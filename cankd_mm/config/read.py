@@ -122,7 +122,7 @@ def _by_names(cfg: Config) -> Config:
         model = model.get('architecture', model)
         cfg.default_scope = library_of(model.get('type')) if isinstance(model, dict) else None
         if cfg.default_scope is None:
-            del cfg['default_scope']
+            cfg.pop('default_scope')
     return cfg
 
 

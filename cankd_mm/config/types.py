@@ -41,7 +41,7 @@ def library_of(kind: Union[str, type, None]) -> Optional[str]:
         str | None: ``'mmdet'``, ``'mmseg'`` or another scope; None of a name alone.
     """
     package, _, name = str(kind).rpartition('.')
-    if isinstance(kind, str) and '.' in package:  # a module
+    if isinstance(kind, str) and package:  # a module, or a scope, which has no such attribute
         try:
             kind = getattr(importlib.import_module(package), name)
         except (ImportError, AttributeError):
