@@ -2,7 +2,6 @@
 
 import argparse
 import ast
-import json
 import re
 import shlex
 
@@ -200,5 +199,5 @@ def test_what_the_pair_and_the_paper_differ_in_is_said():
 def test_sweep_of_the_zoos_is_the_one_that_was_run():
     from tests.sweep import table
 
-    lines = [json.loads(line) for line in (DOCS / 'results' / 'zoo.jsonl').open()]
+    lines = load(str(DOCS / 'results' / 'zoo.json'))
     assert table(lines) in PAGES['docs/zoo.md']
