@@ -20,38 +20,36 @@ _LONG_FORM = ('student_recorders', 'teacher_recorders', 'connectors', 'distill_l
 class CanKDDistiller(ConfigurableDistiller):
     """A ConfigurableDistiller that is told in three lines what to distill.
 
-    ``source``, ``levels`` and ``loss`` are expanded into the recorders, connectors, losses and mappings of
-    :class:`mmrazor.models.ConfigurableDistiller`, with one loss per level. A tiny forward pass of both models finds
-    channels and sizes. Where the channels of a level differ, a 1x1 convolution without norm and activation takes the
-    student's feature to the teacher's channels. Where the sizes differ, the loss has to resize: see ``resize`` of
-    :class:`CanKDLoss`.
+    ``source``, ``levels`` and ``loss`` are expanded into the long form, the recorders, connectors, losses and mappings
+    of :class:`mmrazor.models.ConfigurableDistiller`, with one loss per level. A tiny forward pass of both models finds
+    channels and sizes. Where sizes differ, the loss has to resize: see ``resize`` of :class:`CanKDLoss`.
 
     Entries of the long form can be given as well. Recorders of the short form are named after their source, losses and
-    connectors ``loss_<source>_<level>`` (dots become underscores): an entry given under such a name replaces the
-    expanded one, any other is added.
+    connectors ``loss_<source>_<level>`` (dots become underscores): an entry under such a name replaces the expanded
+    one, any other is added.
 
     Args:
-        source (str, optional): The module whose output is distilled, as in ``model.named_modules()``:
-            ``'neck'``, ``'backbone.layer4'``. Defaults to None, the long form alone.
+        source (str, optional): The module whose output is distilled, ``'neck'``, ``'backbone.layer4'``. Defaults to
+            None, the long form alone.
         levels (int | Sequence[int], optional): How many of the source's outputs are distilled, counted from the
             first, or which ones, counted from 0, or from -1 for the last. Defaults to None, all of which the teacher
             has one of the same stride.
-        loss (dict, optional): Config of the loss that every level gets: any loss of MMRazor that takes a student's and
-            a teacher's feature. Channel counts are filled in. ``loss_weight`` may be a list, one weight for each level.
-        connector (dict, optional): Config of a connector of MMRazor that the student's feature of every level goes
-            through, such as ``dict(type='MGDConnector', lambda_mgd=0.65)``. Channel counts are filled in. Defaults to
-            None, a 1x1 convolution where the channels differ.
-        teacher_source (str, optional): The teacher's module, where it differs from ``source``. Defaults to None.
+        loss (dict, optional): Config of the loss that every level gets, any loss of MMRazor of two features. Channel
+            counts are filled in. ``loss_weight`` may be a list, one weight for each level. The short form needs it.
+        connector (dict, optional): Config of a connector of MMRazor that every level of the student goes through, such
+            as ``dict(type='MGDConnector', lambda_mgd=0.65)``. Channel counts are filled in. Defaults to None, a 1x1
+            convolution to the teacher's channels where they differ.
+        teacher_source (str, optional): The teacher's module. Defaults to None, ``source``.
         teacher_levels (int | Sequence[int], optional): The teacher's levels, in the same order. Defaults to None, those
             of the same strides as the student's; where no stride is the same and the loss resizes, of the same numbers.
-        level_weights (str, optional): ``'pixels'`` weighs every level by its pixels, as losses that are a sum over the
-            pixels do, such as MGD's: with strides 8, 16 and 32, the loss's own weight by 1, 1/4 and 1/16. Defaults to
-            None, every level the same, as in the paper.
+        level_weights (str, optional): ``'pixels'`` weighs every level by its pixels, as losses that are a sum over
+            pixels do: with strides 8, 16 and 32 by 1, 1/4 and 1/16. Defaults to None, every level the same, as in the
+            paper.
         **long_form: The arguments of :class:`mmrazor.models.ConfigurableDistiller`.
 
     Raises:
         SetupError: If the source, a level or the loss does not exist, or if levels differ in size and the loss does not
-            resize. The message names the strides of both and a setting that fits, or the nearest names.
+            resize. The message names a setting that fits, or the nearest names.
 
     Examples:
         >>> # The first four levels of a feature pyramid.
@@ -103,7 +101,7 @@ class CanKDDistiller(ConfigurableDistiller):
         self.loss, self.connector = loss, connector
 
     def prepare_from_student(self, model: BaseModel) -> None:
-        """Attach the student's recorders; those of the short form wait for the teacher."""
+        """Attach the student's recorders, which the short form does with the teacher's."""
         if self._short_form:
             self._student = lambda: model  # no part of the module tree, of which the distiller is one
         else:
@@ -138,7 +136,7 @@ class CanKDDistiller(ConfigurableDistiller):
         return losses
 
     def _build_expanded(self, ours: Features, theirs: Features) -> None:
-        """Build connectors, losses and mappings of the short form merged with what was given explicitly."""
+        """Build connectors, losses and mappings of the short form merged with those that were given."""
         # CanKDLoss calls the option `resize`, PKDLoss `resize_stu`.
         resizes = any(self.loss.get(option) is not None for option in ('resize', 'resize_stu'))
         pairs = pair_levels(ours, theirs, self.levels, self.teacher_levels, resizes)
@@ -169,7 +167,7 @@ class CanKDDistiller(ConfigurableDistiller):
         )
 
     def _loss_of_each(self, levels: int) -> List[dict]:
-        """The config of every level's loss, which differ where each has a weight of its own."""
+        """Give every level its config of the loss, with its own weight where there are several."""
         weights = self.loss.get('loss_weight')
         if not isinstance(weights, (list, tuple)):
             return [self.loss] * levels

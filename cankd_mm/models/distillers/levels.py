@@ -9,7 +9,7 @@ Levels = Optional[Union[int, Sequence[int]]]
 
 
 class Level(NamedTuple):
-    """One recorded feature; ``index`` is None where the source gives a single one, ``stride`` in pixels."""
+    """A feature map; ``index`` is None where the source gives a single one, ``stride`` is in pixels."""
 
     whose: str
     source: str
@@ -25,10 +25,7 @@ class Level(NamedTuple):
 def pair_levels(
     student: Features, teacher: Features, levels: Levels, teacher_levels: Levels, resizes: bool
 ) -> List[Tuple[Level, Level]]:
-    """Pair the levels of a student's source with those of a teacher's.
-
-    Without ``teacher_levels``, levels of equal stride are pairs: they have one size on the same image. Where there are
-    none and the loss ``resizes``, levels of equal number are. See :class:`CanKDDistiller` for both kinds of levels.
+    """Pair the levels of a student's source with those of a teacher's, as :class:`CanKDDistiller` says.
 
     Raises:
         SetupError: If a level does not exist, or if levels cannot be paired. The message lists the strides of both.
@@ -45,7 +42,7 @@ def pair_levels(
     else:
         pairs = _of_equal_stride(ours, teacher, each_once=levels is None)
         if not pairs and resizes:
-            # The student's single map is paired with the teacher's last level.
+            # A student's single map is paired with the teacher's last level.
             numbers = [0 if teacher.single else -1 if level.index is None else level.index for level in ours]
             pairs = list(zip(ours, select(teacher, numbers)))
         alone = [level for level in ours if all(level != paired for paired, _ in pairs)]
@@ -77,7 +74,7 @@ def _of_equal_stride(ours: List[Level], teacher: Features, each_once: bool = Tru
 
 
 def select(features: Features, levels: Levels) -> List[Level]:
-    """List the levels that are given as a number of the first ones, or as indices, or all of them for None.
+    """List the first levels by their number, or those of given indices, or all for None.
 
     Raises:
         SetupError: If a level does not exist, or is named twice.
@@ -102,7 +99,7 @@ def select(features: Features, levels: Levels) -> List[Level]:
 
 
 def _advice(student: Features, teacher: Features) -> str:
-    """The strides of both, and the setting that would do."""
+    """Say the strides of both, and a setting that fits."""
     ours = select(student, None)
     strides = [', '.join(f'{level.stride:.3g}' for level in levels) for levels in (ours, select(teacher, None))]
     have = f'the student has strides {strides[0]}, the teacher {strides[1]}'

@@ -9,16 +9,15 @@ from torch import Tensor, nn
 from cankd_mm.errors import SetupError, reason_of
 from cankd_mm.models.utils import find_module, untouched
 
-# Height and width of the image in pixels: they differ, so that shapes in messages are unambiguous, and are multiples of
-# 32, to which detectors pad. The larger ones are for models that take no image as small.
+# Height and width in pixels differ, so that shapes in messages are unambiguous, and are multiples of 32, to which
+# detectors pad. The larger ones are for models that take no small image.
 PROBE_SIZES = ((128, 192), (256, 384), (512, 512))
-
 Shape = Tuple[int, ...]
 Size = Tuple[int, int]
 
 
 class Features(NamedTuple):
-    """The feature maps ``(1, C, H, W)`` of a module for an image of size ``image``, or the ``single`` one."""
+    """The shapes ``(1, C, H, W)`` of a module's maps for an image of size ``image``; ``single`` if it gives no list."""
 
     whose: str
     source: str
@@ -32,13 +31,11 @@ def probe(
 ) -> Features:
     """Find the shapes of a module's output, by a forward pass that leaves the model as it was.
 
-    The pass runs ``model.extract_feat``, and the heads as well where that does not run the module.
-
     Args:
-        model (nn.Module): A detector or segmentor.
+        model (nn.Module): A detector or segmentor. Its heads are run where ``extract_feat`` does not run the module.
         source (str): The module's name.
         whose (str): ``'student'`` or ``'teacher'``, for messages.
-        training (bool): Whether the model is in training mode, in which some give other features. Defaults to False.
+        training (bool): Whether the model trains, where some give other features. Defaults to False.
         first_size (Sequence[int], optional): Height and width to try before all others. Defaults to None.
 
     Raises:
@@ -66,7 +63,7 @@ def probe(
             f"The {whose}'s {source!r} is run {len(outputs)} times a pass: record it in MMRazor's long form, with a "
             'record_idx for each.'
         )
-    output = outputs[0]
+    (output,) = outputs
     features = [output] if isinstance(output, Tensor) else output
     if not (isinstance(features, (list, tuple)) and all(isinstance(f, Tensor) and f.dim() == 4 for f in features)):
         raise SetupError(
@@ -82,7 +79,7 @@ def probe(
 
 
 def _run(model: nn.Module, whose: str, outputs: list, training: bool, sizes: List[Size]) -> Tuple[Size, int]:
-    """Show a model images of the first size that it takes, and return the size and the number of images."""
+    """Show a model images of the first size that it takes, and return size and number."""
     weight = next(model.parameters())
     reason = ''
     # Batch norm in training mode fails on a single value, which a map of one pixel of one image is.
@@ -106,7 +103,7 @@ def _run(model: nn.Module, whose: str, outputs: list, training: bool, sizes: Lis
 
 
 def _channels(model: nn.Module) -> int:
-    """The number of channels of a model's images."""
+    """Count the channels of a model's images."""
     mean = getattr(getattr(model, 'data_preprocessor', None), 'mean', None)
     if mean is not None:
         return len(mean.flatten())
@@ -116,7 +113,7 @@ def _channels(model: nn.Module) -> int:
 
 
 def _sizes(model: nn.Module, first_size: Optional[Sequence[int]]) -> Iterator[Size]:
-    """Image sizes to try: also those that the config of preprocessor, backbone or anchors names."""
+    """Yield image sizes to try, also those that preprocessor, backbone or anchors name."""
     if first_size is not None:
         yield tuple(first_size)
     yield PROBE_SIZES[0]
