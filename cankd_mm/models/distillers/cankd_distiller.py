@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from cankd_mm.errors import SetupError
 from cankd_mm.models.distillers.levels import Levels, pair_levels
-from cankd_mm.models.distillers.probe import Features, probe
+from cankd_mm.models.distillers.probe import Level, probe_both
 
 _LONG_FORM = ('student_recorders', 'teacher_recorders', 'connectors', 'distill_losses', 'loss_forward_mappings')
 
@@ -112,14 +112,11 @@ class CanKDDistiller(ConfigurableDistiller):
         if self._short_form:
             student = self._student()
             del self._student
-            ours = probe(student, self.source, 'student', training=True, first_size=self._image_size)
-            theirs = probe(model, self.teacher_source, 'teacher', first_size=ours.image)
-            if theirs.image != ours.image:  # strides are compared on one image
-                ours = probe(student, self.source, 'student', training=True, first_size=theirs.image)
+            features = probe_both(student, self.source, model, self.teacher_source, self._image_size)
             self.student_recorders = self._recorders('student', self.source)
             self.teacher_recorders = self._recorders('teacher', self.teacher_source)
             super().prepare_from_student(student)
-            self._build_expanded(ours, theirs)
+            self._build_expanded(*features)
         super().prepare_from_teacher(model)
 
     def _recorders(self, whose: str, source: str) -> RecorderManager:
@@ -135,7 +132,7 @@ class CanKDDistiller(ConfigurableDistiller):
             losses[name] = factor * losses[name]
         return losses
 
-    def _build_expanded(self, ours: Features, theirs: Features) -> None:
+    def _build_expanded(self, ours: List[Level], theirs: List[Level]) -> None:
         """Build connectors, losses and mappings of the short form merged with those that were given."""
         # CanKDLoss calls the option `resize`, PKDLoss `resize_stu`.
         resizes = any(self.loss.get(option) is not None for option in ('resize', 'resize_stu'))

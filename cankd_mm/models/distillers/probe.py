@@ -12,24 +12,32 @@ from cankd_mm.models.utils import find_module, untouched
 # Height and width in pixels differ, so that shapes in messages are unambiguous, and are multiples of 32, to which
 # detectors pad. The larger ones are for models that take no small image.
 PROBE_SIZES = ((128, 192), (256, 384), (512, 512))
-Shape = Tuple[int, ...]
 Size = Tuple[int, int]
 
 
-class Features(NamedTuple):
-    """The shapes ``(1, C, H, W)`` of a module's maps for an image of size ``image``; ``single`` if it gives no list."""
+class Level(NamedTuple):
+    """A module's feature map ``(1, C, H, W)`` of an ``image``; ``index`` is None where the module gives no list."""
 
     whose: str
     source: str
+    index: Optional[int]
+    shape: Tuple[int, ...]
     image: Size
-    shapes: List[Shape]
-    single: bool
+
+    @property
+    def stride(self) -> float:
+        """How many pixels of the image one of the map stands for."""
+        return self.image[0] / max(self.shape[2], 1)
+
+    def __str__(self) -> str:
+        level = '' if self.index is None else f'level {self.index} of '
+        return f"{level}the {self.whose}'s {self.source!r} {self.shape}"
 
 
 def probe(
     model: nn.Module, source: str, whose: str, training: bool = False, first_size: Optional[Sequence[int]] = None
-) -> Features:
-    """Find the shapes of a module's output, by a forward pass that leaves the model as it was.
+) -> List[Level]:
+    """Find the levels of a module's output, by a forward pass that leaves the model as it was.
 
     Args:
         model (nn.Module): A detector or segmentor. Its heads are run where ``extract_feat`` does not run the module.
@@ -64,8 +72,9 @@ def probe(
             'record_idx for each.'
         )
     (output,) = outputs
-    features = [output] if isinstance(output, Tensor) else output
-    if not (isinstance(features, (list, tuple)) and all(isinstance(f, Tensor) and f.dim() == 4 for f in features)):
+    single = isinstance(output, Tensor)
+    features = [output] if single else output if isinstance(output, (list, tuple)) else []
+    if not features or not all(isinstance(f, Tensor) and f.dim() == 4 for f in features):
         raise SetupError(
             f"The {whose}'s {source!r} gives {type(output).__name__} that is no feature map (N, C, H, W) "
             'nor a sequence of them: distill from another module.'
@@ -75,7 +84,18 @@ def probe(
             f"The {whose}'s {source!r} gives {len(features[0])} feature maps for {images} images while it trains: "
             'distill from a module before that, which gives one for each.'
         )
-    return Features(whose, source, size, [(1, *f.shape[1:]) for f in features], isinstance(output, Tensor))
+    return [Level(whose, source, None if single else i, (1, *f.shape[1:]), size) for i, f in enumerate(features)]
+
+
+def probe_both(
+    student: nn.Module, source: str, teacher: nn.Module, teacher_source: str, first_size: Optional[Size] = None
+) -> Tuple[List[Level], List[Level]]:
+    """Find the levels of a module of the student, as it trains, and of one of the teacher, on an image of one size."""
+    ours = probe(student, source, 'student', training=True, first_size=first_size)
+    theirs = probe(teacher, teacher_source, 'teacher', first_size=ours[0].image)
+    if theirs[0].image != ours[0].image:
+        ours = probe(student, source, 'student', training=True, first_size=theirs[0].image)
+    return ours, theirs
 
 
 def _run(model: nn.Module, whose: str, outputs: list, training: bool, sizes: List[Size]) -> Tuple[Size, int]:
