@@ -15,8 +15,8 @@ def build_model(model: Union[BaseModel, dict, str], whose: str, data_preprocesso
     """Build a student or a teacher, and leave its config as it is.
 
     Args:
-        model (BaseModel | dict | str): A built model, its config, ``dict(cfg_path='package::path')`` as in MMRazor, the
-            path of a config, or ``'timm::NAME'``. A type without a scope is looked up in MMDetection first.
+        model (BaseModel | dict | str): A built model, its config, also as ``dict(cfg_path='package::path')``, the path
+            of a config, or ``'timm::NAME'``. A type without a scope is looked up in MMDetection first.
         whose (str): ``'student'`` or ``'teacher'``, for messages.
         data_preprocessor (dict, optional): Taken where the model's config has none. Defaults to None.
 
@@ -36,7 +36,9 @@ def build_model(model: Union[BaseModel, dict, str], whose: str, data_preprocesso
         if '_scope_' not in model:
             model['_scope_'] = library_of(model['type']) or _find_scope(model['type'], whose)
     elif 'cfg_path' not in model:
-        raise SetupError(f"The {whose} is configured by {sorted(model)} alone: give its type, or its config's path.")
+        raise SetupError(
+            f"The {whose} is configured by {sorted(model)} alone: give its 'type', or the path of its config."
+        )
     try:
         return MODELS.build(model)
     except ValueError as e:

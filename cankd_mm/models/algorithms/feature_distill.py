@@ -23,13 +23,12 @@ class FeatureDistill(BaseModel):
 
     What it builds **is the student**, a detector or segmentor whose class gets :class:`FeatureDistill` as a further
     base class, as :func:`torch.distributed.fsdp.fully_shard` does. Hooks, optimizers, evaluation and checkpoints find
-    the model that they know, with parameters under their own names; what is trained beside it stands under
-    ``distiller``. Further differences from :class:`mmrazor.models.SingleTeacherDistill`:
+    the model that they know; what is trained beside it stands under ``distiller``. Further differences from
+    :class:`mmrazor.models.SingleTeacherDistill`:
 
-    - the teacher runs ``extract_feat`` alone; heads as well where one of them is distilled, such as a segmentor's
-      logits; target assignment and losses only for deliveries;
+    - the teacher runs ``extract_feat`` alone, heads as well where one of them is distilled, and target assignment and
+      losses only for deliveries;
     - the teacher stays wholly in eval mode, and sees the image normalized its own way;
-    - a teacher whose checkpoint does not fit, or that has none, is an error;
     - the teacher is no part of the module tree, and checkpoints hold its fingerprint in place of its weights.
 
     Args:
@@ -41,16 +40,14 @@ class FeatureDistill(BaseModel):
         teacher_ckpt (str, optional): The teacher's checkpoint, a path or an address. Defaults to None, what the
             teacher's own ``init_cfg`` loads or timm has.
         init_from_teacher (str | Sequence[str] | Mapping[str, str], optional): Parts of the student that start from the
-            weights of the teacher's part of the same name (the paper's "inheriting strategy"); a mapping from the
-            student's part to the teacher's; or ``'auto'``, all parts behind the backbone whose names and shapes are
-            the teacher's. Defaults to None.
+            teacher's weights of the same name (the paper's "inheriting strategy"), a mapping from its parts to the
+            teacher's, or ``'auto'``, all behind the backbone whose names and shapes fit. Defaults to None.
         teacher_dtype (str, optional): ``'bfloat16'`` or ``'float16'`` runs the teacher under autocast in that type,
             also where the student trains in full precision. Defaults to None, the student's type.
         data_preprocessor (dict, optional): The student's, where its own config has none. Defaults to None.
 
     Raises:
-        SetupError: If the teacher's checkpoint does not exist or fit, if a training starts without one, or if a part
-            of ``init_from_teacher`` does not exist or fit.
+        SetupError: If a checkpoint or a part does not exist or fit, or a training starts without the teacher's weights.
 
     Examples:
         >>> model = dict(

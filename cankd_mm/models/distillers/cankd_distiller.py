@@ -42,14 +42,12 @@ class CanKDDistiller(ConfigurableDistiller):
         teacher_source (str, optional): The teacher's module. Defaults to None, ``source``.
         teacher_levels (int | Sequence[int], optional): The teacher's levels, in the same order. Defaults to None, those
             of the same strides as the student's; where no stride is the same and the loss resizes, of the same numbers.
-        level_weights (str, optional): ``'pixels'`` weighs every level by its pixels, as losses that are a sum over
-            pixels do: with strides 8, 16 and 32 by 1, 1/4 and 1/16. Defaults to None, every level the same, as in the
-            paper.
+        level_weights (str, optional): ``'pixels'`` weighs every level by its pixels, with strides 8, 16 and 32 by 1,
+            1/4 and 1/16, as losses that sum over pixels do. Defaults to None, all the same, as in the paper.
         **long_form: The arguments of :class:`mmrazor.models.ConfigurableDistiller`.
 
     Raises:
-        SetupError: If the source, a level or the loss does not exist, or if levels differ in size and the loss does not
-            resize. The message names a setting that fits, or the nearest names.
+        SetupError: If the source, a level or the loss does not exist, or levels differ in size and are not resized.
 
     Examples:
         >>> # The first four levels of a feature pyramid.

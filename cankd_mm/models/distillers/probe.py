@@ -42,7 +42,7 @@ def probe(
     Args:
         model (nn.Module): A detector or segmentor. Its heads are run where ``extract_feat`` does not run the module.
         source (str): The module's name.
-        whose (str): ``'student'`` or ``'teacher'``, for messages.
+        whose (str): ``'student'`` or ``'teacher'``.
         training (bool): Whether the model trains, where some give other features. Defaults to False.
         first_size (Sequence[int], optional): Height and width to try before all others. Defaults to None.
 
