@@ -158,7 +158,7 @@ def side_of(student, side):
     if not sources:  # of which `cankd pair` says what it makes
         return side
     try:
-        size = probe(model, sources[0], 'student', training=True).image
+        size = probe(model, sources[0], 'student', training=True)[0].image
     except SetupError:  # it gives more than maps
         return side
     return side if size == PROBE_SIZES[0] else max(size)

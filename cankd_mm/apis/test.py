@@ -7,7 +7,7 @@ from cankd_mm.apis.train import init_cpu_dist
 from cankd_mm.config.pair import is_distillation, student_config, teacher_config
 from cankd_mm.config.read import load_config
 from cankd_mm.errors import SetupError
-from cankd_mm.models.algorithms.teacher_input import spread_grey
+from cankd_mm.models.algorithms.frozen_teacher import spread_grey
 from cankd_mm.models.checkpoints import load_checkpoint, load_weights, student_state_dict
 from cankd_mm.models.utils import unwrap
 

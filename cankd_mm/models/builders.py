@@ -1,5 +1,3 @@
-"""Build students and teachers from configs."""
-
 import copy
 from typing import Optional, Union
 
@@ -17,14 +15,13 @@ def build_model(model: Union[BaseModel, dict, str], whose: str, data_preprocesso
     """Build a student or a teacher, and leave its config as it is.
 
     Args:
-        model (BaseModel | dict | str): A built model, its config, ``dict(cfg_path='package::path')`` as in MMRazor, a
-            path as for :func:`load_model_cfg`, or ``'timm::NAME'``, see :class:`BackboneTeacher`. A config without
-            ``_scope_`` is looked up in MMDetection, then in MMSegmentation.
+        model (BaseModel | dict | str): A built model, its config, also as ``dict(cfg_path='package::path')``, the path
+            of a config, or ``'timm::NAME'``. A type without a scope is looked up in MMDetection first.
         whose (str): ``'student'`` or ``'teacher'``, for messages.
         data_preprocessor (dict, optional): Taken where the model's config has none. Defaults to None.
 
     Raises:
-        SetupError: If MMDetection and MMSegmentation do not know the model, or it needs distributed training.
+        SetupError: If neither library knows the model, or it needs distributed training.
     """
     if isinstance(model, nn.Module):
         return model
@@ -32,8 +29,7 @@ def build_model(model: Union[BaseModel, dict, str], whose: str, data_preprocesso
         model = dict(type='mmrazor.BackboneTeacher', backbone=model)
     if isinstance(model, str):
         model = load_model_cfg(model)
-    # Models of the MM libraries write into their configs while they are built.
-    model = copy.deepcopy(model)
+    model = copy.deepcopy(model)  # models of the MM libraries write into their configs
     if 'type' in model:
         if data_preprocessor is not None:
             model.setdefault('data_preprocessor', copy.deepcopy(data_preprocessor))

@@ -8,19 +8,15 @@ from typing import Optional
 
 from mmengine.logging import print_log
 from mmengine.model import BaseModel
-from mmengine.model.weight_init import PretrainedInit
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor, nn
 
+from cankd_mm.config.types import type_name
 from cankd_mm.errors import SetupError, reason_of
 
 
 def check_checkpoint(path: str, whose: str) -> None:
-    """Check that a checkpoint is a file that exists, or an address, which is not looked up.
-
-    Raises:
-        SetupError: If there is no such file, or if the path is no string.
-    """
+    """Raise a SetupError if a checkpoint is no path, or no file that exists. Addresses are not looked up."""
     if not isinstance(path, str):
         raise SetupError(
             f"The {whose}'s checkpoint {path!r} is no path but a {type(path).__name__}: give one path as a string; on "
@@ -31,11 +27,11 @@ def check_checkpoint(path: str, whose: str) -> None:
 
 
 def load_checkpoint(path: str, whose: str) -> dict:
-    """Read a checkpoint from a file or an address, and find its weights, whatever library has written it.
+    """Read a checkpoint of any library from a file or an address.
 
     Returns:
-        dict: The checkpoint, with its weights as ``state_dict``, the key that they stood under as ``weights_key``
-        (None where the file holds nothing but weights), and whatever else the file holds.
+        dict: All that it holds, with the weights as ``state_dict``, and as ``weights_key`` the key that they stood
+        under, None where the file holds nothing but weights.
 
     Raises:
         SetupError: If the file does not exist, cannot be read or holds no weights.
@@ -49,7 +45,7 @@ def load_checkpoint(path: str, whose: str) -> dict:
     keys = ('state_dict', 'ema_state_dict', 'model_ema', 'model')
     key = next((key for key in keys if isinstance(checkpoint.get(key), dict)), None)
     found = checkpoint[key] if key else {} if 'state_dict' in checkpoint else checkpoint
-    # A wrapper that distributes or averages a model puts it under `module`.
+    # A wrapper that distributes or averages a model holds it as `module`.
     weights = {
         re.sub(r'^module\.', '', name): value
         for name, value in found.items()
@@ -85,8 +81,7 @@ def _read(path: str, whose: str) -> object:
 
 def student_state_dict(state_dict: dict) -> dict:
     """Pick the student's weights out of those of a distillation run; a plain model's are returned as they are."""
-    # Algorithms of MMRazor and versions before 0.2 hold the student there.
-    nested = _without_prefix(state_dict, 'architecture.')
+    nested = _without_prefix(state_dict, 'architecture.')  # of MMRazor's algorithms and versions before 0.2
     return nested or {k: v for k, v in state_dict.items() if not k.startswith('distiller.') and k != '_extra_state'}
 
 
@@ -97,7 +92,7 @@ def _without_prefix(state_dict: dict, prefix: str) -> dict:
 def pretrained_cfg(model: BaseModel) -> Optional[dict]:
     """Find the ``init_cfg`` of type 'Pretrained' that fills a whole model; None where there is none."""
     init_cfgs = model.init_cfg if isinstance(model.init_cfg, (list, tuple)) else [model.init_cfg or {}]
-    return next((cfg for cfg in init_cfgs if cfg.get('type') in ('Pretrained', PretrainedInit)), None)
+    return next((cfg for cfg in init_cfgs if type_name(cfg) in ('Pretrained', 'PretrainedInit')), None)
 
 
 def load_pretrained(model: nn.Module, init_cfg: dict, whose: str) -> None:
@@ -110,11 +105,7 @@ def load_pretrained(model: nn.Module, init_cfg: dict, whose: str) -> None:
 
 
 def load_weights(model: nn.Module, state_dict: dict, path: str, whose: str) -> None:
-    """Fill a model with weights that must cover every parameter and statistic. Messages name ``path`` and ``whose``.
-
-    Raises:
-        SetupError: If a parameter or a statistic is missing or has another shape.
-    """
+    """Fill a model; a SetupError names ``path`` and ``whose`` if a parameter or a statistic is missing or misfits."""
     name = type(model).__name__
     if whose == 'teacher' and any(key.startswith(('architecture.', 'distiller.')) for key in state_dict):
         raise SetupError(

@@ -48,7 +48,7 @@ def untouched(model: nn.Module, training: bool) -> Iterator[nn.Module]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence what the libraries log below the level of a warning."""
+    """Silence what the libraries log below a warning."""
     levels = [(logger, logger.level) for logger in MMLogger._instance_dict.values()]
     before = logging.root.manager.disable
     logging.disable(logging.INFO)
@@ -95,10 +95,7 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 
 def heads_of(model: nn.Module) -> Dict[str, nn.Module]:
-    """Find the heads of a detector or segmentor that predict the classes of the data, by name.
-
-    There are none in a panoptic model, whose heads share the classes out among them.
-    """
+    """Find the heads that predict the data's classes, by name: none in a panoptic model, whose heads share them."""
     if any('panoptic' in name or name == 'semantic_head' for name, _ in model.named_children()):
         return {}
     return dict(_predicting(model))

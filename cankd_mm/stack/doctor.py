@@ -1,17 +1,16 @@
-"""Say what is installed, what was patched, and what to repair: ``cankd doctor``.
-
-It imports nothing of the stack before it is needed, and so works where the stack does not import.
-"""
+"""Say what is installed, what was patched, and what to repair, also where the stack does not import."""
 
 import importlib
 import platform
 import sys
 from importlib import metadata
 from importlib.util import find_spec
-from typing import List, NamedTuple, Optional, Tuple
+from typing import Iterator, List, NamedTuple, Optional, Tuple
+
+from cankd_mm.errors import reason_of
 
 # Import name, distribution, the versions that MMRazor 1.0 and this package take, and those that were run. The second
-# versions of the MM libraries are of their maintained fork, onedl-mmcv and so on under the same import names.
+# ones of the MM libraries are of their maintained fork, onedl-mmcv and so on under the same import names.
 _PACKAGES = (
     ('torch', 'torch', ('>=2.0,<3.0',), ('2.13', '2.14')),
     ('mmengine', 'mmengine', ('>=0.10.3,<1.0',), ('0.10.7', '0.10.12')),
@@ -22,34 +21,31 @@ _PACKAGES = (
     ('numpy', 'numpy', ('',), ('2.4',)),
 )
 _OPTIONAL = ('mmdet', 'mmseg')
-# What the packages import, and their wheels may not name.
+# What packages import that their wheels may not name.
 _UNNAMED = (('joblib', 'mmrazor'), ('ftfy', 'mmseg'), ('regex', 'mmseg'))
 
 
 class Finding(NamedTuple):
-    """One line of the report: what it says, whether it keeps the stack from working, and what repairs it."""
+    """A line of the report, whether it keeps the stack from working, and the command that repairs it."""
 
     text: str
     bad: bool = False
     repair: Optional[str] = None
 
 
-def _check_package(
-    name: str, distribution: str, specifiers: Tuple[str, ...], run: Tuple[str, ...]
-) -> Tuple[Optional[str], Finding]:
-    """Import one package and judge its version, which is None where it does not import."""
+def _check_package(name: str, distribution: str, specifiers: tuple, run: tuple) -> Tuple[Optional[str], Finding]:
+    """Import a package and judge its version, which is None where it does not import."""
     repair = f'pip install {distribution}=={run[0]}'
     if find_spec(name) is None:
-        optional = name in _OPTIONAL
-        text = f'{name}: not installed{", needed for its own task only" if optional else ""}'
-        return None, Finding(text, not optional, repair)
+        needed = ', needed for its own task only' if name in _OPTIONAL else ''
+        return None, Finding(f'{name}: not installed{needed}', not needed, repair)
     try:
         version = importlib.import_module(name).__version__
         from packaging.specifiers import SpecifierSet
         from packaging.version import parse
     except Exception as e:  # whatever a broken installation raises
-        text = f'{name}: does not import ({type(e).__name__}: {_first_line(e)})'
-        # MMSegmentation imports timm, and that torchvision, which has a line of its own.
+        text = f'{name}: does not import ({type(e).__name__}: {reason_of(e)})'
+        # MMSegmentation imports timm, which imports torchvision, which has a line of its own.
         repair = None if 'torchvision' in str(e) else repair.replace('install', 'install --force-reinstall')
         return None, Finding(text, True, repair)
     if not any(SpecifierSet(specifier).contains(version, prereleases=True) for specifier in specifiers):
@@ -61,105 +57,84 @@ def _check_package(
 
 
 def _check_torchvision() -> Finding:
-    """Look at torchvision, which has kernels for some operators, and which timm imports."""
+    """Look at torchvision, whose kernels are operators, and which timm imports."""
     from cankd_mm.stack.ops.torchvision import install_command, problem
 
     if find_spec('torchvision') is None:
         text = 'torchvision: not installed, needed for deformable convolutions, its own weights and timm only'
         return Finding(text, False, install_command())
-    wrong = problem()
-    text = f'torchvision {metadata.version("torchvision")}'
+    text, wrong = f'torchvision {metadata.version("torchvision")}', problem()
     return Finding(f'{text}: {wrong}', True, install_command()) if wrong else Finding(text)
 
 
-def _check_mmcv_ops() -> List[Finding]:
-    """Tell where every operator of mmcv comes from: compiled with it, or from this package."""
+def _check_mmcv_ops() -> Iterator[Finding]:
+    """Tell where mmcv's operators come from."""
     from cankd_mm.stack.ops import missing, provide, provided
 
     if provide():
-        sources = provided().sources().items()
-        findings = [Finding(f'  from {source}: {", ".join(names)}') for source, names in sources]
-        return [Finding('mmcv.ops: mmcv has none compiled, cankd_mm.stack.ops provides them'), *findings]
+        yield Finding('mmcv.ops: mmcv has none compiled, cankd_mm.stack.ops provides them')
+        for source, names in provided().sources().items():
+            yield Finding(f'  from {source}: {", ".join(names)}')
+        return
     try:
         importlib.import_module('mmcv.ops')
+        yield Finding('mmcv.ops: all operators compiled with mmcv')
     except Exception as e:  # whatever a wheel built for another torch raises
-        text = f'mmcv.ops: does not import ({_first_line(e)}), mmcv was built without operators or for another torch'
+        text = f'mmcv.ops: does not import ({reason_of(e)}), mmcv was built without operators or for another torch'
         # pip's cache may hold the very wheel that does not work.
-        return [Finding(text, True, f'pip uninstall mmcv mmcv-lite; {missing.MMCV_BUILD} --no-cache-dir')]
-    return [Finding('mmcv.ops: all operators compiled with mmcv')]
+        yield Finding(text, True, f'pip uninstall mmcv mmcv-lite; {missing.MMCV_BUILD} --no-cache-dir')
 
 
 def _check_patches() -> List[Finding]:
-    """Patch the libraries and import everything that this package registers."""
+    """Patch the libraries and import what this package registers."""
     try:
         from cankd_mm.stack import patch
 
         findings = [Finding(f'patched: {line}') for line in patch.apply()]
         importlib.import_module('cankd_mm.models')
     except Exception as e:  # whatever keeps the stack from importing
-        return [Finding(f'cankd_mm: does not import ({_first_line(e)})', True)]
+        return [Finding(f'cankd_mm: does not import ({reason_of(e)})', True)]
     return [*findings, Finding('cankd_mm: imports, its components are registered')]
 
 
-def diagnose() -> List[Finding]:
-    """Look at the whole stack.
-
-    Returns:
-        list[Finding]: The report, line by line.
-    """
-    findings = [Finding(f'python {platform.python_version()} on {platform.platform()}')]
+def diagnose() -> Iterator[Finding]:
+    """Look at the whole stack and report line by line."""
+    yield Finding(f'python {platform.python_version()} on {platform.platform()}')
     if find_spec('pkg_resources') is None:
-        text = 'setuptools: has no pkg_resources, which MMEngine imports'
-        findings.append(Finding(text, True, 'pip install "setuptools<81"'))
+        yield Finding('setuptools: has no pkg_resources, which MMEngine imports', True, 'pip install "setuptools<81"')
     # MMRazor imports beside some versions of mmcv with the patches alone.
     patches = _check_patches() if all(find_spec(name) for name in ('torch', 'mmengine', 'mmcv', 'mmrazor')) else []
     versions = {}
     for package in _PACKAGES:
         versions[package[0]], finding = _check_package(*package)
-        findings.append(finding)
+        yield finding
     if versions['torch']:
         import torch
 
         names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-        findings.append(Finding(f'accelerators: {", ".join(names) or "none, training runs on the processor"}'))
-        findings.append(_check_torchvision())
-    if versions['torch'] and versions['mmcv']:
-        findings += _check_mmcv_ops()
+        yield Finding(f'accelerators: {", ".join(names) or "none, training runs on the processor"}')
+        yield _check_torchvision()
+        if versions['mmcv']:
+            yield from _check_mmcv_ops()
     for name, owner in _UNNAMED:
         if find_spec(owner) and not find_spec(name):
-            text = f'{name}: not installed, {owner} imports it without naming it'
-            findings.append(Finding(text, True, f'pip install {name}'))
-    return findings + patches
+            yield Finding(f'{name}: not installed, {owner} imports it without naming it', True, f'pip install {name}')
+    yield from patches
 
 
 def main() -> int:
-    """Print the report.
-
-    Returns:
-        int: 0 if the stack works, 1 otherwise.
-    """
+    """Print the report, and return the exit status, 0 if the stack works."""
     import warnings
 
     warnings.filterwarnings('ignore')
-    findings = diagnose()
-    lines = []
+    findings = list(diagnose())
     for finding in findings:
-        lines.append(f'{"BAD " if finding.bad else "ok  "} {finding.text}')
-        if finding.repair:
-            lines.append(f'       repair: {finding.repair}')
+        sys.stdout.write(f'{"BAD " if finding.bad else "ok  "} {finding.text}\n')
+        sys.stdout.write(f'       repair: {finding.repair}\n' if finding.repair else '')
     bad = sum(finding.bad for finding in findings)
-    lines.append(f'{bad} things to repair.' if bad else 'Everything that cankd_mm needs is here.')
-    sys.stdout.write('\n'.join(lines) + '\n')
+    sys.stdout.write(f'{bad} things to repair.\n' if bad else 'Everything that cankd_mm needs is here.\n')
     return int(bad > 0)
 
 
-def _first_line(e: BaseException) -> str:
-    return (str(e) or type(e).__name__).splitlines()[0]
-
-
 if __name__ == '__main__':
-    try:
-        metadata.version('cankd-mm')
-    except metadata.PackageNotFoundError:
-        sys.stdout.write('note: cankd-mm is not installed, it runs from its folder\n')
     sys.exit(main())

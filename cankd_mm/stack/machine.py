@@ -10,12 +10,9 @@ _PACKAGES = ('torch', 'mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmrazor', 'numpy', 
 
 
 def describe_machine() -> Dict[str, object]:
-    """Describe the machine and the versions that figures are measured on.
+    """Describe the machine that figures are measured on: processor, threads, accelerators and versions.
 
     MMEngine's ``collect_env`` starts compilers, and names neither the processor nor the MM libraries.
-
-    Returns:
-        dict: Processor, threads, accelerators, and the versions of what can be imported.
     """
     cpuinfo = Path('/proc/cpuinfo')
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []

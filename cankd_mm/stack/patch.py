@@ -1,7 +1,6 @@
 """The one place that knows what is broken in which version of the stack.
 
-:func:`apply` is called before anything of MMRazor is imported. Every patch looks at what is installed first, leaves a
-version that works as it is, and changes nothing when it is applied again.
+Every patch leaves a version that works as it is, and changes nothing when it is applied again.
 """
 
 import functools
@@ -21,14 +20,13 @@ from packaging.version import parse
 from cankd_mm.config.paths import config_file
 
 _MMCV_OF_MMRAZOR = '2.1.0'
-_QUANTIZATION_TABLES = 'mmrazor.structures.quantization.backend_config'
 
 
 def apply() -> List[str]:
-    """Apply every patch that the installed versions need.
+    """Apply every patch that the installed versions need, before anything of MMRazor is imported.
 
     Returns:
-        list[str]: One line per patch applied.
+        list[str]: A line for each.
 
     Raises:
         ImportError: Where the stack does not import. The message names the doctor, or what repairs it.
@@ -41,7 +39,7 @@ def apply() -> List[str]:
         return [line for patch_library, line in _PATCHES.items() if patch_library()]
     except (ImportError, AssertionError, RuntimeError) as e:
         reason = str(e)
-        if 'torchvision' in reason:  # one of another torch, which timm imports, and MMSegmentation timm
+        if 'torchvision' in reason:  # MMSegmentation imports timm, which imports torchvision, here of another torch
             from cankd_mm.stack.ops.torchvision import install_command
 
             reason = f'{reason}, install the torchvision of this torch: {install_command()}'
@@ -53,16 +51,16 @@ def apply() -> List[str]:
 
 
 def _provide_operators() -> bool:
-    """mmcv-lite, of any version, has no compiled operators: see :mod:`cankd_mm.stack.ops`."""
+    """mmcv-lite has no compiled operators: see :mod:`cankd_mm.stack.ops`."""
     from cankd_mm.stack.ops import provide
 
     return provide()
 
 
 def _patch_config_paths() -> bool:
-    """MMEngine, of any version, knows no configs of this package, nor those of the maintained fork's MMSegmentation or
-    in folders with a sign in their name (``gn+ws``), and bases no config with ``_base_`` on a pure Python one. Here a
-    config is found by its file, and those of this package are read without a scope of its name.
+    """MMEngine knows no configs of this package, nor those of the maintained fork's MMSegmentation or in folders with a
+    sign in their name (``gn+ws``), and bases no config with ``_base_`` on a pure Python one. Here a config is found by
+    its file, and those of this package are read without a scope of its name.
     """
     from mmengine.config import Config, ConfigDict
     from mmengine.config.utils import MODULE2PACKAGE
@@ -83,7 +81,7 @@ def _patch_config_paths() -> bool:
         if scope == 'cankd_mm':
             return config_file(cfg_path), None
         file = config_file(cfg_path) if scope and importlib.util.find_spec(scope) else cfg_path
-        # Where there is no such file, it is a path, or a name that only the package's index knows.
+        # Without such a file it is a path, or a name that only the package's index knows.
         return get_cfg_path(cfg_path, filename) if file == cfg_path else (file, scope)
 
     def _file2dict(filename: str, *args, **kwargs):
@@ -107,7 +105,7 @@ def _patch_mmcv_check() -> bool:
 
 
 class _NoBackendConfigs(dict):
-    """An empty table of quantization backends, of which any look-up explains why it is empty."""
+    """An empty table of quantization backends: a look-up explains why it is empty."""
 
     def __missing__(self, key: str) -> NoReturn:
         import torch
@@ -122,23 +120,22 @@ def _patch_quantization_import() -> bool:
     """MMRazor 1.0 builds its quantization tables at import, from names that are gone since torch 2.1. Distillation
     never looks at them: empty ones take their place.
     """
+    name = 'mmrazor.structures.quantization.backend_config'
     try:
-        return isinstance(importlib.import_module(_QUANTIZATION_TABLES).BackendConfigs, _NoBackendConfigs)
+        return isinstance(importlib.import_module(name).BackendConfigs, _NoBackendConfigs)
     except ImportError as e:
         if 'torch' not in str(e) or 'torchvision' in str(e):
             raise
-    stand_in = types.ModuleType(_QUANTIZATION_TABLES)
-    stand_in.__all__ = ['BackendConfigs']
-    stand_in.BackendConfigs = _NoBackendConfigs()
-    sys.modules[_QUANTIZATION_TABLES] = stand_in
+    sys.modules[name] = types.ModuleType(name)
+    sys.modules[name].BackendConfigs = _NoBackendConfigs()
     importlib.import_module('mmrazor.structures.quantization')
     return True
 
 
 def _patch_checkpoint_loading() -> bool:
-    """torch 2.6 reads only tensors and a few plain types by default, and MMEngine's checkpoints also hold their log
-    history, with numbers of numpy. These are allowed. ``weights_only`` stays on, so that a downloaded checkpoint cannot
-    run code, also where the maintained fork's MMEngine would turn it off when it meets anything else.
+    """torch 2.6 reads only tensors and a few plain types by default, and MMEngine's checkpoints also hold a log history
+    with numbers of numpy: these are allowed. ``weights_only`` stays on, also where the maintained fork's MMEngine turns
+    it off, so that a downloaded checkpoint cannot run code.
     """
     import torch
 
@@ -155,7 +152,7 @@ def _patch_checkpoint_loading() -> bool:
     multiarray = importlib.import_module(modules[parse(np.__version__).major >= 2])
     for function in (multiarray._reconstruct, multiarray.scalar):
         allowed += [(function, f'{module}.{function.__name__}') for module in modules]
-    # Pickle names a method as getattr(class, name). getattr itself would open every attribute of every object.
+    # Pickle names a method as getattr(class, name), and getattr itself would open every attribute of every object.
     allowed.append((_get_history_buffer_method, 'builtins.getattr'))
     torch.serialization.add_safe_globals(allowed)
     if hasattr(checkpoint, '_safe_torch_load'):
@@ -164,19 +161,17 @@ def _patch_checkpoint_loading() -> bool:
 
 
 def _get_history_buffer_method(owner: object, name: str) -> object:
-    """Look up a statistic of HistoryBuffer, and nothing else, in place of ``getattr`` in a checkpoint."""
+    """Stand in for ``getattr`` in a checkpoint, for the statistics of HistoryBuffer alone."""
     from mmengine.logging.history_buffer import HistoryBuffer
 
     if owner is not HistoryBuffer or name not in ('min', 'max', 'current', 'mean'):
-        raise UnpicklingError(
-            f'The checkpoint asks for the attribute {name!r} of {owner!r}, which no checkpoint needs.'
-        )
+        raise UnpicklingError(f'The checkpoint asks for {owner!r}.{name}, which no checkpoint needs.')
     return getattr(owner, name)
 
 
 def _patch_checkpoint_writing() -> bool:
-    """MMEngine, of any version, writes a checkpoint to its final name, and a killed process leaves half of it behind.
-    Here every file gets its name when it is complete.
+    """MMEngine writes a checkpoint to its final name, and a killed process leaves half of it behind. Here every file
+    gets its name when it is complete.
     """
     from mmengine.fileio import LocalBackend as Original
     from mmengine.fileio import register_backend
@@ -193,8 +188,8 @@ def _patch_checkpoint_writing() -> bool:
 
 
 def _patch_point_assigner() -> bool:
-    """MMDetection's ``PointAssigner`` of RepPoints, up to 3.3 and the fork's 3.5, makes an index on the default device
-    and looks it up with a mask on the priors': it fails on a GPU. Here the priors' device is the default meanwhile.
+    """MMDetection's ``PointAssigner`` of RepPoints, up to 3.3 and the fork's 3.5, indexes a tensor of the default
+    device with a mask on the priors', and so fails on a GPU. Here the priors' device is the default meanwhile.
     """
     if importlib.util.find_spec('mmdet') is None:
         return False
@@ -215,9 +210,8 @@ def _patch_point_assigner() -> bool:
 
 
 def _patch_worker_seeds() -> bool:
-    """MMEngine, of any version, seeds a data loader's workers with the same numbers whenever they start. Without
-    ``persistent_workers`` all epochs repeat the augmentations of the first. Here the seed also depends on what the main
-    process has drawn for these workers.
+    """MMEngine seeds a data loader's workers with the same numbers whenever they start: without ``persistent_workers``,
+    all epochs repeat the augmentations of the first. Here the seed also depends on the one that torch has drawn.
     """
     from mmengine.runner import _flexible_runner, runner
 
@@ -230,14 +224,13 @@ def _worker_init_fn(worker_id: int, num_workers: int, rank: int, seed: int, **kw
     import torch
     from mmengine.dataset import worker_init_fn
 
-    # What torch has seeded this worker with, less its number: equal for all workers of an epoch, and on all ranks.
-    drawn = torch.initial_seed() - worker_id
+    drawn = torch.initial_seed() - worker_id  # by the main process for all workers of an epoch, and equal on all ranks
     worker_init_fn(worker_id, num_workers, rank, (seed + drawn) % 2**31, **kwargs)
 
 
 def _patch_class_weight() -> bool:
-    """MMSegmentation's cross-entropy with ``class_weight`` looks up the weight of every label up to 1.2, of the ignored
-    255, too, which has none; the fork's 1.4 fails where ``avg_non_ignore`` is set. Here ignored labels weigh nothing.
+    """MMSegmentation's cross-entropy with ``class_weight``, up to 1.2, looks up a weight for the ignored 255 as well,
+    which has none; the fork's 1.4 fails where ``avg_non_ignore`` is set. Here ignored labels weigh nothing.
     """
     if importlib.util.find_spec('mmseg') is None:
         return False

@@ -1,4 +1,4 @@
-"""The student's config on another data set: what it says of the data and of their classes is exchanged."""
+"""Write a student's config for another data set: what it says of the data and of their classes is exchanged."""
 
 import inspect
 from typing import Dict, Optional, Tuple
@@ -21,18 +21,9 @@ _CLASS_KEYS = ('num_classes', 'num_things_classes')
 
 
 def data_text(student: str, base: str, data: str) -> str:
-    """Write a student's config on the data set of another config.
+    """Write a student's config, which ``_base_`` calls ``base``, with the dataloaders and evaluators of ``data``.
 
-    Args:
-        student (str): The student's config: a file, or ``package::path``.
-        base (str): What it is called in ``_base_``.
-        data (str): A config with the dataloaders and evaluators of the data set.
-
-    Returns:
-        str: The config.
-
-    Raises:
-        SetupError: If a config lacks data sets, or has them in a form that cannot be exchanged.
+    A config that lacks data sets, or has them in a form that cannot be exchanged, is a SetupError.
     """
     ours, theirs = read_config(student).to_dict(), read_config(data).to_dict()
     scope = ours.get('default_scope')
@@ -41,7 +32,7 @@ def data_text(student: str, base: str, data: str) -> str:
         dataset, _ = _inner_dataset(theirs, split, data)
         new[split] = {key: dataset[key] for key in _DATASET_KEYS if dataset.get(key) is not None}
     shared = {key: value for key, value in new['train'].items() if all(new[s].get(key) == value for s in _SPLITS)}
-    lines = [f'_base_ = {base!r}', _wrapped(f'data = dict({arguments(shared)})')]
+    lines = [f'_base_ = {base!r}', f'data = dict(\n    {arguments(shared)})']
     for split in _SPLITS:
         if split == 'test' and new['test'] == new['val']:
             lines.append('test_dataloader = val_dataloader')
@@ -66,7 +57,7 @@ def data_text(student: str, base: str, data: str) -> str:
 
 
 def _inner_dataset(cfg: dict, split: str, path: str) -> Tuple[dict, int]:
-    """The data set of a split that reads files, and how many others are wrapped around it."""
+    """Find the data set of a split that reads files, and count the wrappers around it."""
     dataset, wrappers = (cfg.get(f'{split}_dataloader') or {}).get('dataset'), 0
     while dataset and 'dataset' in dataset:
         dataset, wrappers = dataset['dataset'], wrappers + 1
@@ -79,21 +70,18 @@ def _inner_dataset(cfg: dict, split: str, path: str) -> Tuple[dict, int]:
 
 
 def _adapted(old: dict, new: dict, scope: Optional[str]) -> dict:
-    """What else changes in the student's data set: its pipeline, or all of it where the new type takes less."""
+    """Give what else changes in the student's data set: its pipeline, or all of it where the new type takes less."""
     parameters: Dict[str, inspect.Parameter] = {}
     for base in reversed(_dataset_class(new.get('type', old['type']), scope).__mro__):
         parameters.update(inspect.signature(base.__init__).parameters)
     # Both the data set and its pipeline say whether label maps count from one.
     from_one = parameters.get('reduce_zero_label')
     from_one = new.get('reduce_zero_label', from_one.default if from_one else False)
-    pipeline = [
-        dict(step, reduce_zero_label=from_one)
-        if type_name(step) == 'LoadAnnotations' and 'reduce_zero_label' in step
-        else step
-        for step in old.get('pipeline') or []
-    ]
+    before = old.get('pipeline') or []
+    loads = [type_name(step) == 'LoadAnnotations' and 'reduce_zero_label' in step for step in before]
+    pipeline = [dict(step, reduce_zero_label=from_one) if load else step for step, load in zip(before, loads)]
     if all(key in parameters for key in old if key != 'type'):
-        return {} if pipeline == (old.get('pipeline') or []) else dict(pipeline=pipeline)
+        return {} if pipeline == before else dict(pipeline=pipeline)
     kept = {key: value for key, value in old.items() if key in parameters and key not in _DATASET_KEYS}
     return dict(_delete_=True, **{**kept, 'pipeline': pipeline})
 
@@ -109,7 +97,7 @@ def _dataset_class(kind: str, scope: Optional[str]) -> type:
 
 
 def _evaluator(old: object, new: object) -> Optional[str]:
-    """The new evaluator as a config has it, which keeps the student's other settings if it is of the same type."""
+    """Write the new evaluator, which keeps the student's other settings if it is of the same type."""
     if isinstance(new, list) or new is None:
         return literal(new) if new else None
     if not isinstance(old, dict) or type_name(old) != type_name(new):
@@ -119,14 +107,14 @@ def _evaluator(old: object, new: object) -> Optional[str]:
 
 
 def _class_count(dataset: dict, scope: Optional[str]) -> int:
-    """How many classes a data set has, 0 where its type reads their names from a file."""
+    """Count the classes of a data set, 0 where its type reads their names from a file."""
     metainfo = {**getattr(_dataset_class(dataset['type'], scope), 'METAINFO', {}), **(dataset.get('metainfo') or {})}
     classes = metainfo.get('classes') or []
     return 1 if isinstance(classes, str) else len(classes)
 
 
 def _with_classes(cfg: object, old: int, new: int) -> object:
-    """A part of a model's config for another number of classes."""
+    """Change a part of a model's config to another number of classes."""
     if isinstance(cfg, (list, tuple)):
         return type(cfg)(_with_classes(part, old, new) for part in cfg)
     if not isinstance(cfg, dict):
@@ -140,15 +128,9 @@ def _with_classes(cfg: object, old: int, new: int) -> object:
 
 
 def _changes(old: dict, new: dict) -> dict:
-    """The entries that differ. Lists are whole, as a list in a config replaces the one that it inherits."""
+    """Pick the entries that differ. Lists are whole, as a list in a config replaces the one that it inherits."""
     return {
         key: _changes(old[key], value) if isinstance(value, dict) else value
         for key, value in new.items()
         if value != old[key]
     }
-
-
-def _wrapped(line: str, width: int = 118) -> str:
-    """A line that goes on in a second one before the names of the classes, which may be many."""
-    head, comma, tail = line.partition(' metainfo=')
-    return f'{head}\n   {comma}{tail}' if comma and len(line) > width else line

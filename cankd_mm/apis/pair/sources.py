@@ -8,8 +8,8 @@ from mmengine.model import BaseModel
 
 from cankd_mm.errors import SetupError
 from cankd_mm.models import BackboneTeacher
-from cankd_mm.models.distillers.levels import Level, pair_levels, select
-from cankd_mm.models.distillers.probe import Features, probe
+from cankd_mm.models.distillers.levels import pair_levels
+from cankd_mm.models.distillers.probe import Level, Size, probe, probe_both
 
 # A segmentor's logits come last: they are a source where neck and backbone give no feature maps.
 _LOGITS = 'decode_head.conv_seg'
@@ -19,7 +19,7 @@ _MOST_LEVELS = 4
 
 
 class Source(NamedTuple):
-    """What is distilled: the settings of the distiller, the levels that they pair, and whose map the loss resizes."""
+    """The settings of the distiller, the levels that they pair, and whose map the loss resizes."""
 
     settings: Dict[str, object]
     pairs: List[Tuple[Level, Level]]
@@ -43,20 +43,11 @@ def _numbers_and_strides(levels: Sequence[Level]) -> Tuple[str, str]:
     return f'level{plural} {numbers}' if numbers else 'map', f'stride{plural} {strides}'
 
 
-def find_sources(student: BaseModel, teacher: BaseModel, input_size: Optional[Tuple[int, int]]) -> List[Source]:
-    """Find what can be distilled of two models: their necks, backbones, or else the logits of segmentors.
+def find_sources(student: BaseModel, teacher: BaseModel, input_size: Optional[Size]) -> List[Source]:
+    """Find what can be distilled of two models, the best first: their necks, backbones, or else segmentors' logits.
 
-    Args:
-        student (BaseModel): The student.
-        teacher (BaseModel): The teacher. One that is a backbone alone is compared with the student's neck as well.
-        input_size (tuple[int, int], optional): Height and width of the student's images, which tells levels that are
-            too small to compare. None where it is not known.
-
-    Returns:
-        list[Source]: What there is, the best first.
-
-    Raises:
-        SetupError: If there is nothing, with the reason for every module that both have.
+    Levels that are too small to compare at the ``input_size`` of the student's images are left out. A SetupError gives
+    the reason for every module that both have, where there is nothing.
     """
     found, reasons = [], []
     for name in _SOURCES:
@@ -77,21 +68,17 @@ def find_sources(student: BaseModel, teacher: BaseModel, input_size: Optional[Tu
 
 
 def _find_source(
-    student: BaseModel, teacher: BaseModel, name: str, of_teacher: str, input_size: Optional[Tuple[int, int]]
+    student: BaseModel, teacher: BaseModel, name: str, of_teacher: str, input_size: Optional[Size]
 ) -> Source:
-    theirs = probe(teacher, of_teacher, 'teacher')
-    ours = probe(student, name, 'student', training=True, first_size=theirs.image)
-    if ours.image != theirs.image:
-        theirs = probe(teacher, of_teacher, 'teacher', first_size=ours.image)
-    last = select(theirs, [-1])[0]
+    ours, theirs = probe_both(student, name, teacher, of_teacher)
+    last = theirs[-1]
     if name == 'neck':
         try:
             pairs = pair_levels(ours, theirs, None, None, resizes=False)
         except SetupError:
             if not isinstance(teacher, BackboneTeacher):
                 raise
-            deepest_first = reversed(select(ours, None))
-            pairs = [(min(deepest_first, key=lambda level: abs(log(level.stride / last.stride))), last)]
+            pairs = [(min(reversed(ours), key=lambda level: abs(log(level.stride / last.stride))), last)]
         large = [pair for pair in pairs if input_size is None or min(input_size) / pair[0].stride >= 2]
         pairs = (large or pairs)[:_MOST_LEVELS]
     else:
@@ -103,26 +90,23 @@ def _find_source(
     return Source(_settings(ours, theirs, pairs, resize is not None), pairs, resize)
 
 
-def _last_level(student: BaseModel, trained: Features) -> Level:
-    """The student's last stage. Where it gives more features in training, this is the one that evaluation gives."""
-    evaluated = probe(student, trained.source, 'student', first_size=trained.image)
-    last = evaluated.shapes[-1]
-    side_branches = len(evaluated.shapes) != len(trained.shapes)
-    if evaluated.image == trained.image and side_branches and last in trained.shapes:
-        return select(trained, [trained.shapes.index(last)])[0]
-    return select(trained, [-1])[0]
+def _last_level(student: BaseModel, trained: List[Level]) -> Level:
+    """Find the student's last stage: where it gives more features in training, the one that it gives in evaluation."""
+    evaluated = probe(student, trained[0].source, 'student', first_size=trained[0].image)
+    same = [level for level in trained if (level.shape, level.image) == (evaluated[-1].shape, evaluated[-1].image)]
+    return same[0] if same and len(evaluated) != len(trained) else trained[-1]
 
 
-def _settings(ours: Features, theirs: Features, pairs: List[Tuple[Level, Level]], resizes: bool) -> Dict[str, object]:
-    """The shortest settings of the distiller that pair these levels."""
-    settings: Dict[str, object] = dict(source=ours.source)
-    if theirs.source != ours.source:
-        settings['teacher_source'] = theirs.source
+def _settings(ours: List[Level], theirs: List[Level], pairs: List[Tuple[Level, Level]], resizes: bool) -> dict:
+    """Find the shortest settings of the distiller that pair these levels."""
+    settings: Dict[str, object] = dict(source=ours[0].source)
+    if theirs[0].source != ours[0].source:
+        settings['teacher_source'] = theirs[0].source
     for key, features, levels in zip(('levels', 'teacher_levels'), (ours, theirs), zip(*pairs)):
-        numbers, last = [level.index for level in levels], len(features.shapes) - 1
-        if not features.single:
+        numbers = [level.index for level in levels]
+        if numbers != [None]:
             from_first = numbers == list(range(len(numbers)))
-            settings[key] = len(numbers) if from_first else [-1] if numbers == [last] else numbers
+            settings[key] = len(numbers) if from_first else [-1] if numbers == [features[-1].index] else numbers
     without = {key: value for key, value in settings.items() if key != 'teacher_levels'}
     with suppress(SetupError):
         if pair_levels(ours, theirs, without.get('levels'), None, resizes) == pairs:

@@ -2,7 +2,7 @@
 
 from math import inf, prod
 from pathlib import Path
-from typing import Dict, Iterator, List, Optional, Tuple
+from typing import Dict, Iterator, List, Optional
 
 import torch
 from mmengine.config import Config
@@ -20,11 +20,11 @@ from cankd_mm.models import BackboneTeacher
 from cankd_mm.models.algorithms.parts import fitting_parts
 from cankd_mm.models.builders import build_model
 from cankd_mm.models.checkpoints import check_checkpoint, pretrained_cfg
+from cankd_mm.models.distillers.probe import Size
 from cankd_mm.models.losses import CanKDLoss
 from cankd_mm.models.utils import saved_bytes
 
 _WIDTH = 118
-Size = Tuple[int, int]
 
 
 def write_pair(
@@ -131,7 +131,7 @@ def _schedule(cfg: Config, batch_size: int) -> str:
 
 
 def _input_size(cfg: Config) -> Optional[Size]:
-    """Height and width of the largest image that a config trains on, a landscape; None where it names no size."""
+    """Find height and width of the largest image that a config trains on, a landscape; None where it names no size."""
     dataset, steps = (cfg.get('train_dataloader') or {}).get('dataset'), []
     while dataset:
         steps = [*(dataset.get('pipeline') or []), *steps]
@@ -140,7 +140,7 @@ def _input_size(cfg: Config) -> Optional[Size]:
 
 
 def _size_after(steps: list, size: Optional[Size]) -> Optional[Size]:
-    """The largest size that a pipeline makes of images of a size."""
+    """Find the largest size that a pipeline makes of images of a size."""
     for step in steps:
         kind = type_name(step) if isinstance(step, dict) else ''
         if kind == 'RandomChoice':
@@ -162,7 +162,7 @@ def _size_after(steps: list, size: Optional[Size]) -> Optional[Size]:
 
 
 def _memory(source: Source, batch_size: int, size: Optional[Size]) -> str:
-    """What the loss keeps of every level for its backward pass, in float32."""
+    """Measure what the loss keeps of every level for its backward pass, in float32."""
     if size is None:
         return "memory of the loss: not known, as the student's pipeline names no image size"
     held = []
@@ -184,8 +184,8 @@ def _warnings(teacher: ZooModel, student: ZooModel, models: List[BaseModel]) -> 
         yield f'the teacher has {larger:.1f} M parameters and the student {smaller:.1f} M: is it this way round?'
     for dataset, metrics in student.figures.items():
         theirs = teacher.figures.get(dataset, {})
-        metric = next((metric for metric, value in metrics.items() if theirs.get(metric, inf) <= value), None)
-        if metric is not None:
+        worse = [metric for metric, value in metrics.items() if theirs.get(metric, inf) <= value]
+        for metric in worse[:1]:
             figures = f'{theirs[metric]:g} {metric} on {dataset} and the student alone {metrics[metric]:g}'
             yield f'the teacher has {figures}: there is nothing to learn from it.'
 
@@ -193,7 +193,7 @@ def _warnings(teacher: ZooModel, student: ZooModel, models: List[BaseModel]) -> 
 def _pair_text(
     student: str, teacher: str, weights: Optional[str], source: Source, parts: List[str], method: Dict[str, object]
 ) -> str:
-    """The config of a pair. ``student`` is what ``_base_`` calls its config, ``method`` changes the pair's model."""
+    """Write the config of a pair. ``student`` is what ``_base_`` calls its config, ``method`` changes the model."""
     base = f'cankd_mm::_base_/cankd_{"fpn" if source.settings["source"] == "neck" else "backbone"}.py'
     lines = [
         f'_base_ = {literal([student, base])}',
@@ -215,7 +215,7 @@ def _pair_text(
 
 
 def _distiller_text(base: str, source: Source, method: Dict[str, object]) -> str:
-    """The distiller, by what differs from the one in the base."""
+    """Write the distiller by what differs from the one in the base."""
     default = read_config(base).distiller
     settings = {'source': None, 'levels': None, **source.settings}
     changes = {key: value for key, value in settings.items() if value != default.get(key)}
@@ -225,5 +225,5 @@ def _distiller_text(base: str, source: Source, method: Dict[str, object]) -> str
     words += [f'loss=dict(_base_.distiller.loss, {arguments(loss)})'] if loss else []
     text = f'dict({", ".join(["_base_.distiller", *words])})' if words else '_base_.distiller'
     if len(text) > _WIDTH - 16:
-        text = f'dict(\n        _base_.distiller, {", ".join(words[:-1])},\n        {words[-1]})'
+        text = f'dict(\n        {", ".join(["_base_.distiller", *words[:-1]])},\n        {words[-1]})'
     return text

@@ -17,10 +17,7 @@ _CONFIG_SUFFIXES = ('.py', '.json', '.yml', '.yaml')
 
 
 class ZooModel(NamedTuple):
-    """A model by the path of its config, and what the metafile of its library says of it.
-
-    ``config`` is a file, or ``package::path``. ``figures`` has the metrics by data set, ``{'COCO': {'box AP': 38.9}}``.
-    """
+    """A model by its config, a file or ``package::path``, with figures such as ``{'COCO': {'box AP': 38.9}}``."""
 
     name: str
     config: str
@@ -31,16 +28,8 @@ class ZooModel(NamedTuple):
 def find_model(key: str, whose: str) -> ZooModel:
     """Find a model by the name that its library's zoo gives it, by its config file, or by ``package::path``.
 
-    Args:
-        key (str): ``'retinanet_r101_fpn_2x_coco'``, a file, or ``'mmdet::retinanet/retinanet_r101_fpn_2x_coco.py'``;
-            of a teacher ``'timm::NAME'`` as well.
-        whose (str): ``'student'`` or ``'teacher'``, for messages.
-
-    Returns:
-        ZooModel: The model, with weights and figures where its library's metafile has them.
-
-    Raises:
-        SetupError: If there is none, with the nearest names, or if two libraries have one of that name.
+    A teacher may be ``'timm::NAME'`` as well. Weights and figures are those of its library's metafile, if any. A name
+    that is not known, or that of several models, is a SetupError that lists what may be meant.
     """
     if whose == 'teacher' and from_timm(key):
         return ZooModel(key.split('::')[1], key)
@@ -67,11 +56,7 @@ def find_model(key: str, whose: str) -> ZooModel:
 
 @lru_cache(maxsize=None)
 def zoo() -> List[ZooModel]:
-    """List the models of the installed libraries.
-
-    Returns:
-        list[ZooModel]: Those of their metafiles, and after these the configs that no metafile names.
-    """
+    """List the models of the installed libraries, after those of their metafiles the configs that none names."""
     return [model for package in installed_libraries() for model in _models_of(package)]
 
 

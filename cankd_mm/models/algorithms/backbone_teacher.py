@@ -24,35 +24,27 @@ class BackboneTeacher(BaseModel):
 
     The backbone is a model of timm, such as DINOv2 or ConvNeXt, or any registered module, of MMPretrain or of the
     user's own, that takes images and gives a feature map ``(N, C, H, W)`` or a sequence of them. It sees the student's
-    images normalized its own way, and scaled, not cropped, to a size that it takes. The features of a vision
-    transformer of timm are maps without the class and register tokens. Its maps may have other sizes than the
-    student's: see ``resize`` of :class:`CanKDLoss`. The distiller takes its features as ``teacher_source='backbone'``.
+    images scaled, not cropped, to a size that it takes. Its maps may have other sizes than the student's: see
+    ``resize`` of :class:`CanKDLoss`. The distiller takes its features as ``teacher_source='backbone'``.
 
     Args:
         backbone (str | dict): ``'timm::NAME'`` with a name of timm's, or the config of a registered module.
         mean (Sequence[float], optional): The mean of the images that it was trained on, RGB, 0 to 255. Defaults to
             None: that of timm's weights, and ImageNet's for other backbones.
         std (Sequence[float], optional): Their standard deviation. Defaults to None, as the mean.
-        multiple (int, optional): Height and width of its images are multiples of this; the student's are scaled up to
-            the next ones. Defaults to None: the patch size of a transformer of timm, and 32 for others.
-        image_size (Sequence[int], optional): Height and width of its images, where it takes one size alone. Defaults
-            to None, about the student's.
+        multiple (int, optional): The student's images are scaled up to multiples of this in height and width.
+            Defaults to None: the patch size of a transformer of timm, and 32 for others.
+        image_size (Sequence[int], optional): The only height and width that it takes. Defaults to None, any.
         out_indices (Sequence[int], optional): The stages of a backbone of timm that are features, -1 for the last.
             Defaults to None: all of a hierarchy, the last block of a transformer.
-        init_cfg (dict, optional): ``dict(type='Pretrained', checkpoint=...)``, in place of ``teacher_ckpt``. Defaults
-            to None.
+        init_cfg (dict, optional): ``dict(type='Pretrained', checkpoint=...)``, for ``teacher_ckpt``. Defaults to None.
 
     Raises:
         SetupError: If timm or the model is not there.
 
     Examples:
-        >>> # DINOv2, with timm's weights, from the student's pyramid level of stride 16.
-        >>> model = dict(
-        ...     _delete_=True, _scope_='mmrazor', type='FeatureDistill', architecture=_base_.model,
-        ...     teacher='timm::vit_small_patch14_dinov2.lvd142m',
-        ...     distiller=dict(type='CanKDDistiller', source='neck', levels=[1], teacher_source='backbone',
-        ...                    teacher_levels=[-1], loss=dict(type='CanKDLoss', resize='teacher')))
-        >>> # The same with more to say, in place of the name.
+        >>> teacher = 'timm::vit_small_patch14_dinov2.lvd142m'
+        >>> # The same with more to say.
         >>> teacher = dict(type='BackboneTeacher', backbone='timm::convnext_tiny', out_indices=[2, 3])
     """
 
@@ -153,7 +145,7 @@ def _of_timm(name: str, out_indices: Optional[Sequence[int]], pretrained: bool =
 
 
 def _create(name: str, options: dict) -> nn.Module:
-    """Create a model of timm that takes images of any size, which transformers do only when they are told."""
+    """Create a model of timm, and tell a transformer to take images of any size."""
     import timm
 
     for of_kind in (dict(dynamic_img_size=True), dict(strict_img_size=False)):

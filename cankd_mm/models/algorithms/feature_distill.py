@@ -11,9 +11,8 @@ from torch import Tensor
 
 from cankd_mm.errors import SetupError
 from cankd_mm.models.algorithms.backbone_teacher import BackboneTeacher
-from cankd_mm.models.algorithms.frozen_teacher import FrozenTeacher
+from cankd_mm.models.algorithms.frozen_teacher import FrozenTeacher, TeacherInput
 from cankd_mm.models.algorithms.parts import Parts, find_parts
-from cankd_mm.models.algorithms.teacher_input import TeacherInput
 from cankd_mm.models.builders import build_model
 from cankd_mm.models.checkpoints import load_pretrained, pretrained_cfg
 
@@ -24,37 +23,31 @@ class FeatureDistill(BaseModel):
 
     What it builds **is the student**, a detector or segmentor whose class gets :class:`FeatureDistill` as a further
     base class, as :func:`torch.distributed.fsdp.fully_shard` does. Hooks, optimizers, evaluation and checkpoints find
-    the model that they know, with parameters under their own names; what is trained beside it stands under
-    ``distiller``. Further differences from :class:`mmrazor.models.SingleTeacherDistill`:
+    the model that they know; what is trained beside it stands under ``distiller``. Further differences from
+    :class:`mmrazor.models.SingleTeacherDistill`:
 
-    - the teacher runs ``extract_feat`` alone; heads as well where one of them is distilled, such as a segmentor's
-      logits; target assignment and losses only for deliveries;
-    - the teacher stays wholly in eval mode: no dropout, no stochastic depth, frozen batch norm statistics;
-    - the teacher sees the image normalized its own way, see :class:`TeacherInput`;
-    - a teacher whose checkpoint does not fit, or that has none, is an error;
-    - the teacher is no part of the module tree, and checkpoints hold its fingerprint in place of its weights;
-    - parts of the student can start from the teacher's weights (the paper's "inheriting strategy").
+    - the teacher runs ``extract_feat`` alone, heads as well where one of them is distilled, and target assignment and
+      losses only for deliveries;
+    - the teacher stays wholly in eval mode, and sees the image normalized its own way;
+    - the teacher is no part of the module tree, and checkpoints hold its fingerprint in place of its weights.
 
     Args:
         architecture (BaseModel | dict | str): The student, its config, or the path of a config that has it as its
             ``model``. A student that is built already is changed in place.
-        teacher (BaseModel | dict | str): The teacher, its config, or the path of a config, also of an installed package
-            (``'mmdet::PATH'``). A backbone alone serves as well: ``'timm::NAME'``, or a :class:`BackboneTeacher`.
+        teacher (BaseModel | dict | str): The same of the teacher, also ``'mmdet::PATH'``. A backbone alone serves as
+            well: ``'timm::NAME'``, or a :class:`BackboneTeacher`.
         distiller (dict): Config of the distiller, usually a :class:`CanKDDistiller`.
-        teacher_ckpt (str, optional): The teacher's checkpoint, a path or an address. Training without one is an
-            error, unless the teacher's own ``init_cfg`` loads one or timm has one. Defaults to None.
-        init_from_teacher (str | Sequence[str] | Mapping[str, str], optional): Parts of the student, as in
-            ``student.named_modules()``, that start from the weights of the teacher's part of the same name; a
-            mapping from the student's part to the teacher's; or ``'auto'``, all parts behind the backbone whose names
-            and shapes are the teacher's. Defaults to None.
+        teacher_ckpt (str, optional): The teacher's checkpoint, a path or an address. Defaults to None, what the
+            teacher's own ``init_cfg`` loads or timm has.
+        init_from_teacher (str | Sequence[str] | Mapping[str, str], optional): Parts of the student that start from the
+            teacher's weights of the same name (the paper's "inheriting strategy"), a mapping from its parts to the
+            teacher's, or ``'auto'``, all behind the backbone whose names and shapes fit. Defaults to None.
         teacher_dtype (str, optional): ``'bfloat16'`` or ``'float16'`` runs the teacher under autocast in that type,
             also where the student trains in full precision. Defaults to None, the student's type.
-        data_preprocessor (dict, optional): The student's, where its own config has none, as MMEngine's Runner gives it
-            to any model. Defaults to None.
+        data_preprocessor (dict, optional): The student's, where its own config has none. Defaults to None.
 
     Raises:
-        SetupError: If the teacher's checkpoint does not exist or fit, if a training starts without one, or if a part
-            of ``init_from_teacher`` does not exist or fit.
+        SetupError: If a checkpoint or a part does not exist or fit, or a training starts without the teacher's weights.
 
     Examples:
         >>> model = dict(
@@ -104,7 +97,7 @@ class FeatureDistill(BaseModel):
         for module in (*self.modules(), *teacher.modules()):
             if hasattr(module, 'inplace'):
                 module.inplace = False
-        # Not a child: it is in no state dict, no optimizer, no average of the weights, and nothing broadcasts it.
+        # Not a child, and so in no state dict, no optimizer and no average of the weights, and nothing broadcasts it.
         object.__setattr__(self, 'frozen_teacher', FrozenTeacher(teacher, self.data_preprocessor, teacher_dtype))
         # The distiller's parts are MMRazor's, whatever library the rest of the config is of.
         with DefaultScope.overwrite_default_scope('mmrazor'):
@@ -149,9 +142,8 @@ class FeatureDistill(BaseModel):
             self.get_submodule(part).load_state_dict(self.teacher.get_submodule(source).state_dict())
 
     def loss(self, inputs: Tensor, data_samples: Optional[List[BaseDataElement]] = None) -> Dict[str, Tensor]:
-        """Compute the student's task losses, under ``student.``, and the distillation losses, under ``distill.``.
-
-        ``distill_to_task`` is for the log: the sum of the distillation losses over that of the task losses.
+        """Compute the student's task losses, under ``student.``, the distillation losses, under ``distill.``, and for
+        the log ``distill_to_task``, the sum of the latter over that of the former.
         """
         distiller = self.distiller
         if self.distillation_stopped:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from cankd_mm.errors import SetupError
 from cankd_mm.models.distillers.levels import Levels, pair_levels
-from cankd_mm.models.distillers.probe import Features, probe
+from cankd_mm.models.distillers.probe import Level, probe_both
 
 _LONG_FORM = ('student_recorders', 'teacher_recorders', 'connectors', 'distill_losses', 'loss_forward_mappings')
 
@@ -20,38 +20,34 @@ _LONG_FORM = ('student_recorders', 'teacher_recorders', 'connectors', 'distill_l
 class CanKDDistiller(ConfigurableDistiller):
     """A ConfigurableDistiller that is told in three lines what to distill.
 
-    ``source``, ``levels`` and ``loss`` are expanded into the recorders, connectors, losses and mappings of
-    :class:`mmrazor.models.ConfigurableDistiller`, with one loss per level. A tiny forward pass of both models finds
-    channels and sizes. Where the channels of a level differ, a 1x1 convolution without norm and activation takes the
-    student's feature to the teacher's channels. Where the sizes differ, the loss has to resize: see ``resize`` of
-    :class:`CanKDLoss`.
+    ``source``, ``levels`` and ``loss`` are expanded into the long form, the recorders, connectors, losses and mappings
+    of :class:`mmrazor.models.ConfigurableDistiller`, with one loss per level. A tiny forward pass of both models finds
+    channels and sizes. Where sizes differ, the loss has to resize: see ``resize`` of :class:`CanKDLoss`.
 
     Entries of the long form can be given as well. Recorders of the short form are named after their source, losses and
-    connectors ``loss_<source>_<level>`` (dots become underscores): an entry given under such a name replaces the
-    expanded one, any other is added.
+    connectors ``loss_<source>_<level>`` (dots become underscores): an entry under such a name replaces the expanded
+    one, any other is added.
 
     Args:
-        source (str, optional): The module whose output is distilled, as in ``model.named_modules()``:
-            ``'neck'``, ``'backbone.layer4'``. Defaults to None, the long form alone.
+        source (str, optional): The module whose output is distilled, ``'neck'``, ``'backbone.layer4'``. Defaults to
+            None, the long form alone.
         levels (int | Sequence[int], optional): How many of the source's outputs are distilled, counted from the
             first, or which ones, counted from 0, or from -1 for the last. Defaults to None, all of which the teacher
             has one of the same stride.
-        loss (dict, optional): Config of the loss that every level gets: any loss of MMRazor that takes a student's and
-            a teacher's feature. Channel counts are filled in. ``loss_weight`` may be a list, one weight for each level.
-        connector (dict, optional): Config of a connector of MMRazor that the student's feature of every level goes
-            through, such as ``dict(type='MGDConnector', lambda_mgd=0.65)``. Channel counts are filled in. Defaults to
-            None, a 1x1 convolution where the channels differ.
-        teacher_source (str, optional): The teacher's module, where it differs from ``source``. Defaults to None.
+        loss (dict, optional): Config of the loss that every level gets, any loss of MMRazor of two features. Channel
+            counts are filled in. ``loss_weight`` may be a list, one weight for each level. The short form needs it.
+        connector (dict, optional): Config of a connector of MMRazor that every level of the student goes through, such
+            as ``dict(type='MGDConnector', lambda_mgd=0.65)``. Channel counts are filled in. Defaults to None, a 1x1
+            convolution to the teacher's channels where they differ.
+        teacher_source (str, optional): The teacher's module. Defaults to None, ``source``.
         teacher_levels (int | Sequence[int], optional): The teacher's levels, in the same order. Defaults to None, those
             of the same strides as the student's; where no stride is the same and the loss resizes, of the same numbers.
-        level_weights (str, optional): ``'pixels'`` weighs every level by its pixels, as losses that are a sum over the
-            pixels do, such as MGD's: with strides 8, 16 and 32, the loss's own weight by 1, 1/4 and 1/16. Defaults to
-            None, every level the same, as in the paper.
+        level_weights (str, optional): ``'pixels'`` weighs every level by its pixels, with strides 8, 16 and 32 by 1,
+            1/4 and 1/16, as losses that sum over pixels do. Defaults to None, all the same, as in the paper.
         **long_form: The arguments of :class:`mmrazor.models.ConfigurableDistiller`.
 
     Raises:
-        SetupError: If the source, a level or the loss does not exist, or if levels differ in size and the loss does not
-            resize. The message names the strides of both and a setting that fits, or the nearest names.
+        SetupError: If the source, a level or the loss does not exist, or levels differ in size and are not resized.
 
     Examples:
         >>> # The first four levels of a feature pyramid.
@@ -103,7 +99,7 @@ class CanKDDistiller(ConfigurableDistiller):
         self.loss, self.connector = loss, connector
 
     def prepare_from_student(self, model: BaseModel) -> None:
-        """Attach the student's recorders; those of the short form wait for the teacher."""
+        """Attach the student's recorders, which the short form does with the teacher's."""
         if self._short_form:
             self._student = lambda: model  # no part of the module tree, of which the distiller is one
         else:
@@ -114,14 +110,11 @@ class CanKDDistiller(ConfigurableDistiller):
         if self._short_form:
             student = self._student()
             del self._student
-            ours = probe(student, self.source, 'student', training=True, first_size=self._image_size)
-            theirs = probe(model, self.teacher_source, 'teacher', first_size=ours.image)
-            if theirs.image != ours.image:  # strides are compared on one image
-                ours = probe(student, self.source, 'student', training=True, first_size=theirs.image)
+            features = probe_both(student, self.source, model, self.teacher_source, self._image_size)
             self.student_recorders = self._recorders('student', self.source)
             self.teacher_recorders = self._recorders('teacher', self.teacher_source)
             super().prepare_from_student(student)
-            self._build_expanded(ours, theirs)
+            self._build_expanded(*features)
         super().prepare_from_teacher(model)
 
     def _recorders(self, whose: str, source: str) -> RecorderManager:
@@ -137,8 +130,8 @@ class CanKDDistiller(ConfigurableDistiller):
             losses[name] = factor * losses[name]
         return losses
 
-    def _build_expanded(self, ours: Features, theirs: Features) -> None:
-        """Build connectors, losses and mappings of the short form merged with what was given explicitly."""
+    def _build_expanded(self, ours: List[Level], theirs: List[Level]) -> None:
+        """Build connectors, losses and mappings of the short form merged with those that were given."""
         # CanKDLoss calls the option `resize`, PKDLoss `resize_stu`.
         resizes = any(self.loss.get(option) is not None for option in ('resize', 'resize_stu'))
         pairs = pair_levels(ours, theirs, self.levels, self.teacher_levels, resizes)
@@ -169,7 +162,7 @@ class CanKDDistiller(ConfigurableDistiller):
         )
 
     def _loss_of_each(self, levels: int) -> List[dict]:
-        """The config of every level's loss, which differ where each has a weight of its own."""
+        """Give every level its config of the loss, with its own weight where there are several."""
         weights = self.loss.get('loss_weight')
         if not isinstance(weights, (list, tuple)):
             return [self.loss] * levels

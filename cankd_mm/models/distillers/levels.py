@@ -1,41 +1,24 @@
 """Which feature of the student is compared with which of the teacher."""
 
-from typing import List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import List, Optional, Sequence, Tuple, Union
 
 from cankd_mm.errors import SetupError
-from cankd_mm.models.distillers.probe import Features, Shape
+from cankd_mm.models.distillers.probe import Level
 
 Levels = Optional[Union[int, Sequence[int]]]
 
 
-class Level(NamedTuple):
-    """One recorded feature; ``index`` is None where the source gives a single one, ``stride`` in pixels."""
-
-    whose: str
-    source: str
-    index: Optional[int]
-    shape: Shape
-    stride: float
-
-    def __str__(self) -> str:
-        level = '' if self.index is None else f'level {self.index} of '
-        return f"{level}the {self.whose}'s {self.source!r} {self.shape}"
-
-
 def pair_levels(
-    student: Features, teacher: Features, levels: Levels, teacher_levels: Levels, resizes: bool
+    student: List[Level], teacher: List[Level], levels: Levels, teacher_levels: Levels, resizes: bool
 ) -> List[Tuple[Level, Level]]:
-    """Pair the levels of a student's source with those of a teacher's.
-
-    Without ``teacher_levels``, levels of equal stride are pairs: they have one size on the same image. Where there are
-    none and the loss ``resizes``, levels of equal number are. See :class:`CanKDDistiller` for both kinds of levels.
+    """Pair the levels of a student's source with those of a teacher's, as :class:`CanKDDistiller` says.
 
     Raises:
         SetupError: If a level does not exist, or if levels cannot be paired. The message lists the strides of both.
     """
-    ours = select(student, levels)
+    ours = _select(student, levels)
     if teacher_levels is not None:
-        theirs = select(teacher, teacher_levels)
+        theirs = _select(teacher, teacher_levels)
         if len(ours) != len(theirs):
             raise SetupError(
                 f'CanKDDistiller would pair {len(ours)} levels of the student with {len(theirs)} of the teacher: give '
@@ -45,13 +28,14 @@ def pair_levels(
     else:
         pairs = _of_equal_stride(ours, teacher, each_once=levels is None)
         if not pairs and resizes:
-            # The student's single map is paired with the teacher's last level.
-            numbers = [0 if teacher.single else -1 if level.index is None else level.index for level in ours]
-            pairs = list(zip(ours, select(teacher, numbers)))
+            # A student's single map is paired with the teacher's last level.
+            single = teacher[0].index is None
+            numbers = [0 if single else -1 if level.index is None else level.index for level in ours]
+            pairs = list(zip(ours, _select(teacher, numbers)))
         alone = [level for level in ours if all(level != paired for paired, _ in pairs)]
         if not pairs:
             raise SetupError(
-                f"The student's {student.source!r} and the teacher's {teacher.source!r} have no stride in common: "
+                f"The student's {ours[0].source!r} and the teacher's {teacher[0].source!r} have no stride in common: "
                 f'{_advice(student, teacher)}'
             )
         if levels is not None and alone:
@@ -64,11 +48,11 @@ def pair_levels(
     return pairs
 
 
-def _of_equal_stride(ours: List[Level], teacher: Features, each_once: bool = True) -> List[Tuple[Level, Level]]:
+def _of_equal_stride(ours: List[Level], teacher: List[Level], each_once: bool = True) -> List[Tuple[Level, Level]]:
     """Pairs of one size: of the same number where that fits, otherwise with the teacher's deepest."""
     pairs: List[Tuple[Level, Level]] = []
     for level in ours:
-        fitting = [other for other in select(teacher, None) if other.shape[2:] == level.shape[2:]]
+        fitting = [other for other in teacher if other.shape[2:] == level.shape[2:]]
         if each_once:
             fitting = [other for other in fitting if all(other != taken for _, taken in pairs)]
         if fitting:
@@ -76,13 +60,9 @@ def _of_equal_stride(ours: List[Level], teacher: Features, each_once: bool = Tru
     return pairs
 
 
-def select(features: Features, levels: Levels) -> List[Level]:
-    """List the levels that are given as a number of the first ones, or as indices, or all of them for None.
-
-    Raises:
-        SetupError: If a level does not exist, or is named twice.
-    """
-    whose, source, count = features.whose, features.source, len(features.shapes)
+def _select(features: List[Level], levels: Levels) -> List[Level]:
+    """List the first levels by their number, or those of given indices, or all for None."""
+    whose, source, count = features[0].whose, features[0].source, len(features)
     numbers = list(range(count) if levels is None else range(levels) if isinstance(levels, int) else levels)
     for number in numbers:
         if not -count <= number < count:
@@ -94,19 +74,14 @@ def select(features: Features, levels: Levels) -> List[Level]:
     numbers = [number % count for number in numbers]
     if not numbers or len(set(numbers)) < len(numbers):
         raise SetupError(f"levels={levels!r} of the {whose}'s {source!r} must name at least one level, and none twice.")
-    levels = []
-    for number in numbers:
-        shape, index = features.shapes[number], None if features.single else number
-        levels.append(Level(whose, source, index, shape, stride=features.image[0] / max(shape[2], 1)))
-    return levels
+    return [features[number] for number in numbers]
 
 
-def _advice(student: Features, teacher: Features) -> str:
-    """The strides of both, and the setting that would do."""
-    ours = select(student, None)
-    strides = [', '.join(f'{level.stride:.3g}' for level in levels) for levels in (ours, select(teacher, None))]
+def _advice(student: List[Level], teacher: List[Level]) -> str:
+    """Say the strides of both, and a setting that fits."""
+    strides = [', '.join(f'{level.stride:.3g}' for level in levels) for levels in (student, teacher)]
     have = f'the student has strides {strides[0]}, the teacher {strides[1]}'
-    common = [level.index or 0 for level, _ in _of_equal_stride(ours, teacher)]
+    common = [level.index or 0 for level, _ in _of_equal_stride(student, teacher)]
     if common:
         return f'{have}; set levels={common} and leave teacher_levels out, which pairs equal strides.'
     return (

@@ -9,36 +9,41 @@ from torch import Tensor, nn
 from cankd_mm.errors import SetupError, reason_of
 from cankd_mm.models.utils import find_module, untouched
 
-# Height and width of the image in pixels: they differ, so that shapes in messages are unambiguous, and are multiples of
-# 32, to which detectors pad. The larger ones are for models that take no image as small.
+# Height and width in pixels differ, so that shapes in messages are unambiguous, and are multiples of 32, to which
+# detectors pad. The larger ones are for models that take no small image.
 PROBE_SIZES = ((128, 192), (256, 384), (512, 512))
-
-Shape = Tuple[int, ...]
 Size = Tuple[int, int]
 
 
-class Features(NamedTuple):
-    """The feature maps ``(1, C, H, W)`` of a module for an image of size ``image``, or the ``single`` one."""
+class Level(NamedTuple):
+    """A module's feature map ``(1, C, H, W)`` of an ``image``; ``index`` is None where the module gives no list."""
 
     whose: str
     source: str
+    index: Optional[int]
+    shape: Tuple[int, ...]
     image: Size
-    shapes: List[Shape]
-    single: bool
+
+    @property
+    def stride(self) -> float:
+        """How many pixels of the image one of the map stands for."""
+        return self.image[0] / max(self.shape[2], 1)
+
+    def __str__(self) -> str:
+        level = '' if self.index is None else f'level {self.index} of '
+        return f"{level}the {self.whose}'s {self.source!r} {self.shape}"
 
 
 def probe(
     model: nn.Module, source: str, whose: str, training: bool = False, first_size: Optional[Sequence[int]] = None
-) -> Features:
-    """Find the shapes of a module's output, by a forward pass that leaves the model as it was.
-
-    The pass runs ``model.extract_feat``, and the heads as well where that does not run the module.
+) -> List[Level]:
+    """Find the levels of a module's output, by a forward pass that leaves the model as it was.
 
     Args:
-        model (nn.Module): A detector or segmentor.
+        model (nn.Module): A detector or segmentor. Its heads are run where ``extract_feat`` does not run the module.
         source (str): The module's name.
-        whose (str): ``'student'`` or ``'teacher'``, for messages.
-        training (bool): Whether the model is in training mode, in which some give other features. Defaults to False.
+        whose (str): ``'student'`` or ``'teacher'``.
+        training (bool): Whether the model trains, where some give other features. Defaults to False.
         first_size (Sequence[int], optional): Height and width to try before all others. Defaults to None.
 
     Raises:
@@ -66,9 +71,10 @@ def probe(
             f"The {whose}'s {source!r} is run {len(outputs)} times a pass: record it in MMRazor's long form, with a "
             'record_idx for each.'
         )
-    output = outputs[0]
-    features = [output] if isinstance(output, Tensor) else output
-    if not (isinstance(features, (list, tuple)) and all(isinstance(f, Tensor) and f.dim() == 4 for f in features)):
+    (output,) = outputs
+    single = isinstance(output, Tensor)
+    features = [output] if single else output if isinstance(output, (list, tuple)) else []
+    if not features or not all(isinstance(f, Tensor) and f.dim() == 4 for f in features):
         raise SetupError(
             f"The {whose}'s {source!r} gives {type(output).__name__} that is no feature map (N, C, H, W) "
             'nor a sequence of them: distill from another module.'
@@ -78,11 +84,22 @@ def probe(
             f"The {whose}'s {source!r} gives {len(features[0])} feature maps for {images} images while it trains: "
             'distill from a module before that, which gives one for each.'
         )
-    return Features(whose, source, size, [(1, *f.shape[1:]) for f in features], isinstance(output, Tensor))
+    return [Level(whose, source, None if single else i, (1, *f.shape[1:]), size) for i, f in enumerate(features)]
+
+
+def probe_both(
+    student: nn.Module, source: str, teacher: nn.Module, teacher_source: str, first_size: Optional[Size] = None
+) -> Tuple[List[Level], List[Level]]:
+    """Find the levels of a module of the student, as it trains, and of one of the teacher, on an image of one size."""
+    ours = probe(student, source, 'student', training=True, first_size=first_size)
+    theirs = probe(teacher, teacher_source, 'teacher', first_size=ours[0].image)
+    if theirs[0].image != ours[0].image:
+        ours = probe(student, source, 'student', training=True, first_size=theirs[0].image)
+    return ours, theirs
 
 
 def _run(model: nn.Module, whose: str, outputs: list, training: bool, sizes: List[Size]) -> Tuple[Size, int]:
-    """Show a model images of the first size that it takes, and return the size and the number of images."""
+    """Show a model images of the first size that it takes, and return size and number."""
     weight = next(model.parameters())
     reason = ''
     # Batch norm in training mode fails on a single value, which a map of one pixel of one image is.
@@ -106,7 +123,7 @@ def _run(model: nn.Module, whose: str, outputs: list, training: bool, sizes: Lis
 
 
 def _channels(model: nn.Module) -> int:
-    """The number of channels of a model's images."""
+    """Count the channels of a model's images."""
     mean = getattr(getattr(model, 'data_preprocessor', None), 'mean', None)
     if mean is not None:
         return len(mean.flatten())
@@ -116,7 +133,7 @@ def _channels(model: nn.Module) -> int:
 
 
 def _sizes(model: nn.Module, first_size: Optional[Sequence[int]]) -> Iterator[Size]:
-    """Image sizes to try: also those that the config of preprocessor, backbone or anchors names."""
+    """Yield image sizes to try, also those that preprocessor, backbone or anchors name."""
     if first_size is not None:
         yield tuple(first_size)
     yield PROBE_SIZES[0]

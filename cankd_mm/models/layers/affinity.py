@@ -1,8 +1,7 @@
 """The affinities of non-local attention between student and teacher, as pure functions.
 
-Each computes ``y_i = sum_j f(i, j) g_j`` over the M pixels of the teacher, with memory linear in the pixels: the P x M
-matrix of affinities is never formed where that would matter. Sums over pixels overflow and underflow half precision, so
-half inputs are computed in float32, with autocast off.
+Each computes ``y_i = sum_j f(i, j) g_j`` over the M pixels of the teacher, with memory linear in the pixels. Sums over
+pixels overflow and underflow half precision: half inputs are computed in float32, with autocast off.
 """
 
 import torch
@@ -24,9 +23,8 @@ def at_least_float32(*tensors: Tensor) -> tuple:
 def dot_product_attention(theta: Tensor, phi: Tensor, g: Tensor) -> Tensor:
     """Attend with the plain dot product: ``f(i, j) = theta_i . phi_j / M``.
 
-    There is no softmax, so the product is associative: contracting keys with values first costs ``(P + M) D^2``
-    multiply-adds and no ``P x M`` matrix, the usual order costs ``2 P M D``. The cheaper order is taken; both are
-    exact.
+    The product is associative: contracting keys with values first costs ``(P + M) D^2`` multiply-adds, the usual order
+    ``2 P M D``. The cheaper one is taken.
 
     Args:
         theta (Tensor): Queries of the student, ``(N, D, P)`` with P pixels.
@@ -75,9 +73,8 @@ def softmax_attention(theta: Tensor, phi: Tensor, g: Tensor) -> Tensor:
 def concatenation_attention(a: Tensor, b: Tensor, g: Tensor) -> Tensor:
     """Attend with a ReLU of the sum of a query's and a key's score: ``f(i, j) = ReLU(a_i + b_j) / M``.
 
-    The keys that a query sees are those with ``b_j > -a_i``: a prefix of the keys sorted by falling score. With the
-    prefix sums G of ``g_j`` and B of ``b_j g_j``, ``y_i = (a_i G[r] + B[r]) / M`` for a prefix of length r, which
-    is found by binary search. That costs ``(P + M) D + (P + M) log M``, and differentiates through the sums.
+    A query sees the keys with ``b_j > -a_i``, a prefix of length r of the keys sorted by falling score, and with the
+    prefix sums G of ``g_j`` and B of ``b_j g_j``, ``y_i = (a_i G[r] + B[r]) / M``. The cost is ``(P + M) (D + log M)``.
 
     Args:
         a (Tensor): Scores of the student's queries, ``(N, P)`` with P pixels.

@@ -19,9 +19,8 @@ MODES = ('dot_product', 'embedded_gaussian', 'gaussian', 'concatenation')
 class CanBlock(nn.Module):
     """The cross-attention non-local block of CanKD (Sec. 3 of the paper).
 
-    Every student pixel looks at all teacher pixels: ``z = BN(W y) + x`` with ``y_i = sum_j f(i, j) g(t_j)``. The
-    weight and the bias of the batch norm start at zero, so that the block starts as the identity. The names are those
-    of ``mmcv.cnn.NonLocal2d``.
+    Every student pixel looks at all teacher pixels: ``z = BN(W y) + x`` with ``y_i = sum_j f(i, j) g(t_j)``. The batch
+    norm starts at zero, and so the block as the identity. The names are those of ``mmcv.cnn.NonLocal2d``.
 
     Time and memory are linear in the pixels, but for the two modes with a softmax: their time is quadratic, and their
     memory is linear where torch has a fused attention (on GPUs, and from 2.1 on on CPUs).
@@ -29,8 +28,8 @@ class CanBlock(nn.Module):
     Args:
         in_channels (int): Channels C of both features.
         reduction (int): The inner channels D are ``max(C // reduction, 1)``. Defaults to 2.
-        sub_sample (bool | int): Side of the windows in which keys and values are max pooled; True is 2, False
-            none. A teacher map with a shorter side is not pooled. Defaults to True.
+        sub_sample (bool | int): Side of the windows in which the teacher's keys and values are max pooled; True is 2,
+            False none. A map with a shorter side is not pooled. Defaults to True.
         mode (str): The affinity ``f(i, j)``, with M teacher pixels. Defaults to 'dot_product', the paper's.
 
             - ``'dot_product'``: ``theta(x_i) . phi(t_j) / M``;
@@ -121,8 +120,8 @@ class CanBlock(nn.Module):
     def _dot_product(self, x: Tensor, t: Tensor) -> Tensor:
         phi, g = self._keys_and_values(t)
         (d, m), c, p = phi.shape[1:], x.shape[1], x.shape[2] * x.shape[3]
-        # theta, the contraction and W are linear maps of a pixel of x: on large maps, one matrix for all three is the
-        # least work, and neither theta nor y is formed. On small ones its products are more kernels than they save.
+        # theta, the contraction and W are linear maps of a pixel of x. On large maps, one matrix for all three is the
+        # least work; on small ones its products are more kernels than they save.
         least_work = m * d * d + c * d * (d + c) + p * c * c < 2 * p * c * d + min(2 * p * m * d, (p + m) * d * d)
         if p < 32 * c or not least_work:
             return self._project(dot_product_attention(self.theta(x).flatten(2), phi, g), x)

@@ -16,26 +16,24 @@ class CanKDLoss(nn.Module):
     """Cross-attention-based non-local knowledge distillation (CanKD, WACV 2026) of one feature map.
 
     ``L = mu * MSE(IN(z), IN(t))``, where ``z`` is the student's map after its pixels have attended to the teacher's in
-    the Can block, and IN is instance norm without affine parameters.
+    the :class:`CanBlock`, and IN is instance norm without affine parameters.
     `arXiv 2511.21503 <https://arxiv.org/abs/2511.21503>`_, Sec. 3.
 
-    Value and gradients are those of the quadratic form; see :class:`CanBlock` for time and memory. The teacher's
-    feature gets no gradient. Every level needs a loss of its own, whose block has weights of its own.
+    The teacher's feature gets no gradient. Every level needs a loss of its own, whose block has weights of its own.
 
     Args:
         in_channels (int): Channels C of both features. :class:`CanKDDistiller` fills it in.
         reduction (int): The block's inner channels are ``max(C // reduction, 1)``. Defaults to 2.
-        sub_sample (bool | int): Side of the windows in which the teacher's keys and values are max pooled; True is 2,
-            False none. The paper's ablations take 2, 4 and 8. Defaults to True.
-        mode (str, optional): The affinity: ``'dot_product'``, ``'embedded_gaussian'``, ``'gaussian'`` or
-            ``'concatenation'``, see :class:`CanBlock`. None leaves the block out, for an ablation. Defaults to
-            'dot_product', the paper's.
+        sub_sample (bool | int): The block's side of pooling windows; the paper's ablations take 2, 4 and 8. Defaults to
+            True, 2.
+        mode (str, optional): The block's affinity: ``'dot_product'``, ``'embedded_gaussian'``, ``'gaussian'`` or
+            ``'concatenation'``. None leaves the block out, for an ablation. Defaults to 'dot_product', the paper's.
         residual (bool): Whether the block adds its input; False for the paper's ablation. Defaults to True.
         norm (str, optional): What is normalized before the comparison: ``'instance'``, the paper's, or for its
             ablations ``'layer'`` or None, nothing. Defaults to 'instance'.
-        resize (str, optional): Which feature is resized, bilinearly, where their sizes differ: ``'student'`` takes the
-            student's to the teacher's size, as the paper does for a Swin teacher, ``'teacher'`` the teacher's to the
-            student's for the comparison, while the block attends to it unresized. Defaults to None, an error.
+        resize (str, optional): Which feature is resized, bilinearly, where their sizes differ: ``'student'``, as the
+            paper does for a Swin teacher, or ``'teacher'``, whose feature the block attends to unresized. Defaults to
+            None, an error.
         loss_weight (float): The paper's mu. The authors' code halves the mean squared error and writes
             ``loss_weight=10`` for mu = 5: that is ``loss_weight=5`` here, and their 20 is 10. Defaults to 5.0.
 
@@ -104,10 +102,8 @@ class CanKDLoss(nn.Module):
         return self.loss_weight * normalized_mse(z, target, self.norm)
 
     def resized(self, s_feature: Tensor, t_feature: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
-        """Bring the features of :meth:`forward` to one type, and to one size where ``resize`` says so.
-
-        Returns:
-            tuple[Tensor]: The block's inputs of student and teacher, and what the block's output is compared with.
+        """Bring the features of :meth:`forward` to one type, and to one size where ``resize`` says so: return the
+        block's inputs of student and teacher, and what the block's output is compared with.
         """
         # A teacher may run in half precision beside a student that does not.
         t_feature = t_feature.detach().to(torch.promote_types(s_feature.dtype, t_feature.dtype))

@@ -12,10 +12,9 @@ NORMS = {'instance': (-2, -1), 'layer': (-3, -2, -1)}
 class _NormalizedMSE(torch.autograd.Function):
     """The mean squared error of two normalized maps, in few kernels and with no normalized map stored.
 
-    In a group (an image's channel, or an image) of m elements let z and t be without their means, and
-    ``r = 1 / sqrt(|z|^2 + m eps)``, so that ``sqrt(m) r z`` is normalized. The group's error is ``|d|^2`` with
-    ``d = r_z z - r_t t``, and its gradient ``2 r_z (d - k r_z z)`` with ``k = d . r_z z``, which takes no further
-    sum: it is ``(|d|^2 + m eps (r_t^2 - r_z^2)) / 2``.
+    In a group (an image's channel, or an image) of m elements, z and t without their means are scaled by
+    ``r = 1 / sqrt(|z|^2 + m eps)``. The error is ``|d|^2`` with ``d = r_z z - r_t t``, and its gradient
+    ``2 r_z (d - k r_z z)`` with ``k = d . r_z z = (|d|^2 + m eps (r_t^2 - r_z^2)) / 2``.
     """
 
     @staticmethod
@@ -62,8 +61,8 @@ def _norm(feature: Tensor, dims: Tuple[int, ...]) -> Tensor:
 def normalized_mse(z: Tensor, t: Tensor, norm: str = 'instance', eps: float = 1e-5) -> Tensor:
     """Mean squared error of two normalized maps, in closed form.
 
-    Equal to ``F.mse_loss(F.instance_norm(z, eps=eps), F.instance_norm(t, eps=eps))`` or its like with layer norm,
-    and defined for maps of a single pixel as well, where the former is zero.
+    Equal to ``F.mse_loss(F.instance_norm(z, eps=eps), F.instance_norm(t, eps=eps))`` or its like with layer norm, and
+    defined for maps of a single pixel as well.
 
     Args:
         z (Tensor): Student map, ``(N, C, H, W)``. Half precision is computed in float32.

@@ -1,8 +1,7 @@
-"""What MMDetection and MMSegmentation take of mmcv's compiled operators, without compiling anything.
+"""The operators of mmcv that MMDetection and MMSegmentation need, without compiling anything.
 
-``mmcv-lite`` is all of mmcv but its compiled module ``mmcv._ext``. Where that is missing, :func:`provide` puts one in
-its place that has the operators of this package under the names that mmcv asks for: torchvision's kernels where it is
-installed, and plain torch. Any other operator ends in one sentence when it is called.
+``mmcv-lite`` is all of mmcv but its compiled module ``mmcv._ext``. :func:`provide` puts a module in its place that has
+torchvision's kernels, where it is installed, and operators in plain torch. Calling any other is a SetupError.
 """
 
 import importlib.util
@@ -22,8 +21,7 @@ class Extension(ModuleType):
     """The module in place of the compiled one.
 
     Args:
-        torchvision (bool, optional): Whether to take torchvision's kernels for the operators that it has. Defaults to
-            None, where they can be called.
+        torchvision (bool, optional): Whether to take torchvision's kernels. Defaults to None, where they can be called.
     """
 
     def __init__(self, torchvision: Optional[bool] = None) -> None:
@@ -34,11 +32,7 @@ class Extension(ModuleType):
             setattr(self, operator.__name__, operator)
 
     def sources(self) -> Dict[str, List[str]]:
-        """Tell where every operator comes from.
-
-        Returns:
-            dict[str, list[str]]: Names of operators by ``'plain torch'`` and ``'torchvision'``, in words.
-        """
+        """List the names of the operators by where they come from, ``'plain torch'`` or ``'torchvision'``."""
         compiled, written = ([operator.__name__ for operator in module.OPERATORS] for module in (kernels, plain))
         if self._torchvision:
             return {'torchvision': compiled, 'plain torch': [name for name in written if name not in compiled]}
@@ -56,21 +50,13 @@ class Extension(ModuleType):
 
 
 def provided() -> Optional[Extension]:
-    """Find what :func:`provide` has put in the place of mmcv's compiled module.
-
-    Returns:
-        Extension | None: The module, None where mmcv has a compiled one.
-    """
+    """Find the module that :func:`provide` has put in place; None where mmcv has a compiled one."""
     module = sys.modules.get(_NAME)
     return module if isinstance(module, Extension) else None
 
 
 def provide() -> bool:
-    """Provide the operators where mmcv has been installed without compiled ones.
-
-    Returns:
-        bool: Whether they come from here.
-    """
+    """Provide the operators where mmcv has no compiled ones, and tell whether they come from here."""
     if _NAME not in sys.modules and importlib.util.find_spec('mmcv') and not importlib.util.find_spec(_NAME):
         sys.modules[_NAME] = Extension()
     return provided() is not None

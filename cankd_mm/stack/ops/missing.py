@@ -9,14 +9,7 @@ MMCV_BUILD = 'MMCV_WITH_OPS=1 pip install --no-build-isolation mmcv==2.1.0'
 
 
 def missing_operator(name: str) -> SetupError:
-    """Say that neither mmcv nor this package has an operator, which part of the model needs it, and what to install.
-
-    Args:
-        name (str): The operator, as mmcv calls it.
-
-    Returns:
-        SetupError: The error to raise.
-    """
+    """Say that neither mmcv nor this package has an operator, which part of the model needs it, and what to install."""
     part = calling_module()
     return SetupError(
         f'mmcv-lite has no operator {name!r}{f", which {part} needs," if part else ""} and cankd_mm none in its place: '

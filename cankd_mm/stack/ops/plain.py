@@ -1,7 +1,7 @@
 """Operators in plain torch, by the names and arguments of mmcv's compiled ones, which write into what they are given.
 
-Boxes are ``x1, y1, x2, y2`` in pixels, ``(N, 4)``; their ``offset`` is 1 where a box of one pixel has equal corners,
-and otherwise 0. Regions (``rois``) have the index of their image before that, ``(R, 5)``.
+Boxes ``(N, 4)`` are ``x1, y1, x2, y2`` in pixels, with an ``offset`` of 1 where equal corners are a box of one pixel.
+Regions ``(R, 5)``, ``rois``, have the index of their image before that.
 """
 
 import functools
@@ -18,12 +18,12 @@ _NMS_ROWS = 1024  # rows of the matrix of overlaps that are held at a time
 
 
 def nms(bboxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
-    """Give the indices of boxes that overlap none of a higher score by more than a threshold, highest first."""
+    """List the boxes that overlap none of a higher score by more than a threshold, highest first."""
     order = scores.sort(descending=True, stable=True)[1]
     boxes = bboxes[order]
     removed = np.zeros(len(order), dtype=bool)
     for start in range(0, len(order), _NMS_ROWS):
-        # What is removed already removes nothing, and a box none of a higher score.
+        # A removed box removes no other, and no box removes one of a higher score.
         rows = np.flatnonzero(~removed[start : start + _NMS_ROWS])
         left = boxes[start:]
         over = _overlaps(left[torch.as_tensor(rows, device=boxes.device)], left, offset) > iou_threshold
@@ -34,19 +34,16 @@ def nms(bboxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Te
 
 
 def softnms(boxes, scores, dets, iou_threshold, sigma, min_score, method, offset) -> Tensor:
-    """Lower the scores of boxes that overlap one of a higher score (Soft-NMS).
-
-    Write boxes and scores of what keeps ``min_score`` into ``dets``, ``(N, 5)``, and give their indices. The methods
-    are 0 'naive' and 1 'linear', which change scores from ``iou_threshold`` on, and 2 'gaussian'.
+    """Lower the scores of boxes that overlap one of a higher score, write those that keep ``min_score`` into ``dets``
+    ``(N, 5)``, and list them. The methods are 0 'naive' and 1 'linear', from ``iou_threshold`` on, and 2 'gaussian'.
     """
     left, scores, kept = torch.arange(len(boxes)), scores.clone(), []
     while len(left):
-        best = int(scores[left].argmax())
-        index = left[best]
-        dets[len(kept), :4], dets[len(kept), 4] = boxes[index], scores[index]
-        kept.append(index)
-        left = torch.cat([left[:best], left[best + 1 :]])
-        overlap = _overlaps(boxes[index][None], boxes[left], offset)[0]
+        best = left[scores[left].argmax()]
+        dets[len(kept)] = torch.cat([boxes[best], scores[best, None]])
+        kept.append(best)
+        left = left[left != best]
+        overlap = _overlaps(boxes[best, None], boxes[left], offset)[0]
         if method == 2:
             weight = torch.exp(-(overlap**2) / sigma)
         else:
@@ -87,9 +84,8 @@ def roi_align_backward(grad_output, rois, argmax_y, argmax_x, grad_input, **opti
 def _regions(
     rois, features, aligned_height, aligned_width, spatial_scale, sampling_ratio, pool_mode, aligned
 ) -> Iterator[Tuple[int, int, slice, slice, Tensor, Tensor]]:
-    """Yield every region's index, image, rows and columns of pixels, and the weights of these rows and columns.
-
-    Samples lie on a grid, and so a bin's mean is a weighted sum over rows of weighted sums over columns.
+    """Yield every region's index, image, rows and columns of pixels, and their weights: as samples lie on a grid, a
+    bin's mean is a weighted sum over rows of weighted sums over columns.
     """
     if pool_mode != 1:
         raise missing_operator('roi_align with max pooling')
@@ -115,7 +111,7 @@ def _axis_weights(start: Tensor, size: Tensor, bins: int, length: int, ratio: in
     weights = size.new_zeros(len(size), bins, length)
     for k in range(int(count.max()) if len(count) else 0):
         place = start[:, None] + bin_index * bin_size[:, None] + (k + 0.5) * step[:, None]
-        # The border's pixels reach one pixel out, and beyond is nothing.
+        # The border's pixels reach one pixel out, and beyond that is zero.
         taken = (k < count)[:, None] & (place >= -1) & (place <= length)
         share = (1 - (place.clamp(0, length - 1)[..., None] - pixels).abs()).clamp(min=0)
         weights += share * (taken / count.clamp(min=1)[:, None])[..., None]
@@ -139,11 +135,8 @@ def _focal_loss(input: Tensor, target: Tensor, weight: Tensor, gamma: float, alp
     # Targets that are no class are background.
     positive = target[:, None] == torch.arange(input.shape[1], device=input.device)
     p = input.sigmoid()
-    foreground, background = (
-        -alpha * (1 - p) ** gamma * F.logsigmoid(input),
-        (alpha - 1) * p**gamma * F.logsigmoid(-input),
-    )
-    loss = torch.where(positive, foreground, background)
+    foreground = -alpha * (1 - p) ** gamma * F.logsigmoid(input)
+    loss = torch.where(positive, foreground, (alpha - 1) * p**gamma * F.logsigmoid(-input))
     if weight.numel():
         known = (target >= 0) & (target < len(weight))
         loss = loss * torch.where(known, weight[target.clamp(0, len(weight) - 1)], 1)[:, None]
@@ -151,7 +144,7 @@ def _focal_loss(input: Tensor, target: Tensor, weight: Tensor, gamma: float, alp
 
 
 def ms_deform_attn_forward(value, shapes, start_index, locations, weights, im2col_step) -> Tensor:
-    """Attend to a few places of every level, in mmcv's own torch form."""
+    """Attend to a few places of every level, as mmcv does in torch."""
     from mmcv.ops.multi_scale_deform_attn import multi_scale_deformable_attn_pytorch
 
     return multi_scale_deformable_attn_pytorch(value, shapes, locations, weights)
@@ -161,18 +154,15 @@ def ms_deform_attn_backward(
     value, shapes, start_index, locations, weights, grad_output, grad_value, grad_locations, grad_weights, im2col_step
 ) -> None:
     """Write the gradients of value, locations and weights."""
-    from mmcv.ops.multi_scale_deform_attn import multi_scale_deformable_attn_pytorch
 
-    _differentiate(
-        lambda v, x, w: multi_scale_deformable_attn_pytorch(v, shapes, x, w),
-        [value, locations, weights],
-        grad_output,
-        [grad_value, grad_locations, grad_weights],
-    )
+    def attend(value: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
+        return ms_deform_attn_forward(value, shapes, start_index, locations, weights, im2col_step)
+
+    _differentiate(attend, [value, locations, weights], grad_output, [grad_value, grad_locations, grad_weights])
 
 
 def _differentiate(function: Callable, tensors: Sequence[Tensor], grad_output: Tensor, into: Sequence[Tensor]) -> None:
-    """Write the gradients of a function of tensors."""
+    """Write the gradients of a function of tensors ``into`` others."""
     with torch.enable_grad():
         inputs = [tensor.detach().requires_grad_() for tensor in tensors]
         output = function(*inputs)
@@ -182,17 +172,10 @@ def _differentiate(function: Callable, tensors: Sequence[Tensor], grad_output: T
 
 
 def full_precision(tensor: Tensor) -> Tensor:
-    """Take a tensor in float32 at least: half a pixel is lost in float16 at the thousandth."""
+    """Convert half precision to float32: in float16, the thousandth pixel loses half a pixel."""
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
-OPERATORS = (
-    nms,
-    softnms,
-    roi_align_forward,
-    roi_align_backward,
-    sigmoid_focal_loss_forward,
-    sigmoid_focal_loss_backward,
-    ms_deform_attn_forward,
-    ms_deform_attn_backward,
-)
+OPERATORS = (nms, softnms, roi_align_forward, roi_align_backward)
+OPERATORS += (sigmoid_focal_loss_forward, sigmoid_focal_loss_backward)
+OPERATORS += (ms_deform_attn_forward, ms_deform_attn_backward)

@@ -1,7 +1,6 @@
 """torchvision's compiled operators, by the names and arguments of mmcv's.
 
-Kernels for processors and GPUs that differ from mmcv's in nothing but how they are called. Those of torchvision whose
-values differ are not here: its RoIPool rounds regions to whole pixels first.
+Those whose values differ from mmcv's are not here: RoIPool rounds regions to whole pixels first.
 """
 
 from importlib import metadata
@@ -16,9 +15,13 @@ from cankd_mm.errors import SetupError
 from cankd_mm.stack.ops.missing import calling_module, missing_operator
 from cankd_mm.stack.ops.plain import full_precision
 
+# What mmcv calls the options of the two deformable convolutions, in torchvision's order.
+_V1 = ('dH', 'dW', 'padH', 'padW', 'dilationH', 'dilationW')
+_V2 = ('stride_h', 'stride_w', 'pad_h', 'pad_w', 'dilation_h', 'dilation_w')
+
 
 def problem() -> Optional[str]:
-    """Say why torchvision's kernels cannot be called here, such as ``'is not installed'``; None where they can."""
+    """Say why torchvision's kernels cannot be called here, ``'is not installed'`` or the like; None where they can."""
     if find_spec('torchvision') is None:
         return 'is not installed'
     try:
@@ -33,9 +36,9 @@ def problem() -> Optional[str]:
 
 
 def install_command() -> str:
-    """Give the command that installs the torchvision that was built for the installed torch."""
+    """Name the command that installs the torchvision of the installed torch."""
     version = parse(metadata.version('torch'))
-    # 0.28.0 is of torch 2.13.0, 0.15.2 of 2.0.1.
+    # torch 2.13.0 has 0.28.0, and 2.0.1 has 0.15.2.
     matching = f'0.{version.minor + 15}.{version.micro + (version.minor == 0)}'
     repair = '--force-reinstall --no-deps ' if find_spec('torchvision') else ''
     index = f', with the --index-url that torch+{version.local} was installed from' if version.local else ''
@@ -43,7 +46,7 @@ def install_command() -> str:
 
 
 def missing_kernel(name: str) -> SetupError:
-    """Say that an operator of torchvision cannot be called, see :func:`cankd_mm.stack.ops.missing.missing_operator`."""
+    """Say that an operator of torchvision cannot be called, which part of the model needs it, and what to install."""
     return SetupError(
         f'{calling_module() or "The model"} needs the operator {name!r}, which mmcv-lite lacks and cankd_mm takes from '
         f'torchvision, and torchvision {problem()}: {install_command()}.'
@@ -51,7 +54,7 @@ def missing_kernel(name: str) -> SetupError:
 
 
 def nms(bboxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
-    """Suppress boxes that overlap, see :func:`cankd_mm.stack.ops.plain.nms`."""
+    """See :func:`cankd_mm.stack.ops.plain.nms`."""
     boxes = full_precision(bboxes)
     if offset:
         boxes = boxes + boxes.new_tensor([0, 0, offset, offset])
@@ -59,7 +62,7 @@ def nms(bboxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Te
 
 
 def roi_align_forward(input, rois, output, argmax_y, argmax_x, **options) -> None:
-    """Pool bilinear samples of regions, see :func:`cankd_mm.stack.ops.plain.roi_align_forward`."""
+    """See :func:`cankd_mm.stack.ops.plain.roi_align_forward`."""
     features = full_precision(input)
     scale, *rest = _roi_align_options(**options)
     output.copy_(torch.ops.torchvision.roi_align(features, rois.to(features.dtype), scale, *rest))
@@ -80,29 +83,29 @@ def _roi_align_options(aligned_height, aligned_width, spatial_scale, sampling_ra
 
 
 def deform_conv_forward(input, weight, offset, output, columns, ones, **options) -> None:
-    """Write the convolution of pixels that are displaced (deformable convolution) into ``output``."""
-    found = torch.ops.torchvision.deform_conv2d(*_v1(input, weight, offset, options))
-    output.copy_(found.view_as(output))
+    """Write the convolution of displaced pixels (deformable convolution) into ``output``."""
+    output.copy_(torch.ops.torchvision.deform_conv2d(*_arguments(options, input, weight, offset)))
 
 
 def deform_conv_backward_input(input, offset, grad_output, grad_input, grad_offset, weight, columns, **options) -> None:
-    """Write the gradients of input and offset into ``grad_input`` and ``grad_offset``."""
-    gradients = _differentiate(grad_output, *_v1(input, weight, offset, options))
-    grad_input.copy_(gradients[0]), grad_offset.copy_(gradients[2])
+    """Write the gradients of input and offset."""
+    found = _differentiate(grad_output, _arguments(options, input, weight, offset))
+    grad_input.copy_(found[0])
+    grad_offset.copy_(found[2])
 
 
 def deform_conv_backward_parameters(input, offset, grad_output, grad_weight, columns, ones, scale, **options) -> None:
     """Add the gradient of the weight to ``grad_weight``."""
     # The convolution is linear in the weight, and so its gradient does not depend on the weight's values.
-    grad_weight += scale * _differentiate(grad_output, *_v1(input, grad_weight, offset, options))[1]
+    grad_weight += scale * _differentiate(grad_output, _arguments(options, input, grad_weight, offset))[1]
 
 
 def modulated_deform_conv_forward(
     input, weight, bias, ones, offset, mask, output, columns, with_bias, **options
 ) -> None:
-    """Write the deformable convolution of samples that are multiplied by ``mask`` (v2) into ``output``."""
-    arguments = _v2(input, weight, offset, mask, bias if with_bias else None, options)
-    output.copy_(torch.ops.torchvision.deform_conv2d(*arguments).view_as(output))
+    """Write the deformable convolution of pixels that are multiplied by ``mask`` (v2) into ``output``."""
+    arguments = _arguments(options, input, weight, offset, mask, bias if with_bias else None)
+    output.copy_(torch.ops.torchvision.deform_conv2d(*arguments))
 
 
 def modulated_deform_conv_backward(
@@ -110,42 +113,27 @@ def modulated_deform_conv_backward(
     grad_output, with_bias, **options
 ) -> None:  # fmt: skip
     """Write all gradients."""
-    found = _differentiate(grad_output, *_v2(input, weight, offset, mask, None, options))
-    taken = (grad_input, grad_weight, grad_offset, grad_mask, *([grad_bias] if with_bias else []))
-    for tensor, gradient in zip(taken, found):
+    found = _differentiate(grad_output, _arguments(options, input, weight, offset, mask))
+    into = (grad_input, grad_weight, grad_offset, grad_mask, *([grad_bias] if with_bias else []))
+    for tensor, gradient in zip(into, found):
         tensor.copy_(gradient)
 
 
-def _differentiate(grad_output, *arguments) -> Tuple[Tensor, ...]:
-    """Give the gradients of input, weight, offset, mask and bias."""
+def _differentiate(grad_output, arguments: tuple) -> Tuple[Tensor, ...]:
+    """Compute the gradients of input, weight, offset, mask and bias."""
     return torch.ops.torchvision._deform_conv2d_backward(full_precision(grad_output).contiguous(), *arguments)
 
 
-def _v1(input, weight, offset, o: dict) -> tuple:
-    pairs = o['dH'], o['dW'], o['padH'], o['padW'], o['dilationH'], o['dilationW']
-    return _arguments(input, weight, offset, None, None, *pairs, o['group'], o['deformable_group'])
-
-
-def _v2(input, weight, offset, mask, bias, o: dict) -> tuple:
-    pairs = (o[f'{name}_{axis}'] for name in ('stride', 'pad', 'dilation') for axis in 'hw')
-    return _arguments(input, weight, offset, mask, bias, *pairs, o['group'], o['deformable_group'])
-
-
-def _arguments(input, weight, offset, mask, bias, *options) -> tuple:
+def _arguments(options: dict, input, weight, offset, mask=None, bias=None) -> tuple:
+    """Put the arguments of a deformable convolution in torchvision's order, v1 without a mask and v2 with one."""
     features = full_precision(input)
     given_mask = features.new_zeros(len(input), 0) if mask is None else mask
     given_bias = features.new_zeros(len(weight)) if bias is None else bias
-    tensors = (features, weight, offset, given_mask, given_bias)
-    return (*(tensor.to(features.dtype).contiguous() for tensor in tensors), *options, mask is not None)
+    tensors = [t.to(features.dtype).contiguous() for t in (features, weight, offset, given_mask, given_bias)]
+    names = (*(_V1 if mask is None else _V2), 'group', 'deformable_group')
+    return (*tensors, *(options[name] for name in names), mask is not None)
 
 
-OPERATORS = (
-    nms,
-    roi_align_forward,
-    roi_align_backward,
-    deform_conv_forward,
-    deform_conv_backward_input,
-    deform_conv_backward_parameters,
-    modulated_deform_conv_forward,
-    modulated_deform_conv_backward,
-)
+OPERATORS = (nms, roi_align_forward, roi_align_backward)
+OPERATORS += (deform_conv_forward, deform_conv_backward_input, deform_conv_backward_parameters)
+OPERATORS += (modulated_deform_conv_forward, modulated_deform_conv_backward)

@@ -9,6 +9,7 @@ from mmengine.model import MMDistributedDataParallel
 from mmengine.runner import save_checkpoint
 
 from cankd_mm.config.read import load_model_cfg
+from cankd_mm.config.write import literal
 from cankd_mm.errors import SetupError
 from cankd_mm.models.builders import build_model
 from tests.test_models.test_algorithms.test_feature_distill import build
@@ -76,6 +77,19 @@ def test_teacher_that_starts_from_its_own_config(pairs, tmp_path, as_list):
     save_checkpoint(dict(state_dict={f'model.{key}': value for key, value in some.items()}), str(path))
     with pytest.raises(SetupError, match='teacher.pth.* lacks .* such as bbox_head'):
         build(pairs['detection'], teacher=cfg, teacher_ckpt=None)
+
+
+def test_teacher_that_starts_from_its_own_pure_python_config(pairs, tmp_path):
+    """In which the type of the ``init_cfg`` is a class."""
+    cfg, path = teacher_cfg(pairs), tmp_path / 'teacher.py'
+    save_checkpoint(dict(state_dict=weights(pairs)), str(tmp_path / 'teacher.pth'))
+    cfg.init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'teacher.pth'))
+    text = f'from mmengine.model import PretrainedInit\n\nmodel = {literal(cfg.to_dict())}\n'
+    path.write_text(text.replace("type='Pretrained'", 'type=PretrainedInit'))
+    assert 'type=PretrainedInit' in path.read_text()
+    model = build(pairs['detection'], teacher=str(path), teacher_ckpt=None)
+    assert model.teacher_ckpt == str(tmp_path / 'teacher.pth')
+    assert all(torch.equal(value, model.teacher.state_dict()[key]) for key, value in weights(pairs).items())
 
 
 @pytest.mark.parametrize('init_cfg', [dict(type='Xavier', layer='Conv2d'), [dict(type='Normal', layer='Linear')], []])

@@ -5,7 +5,7 @@ from mmdet.structures import DetDataSample
 from mmseg.models import SegDataPreProcessor
 
 from cankd_mm.errors import SetupError
-from cankd_mm.models.algorithms.teacher_input import TeacherInput, spread_grey
+from cankd_mm.models.algorithms.frozen_teacher import TeacherInput, spread_grey
 
 PYTORCH = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True)
 CAFFE = dict(mean=[103.53, 116.28, 123.675], std=[1.0, 1.0, 1.0], bgr_to_rgb=False)

@@ -95,22 +95,24 @@ class Preprocessor(nn.Module):
 )
 @pytest.mark.parametrize('training', [False, True])
 def test_images_are_what_the_model_takes(net, shape, training):
-    features = probe(net, 'backbone', 'student', training=training)
-    assert features.single and features.shapes == [shape]
+    (level,) = probe(net, 'backbone', 'student', training=training)
+    assert level.index is None and level.shape == shape
 
 
 def test_size_of_the_other_model_goes_first_where_it_is_taken():
-    features = probe(Net(nn.Conv2d(3, 8, 1)), 'backbone', 'teacher', first_size=(48, 64))
-    assert features.shapes == [(1, 8, 48, 64)] and features.image == (48, 64)
-    assert probe(Net(Fixed(160)), 'backbone', 'teacher', first_size=(48, 64)).image == (160, 160)
+    (level,) = probe(Net(nn.Conv2d(3, 8, 1)), 'backbone', 'teacher', first_size=(48, 64))
+    assert level.shape == (1, 8, 48, 64) and level.image == (48, 64)
+    (level,) = probe(Net(Fixed(160)), 'backbone', 'teacher', first_size=(48, 64))
+    assert level.image == (160, 160)
 
 
 def test_student_is_looked_at_while_it_trains_and_left_as_it_was():
     net = Net(Branches()).eval()
     before = {key: value.clone() for key, value in net.state_dict().items()}
     generator = torch.get_rng_state()
-    assert probe(net, 'backbone', 'student', training=True).shapes == [(1, 8, 32, 48)] * 2
-    assert probe(net, 'backbone', 'teacher').single
+    levels = probe(net, 'backbone', 'student', training=True)
+    assert [(level.index, level.shape) for level in levels] == [(0, (1, 8, 32, 48)), (1, (1, 8, 32, 48))]
+    assert [level.index for level in probe(net, 'backbone', 'teacher')] == [None]
     torch.testing.assert_close(net.state_dict(), before, rtol=0, atol=0)
     assert not net.training and torch.equal(torch.get_rng_state(), generator)
 
