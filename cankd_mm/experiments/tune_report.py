@@ -23,7 +23,10 @@ def write_report(study: optuna.Study, work_dir: Path, config: str) -> Path:
         config (str): The config that was searched around.
 
     Returns:
-        Path: ``tuned.py``; ``report.html`` lies beside it. A SetupError says that no trial is complete.
+        Path: ``tuned.py``; ``report.html`` lies beside it.
+
+    Raises:
+        SetupError: If no trial is complete.
     """
     complete, pruned = (study.get_trials(False, (state,)) for state in (TrialState.COMPLETE, TrialState.PRUNED))
     if not complete:

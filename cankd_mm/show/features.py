@@ -17,7 +17,6 @@ from cankd_mm.models.losses.normalized_mse import NORMS
 from cankd_mm.show.stages import Sample
 
 Point = Tuple[float, float]
-_EPS = 1e-5
 
 
 class FeaturePair(NamedTuple):
@@ -31,10 +30,8 @@ class FeaturePair(NamedTuple):
 
     def normalized(self, feature: Tensor) -> Tensor:
         """Normalize a feature ``(1, C, H, W)`` as the loss does, to the same shape."""
-        if self.norm is None:
-            return feature.float()
-        var, mean = torch.var_mean(feature.float(), NORMS[self.norm], correction=0, keepdim=True)
-        return (feature - mean) * (var + _EPS).rsqrt()
+        feature = feature.float()
+        return F.layer_norm(feature, feature.shape[NORMS[self.norm][0] :]) if self.norm else feature
 
     def left(self, through_block: bool = False) -> Tensor:
         """Compute the squared difference after the normalization, ``(H, W)``; its mean is the loss over its weight."""
@@ -43,9 +40,7 @@ class FeaturePair(NamedTuple):
 
     def correlation(self) -> Tensor:
         """Compute Pearson's correlation of every channel over the pixels, ``(C,)``; zero where one is constant."""
-        student, target = self._centred()
-        size = student.norm(dim=1) * target.norm(dim=1)
-        return torch.where(size > 0, (student * target).sum(1) / size, 0.0).float()
+        return F.cosine_similarity(*self._centred(), dim=1).float()
 
     def cka(self) -> float:
         """Compute linear centred kernel alignment over the pixels: 1 where both are alike, 0 where one is constant.
@@ -67,13 +62,11 @@ class FeaturePair(NamedTuple):
 def feature_pairs(model: FeatureDistill, sample: Sample) -> Tuple[np.ndarray, Dict[str, FeaturePair]]:
     """Run student and teacher on one image, and pair what their recorders take.
 
-    Returns:
-        tuple[np.ndarray, dict[str, FeaturePair]]: What both were given, ``(H, W, 3)`` in RGB, and the features by the
-        names of their losses without ``loss_``, as in the log: ``'neck_0'``.
+    The first result is what both were given, ``(H, W, 3)`` in RGB, the second has the features by the names of their
+    losses without ``loss_``, as in the log: ``'neck_0'``.
     """
     data = model.data_preprocessor(copy.deepcopy(sample.data), False)
-    inputs, data_samples = data['inputs'], data['data_samples']
-    distiller = model.distiller
+    inputs, data_samples, distiller = data['inputs'], data['data_samples'], model.distiller
     teacher, student = distiller.teacher_recorders, distiller.student_recorders
     try:
         model.frozen_teacher.record(teacher, inputs, data_samples)
@@ -94,7 +87,6 @@ def feature_pairs(model: FeatureDistill, sample: Sample) -> Tuple[np.ndarray, Di
 
 
 def _recorded(distiller, name: str) -> FeaturePair:
-    """What one loss takes of the recorders."""
     loss = distiller.distill_losses[f'loss_{name}']
     records = distiller.loss_forward_mappings[f'loss_{name}'].values()
     features = {record['from_student']: distiller.get_record(**record) for record in records}
@@ -131,11 +123,9 @@ class Look(NamedTuple):
 @torch.no_grad()
 def looks(pair: FeaturePair, points: Sequence[Point], size: Tuple[int, int]) -> List[Look]:
     """Look through a level's block from points of the model's input, which has this height and width."""
-    height, width = pair.student.shape[2:]
-    pixels = [(min(int(y * height / size[0]), height - 1), min(int(x * width / size[1]), width - 1)) for x, y in points]
-    added = added_by(pair)
-    found = []
-    for pixel in pixels:  # one row of the matrix at a time
+    (height, width), added, found = pair.student.shape[2:], added_by(pair), []
+    for x, y in points:  # one row of the matrix at a time
+        pixel = min(int(y * height / size[0]), height - 1), min(int(x * width / size[1]), width - 1)
         affinity = pair.block.affinity(pair.student, pair.teacher, [pixel])[0].float()
         sizes = affinity.abs().flatten().sort(descending=True).values
         tenth = max(round(len(sizes) / 10), 1)
@@ -176,13 +166,3 @@ def _widest(labels: np.ndarray) -> List[Point]:
         y, x = np.unravel_index(depth.argmax(), depth.shape)
         found.append((depth[y, x], (float(x) - 0.5, float(y) - 0.5)))
     return [point for _, point in sorted(found, reverse=True)]
-
-
-def check_point(point: Optional[Point], sample: BaseDataElement) -> None:
-    """Raise a SetupError if a point that a user gave does not lie on an image."""
-    height, width = sample.metainfo['ori_shape'][:2]
-    if point is not None and not (0 <= point[0] < width and 0 <= point[1] < height):
-        raise SetupError(
-            f'The point x={point[0]:g}, y={point[1]:g} lies outside of {sample.metainfo.get("img_path")!r}, which has '
-            f'{width}x{height} pixels: give --at a point inside, or images that have it.'
-        )

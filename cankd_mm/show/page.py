@@ -15,19 +15,11 @@ from cankd_mm.show.pictures import grid
 
 
 class Picture(NamedTuple):
-    """Images in rows, under titles, and what they mean.
+    """Images in rows under the titles of the columns, or a single plot without a title."""
 
-    Args:
-        name (str): Of its file, without the ending.
-        meaning (str): A sentence.
-        rows (Sequence[Sequence[np.ndarray]]): Each ``(H, W, 3)``, or ``(H, W, 4)`` for a plot that any background
-            shines through; None leaves a gap.
-        titles (Sequence[str]): Of the columns. Defaults to none, of a single plot.
-    """
-
-    name: str
-    meaning: str
-    rows: Sequence[Sequence[Optional[np.ndarray]]]
+    name: str  # of its file
+    meaning: str  # a sentence
+    rows: Sequence[Sequence[Optional[np.ndarray]]]  # (H, W, 3), None for a gap, or (H, W, 4) for a plot
     titles: Sequence[str] = ()
 
     @property
@@ -35,7 +27,7 @@ class Picture(NamedTuple):
         """All of it as one image, ``(H, W, 3)``; a plot is put on white."""
         if self.titles:
             return grid(self.rows, self.titles)
-        (((plot,),),) = (self.rows,)
+        plot = self.rows[0][0]
         opaque = plot[..., 3:] / 255
         return (plot[..., :3] * opaque + 255 * (1 - opaque)).astype(np.uint8)
 
@@ -58,17 +50,7 @@ class Section(NamedTuple):
 
 
 def write_page(out: Path, title: str, facts: Sequence[Tuple[str, str]], sections: List[Section]) -> Path:
-    """Write the page and its pictures.
-
-    Args:
-        out (Path): The folder.
-        title (str): Of the page.
-        facts (Sequence[tuple[str, str]]): What stands on top, by name.
-        sections (list[Section]): The parts.
-
-    Returns:
-        Path: ``report.html`` in the folder.
-    """
+    """Write ``report.html`` and its pictures into a folder, with facts on top by their names."""
     out.mkdir(parents=True, exist_ok=True)
     for section in sections:
         for picture in section.pictures:

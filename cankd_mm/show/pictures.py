@@ -1,4 +1,4 @@
-"""Maps over images, and plots, as arrays in RGB."""
+"""Maps over images, ``(H, W, 3)`` in RGB, and plots, ``(H, W, 4)`` on a background that shines through."""
 
 from typing import Dict, List, Optional, Sequence, Tuple
 
@@ -13,14 +13,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 # What is compared, in the colours of every plot; all are read on white and on black.
-_COLOURS = {
-    'teacher': '#b8860b',
-    'student': '#2e8b57',
-    'after': '#2e8b57',
-    'student alone': '#4a80c4',
-    'before': '#8a8a8a',
-}
-_INK = '#808080'
+_GREEN, _INK = '#2e8b57', '#808080'
+_COLOURS = dict(teacher='#b8860b', student=_GREEN, after=_GREEN, before='#8a8a8a')
+_COLOURS['student alone'] = '#4a80c4'
 _SIDE = 320  # pixels of a picture's longer side
 
 
@@ -50,19 +45,24 @@ def shrunk(image: np.ndarray, side: int = _SIDE) -> np.ndarray:
 
 def grid(rows: Sequence[Sequence[Optional[np.ndarray]]], titles: Sequence[str], side: int = _SIDE) -> np.ndarray:
     """Put pictures ``(H, W, 3)`` into rows, each of one shape, under the titles of the columns; None leaves a gap."""
-    gap, white = 6, (255, 255, 255)
-    strips = [np.full((26, len(titles) * (side + gap), 3), white, np.uint8)]
+    gap = 6
+    strips = [np.full((26, len(titles) * (side + gap), 3), 255, np.uint8)]
     for column, title in enumerate(titles):
         at = (column * (side + gap) + 2, 18)
         cv2.putText(strips[0], title, at, cv2.FONT_HERSHEY_SIMPLEX, 0.5, (40, 40, 40), 1, cv2.LINE_AA)
     for row in rows:
         like = next(picture for picture in row if picture is not None)
         height = max(round(side * like.shape[0] / like.shape[1]), 1)
-        empty = np.full((height, side, 3), white, np.uint8)
-        cells = [empty if picture is None else cv2.resize(picture, (side, height)) for picture in row]
-        cells = [cv2.copyMakeBorder(cell, 0, gap, 0, gap, cv2.BORDER_CONSTANT, value=white) for cell in cells]
-        strips.append(np.concatenate(cells, 1))
+        strips.append(np.full((height + gap, *strips[0].shape[1:]), 255, np.uint8))
+        for left, picture in zip(range(0, strips[0].shape[1], side + gap), row):
+            if picture is not None:
+                strips[-1][:height, left : left + side] = cv2.resize(picture, (side, height))
     return np.concatenate(strips)
+
+
+def per_cent(figure: float) -> str:
+    """Write a figure in per cent; not a number is 'none'."""
+    return 'none' if np.isnan(figure) else f'{figure:.1f}'
 
 
 def histogram(values: Dict[str, Tensor], label: str) -> np.ndarray:
@@ -76,24 +76,13 @@ def histogram(values: Dict[str, Tensor], label: str) -> np.ndarray:
 
 
 def bars(values: Dict[str, Sequence[float]], labels: Sequence[str], what: str) -> np.ndarray:
-    """Draw figures of several models side by side, one group for each label.
-
-    Args:
-        values (dict[str, Sequence[float]]): By model.
-        labels (Sequence[str]): As many as each has figures.
-        what (str): What the figures are.
-
-    Returns:
-        np.ndarray: The plot, ``(H, W, 4)``.
-    """
+    """Draw figures of several models side by side, one group for each label; ``what`` says what the figures are."""
     figure, axis = _plot(what, '', (4.6, max(1.4, 0.12 * len(labels) * (1 + len(values)))))
     height = 0.8 / len(values)
     for number, (name, figures) in enumerate(values.items()):
-        figures = np.asarray(figures, float)
         at = np.arange(len(labels)) + (number - (len(values) - 1) / 2) * height
-        drawn = axis.barh(at, np.nan_to_num(figures), height, color=_COLOURS.get(name, _COLOURS['student']), label=name)
-        texts = ['none' if np.isnan(f) else f'{f:.1f}' for f in figures]
-        axis.bar_label(drawn, texts, padding=2, fontsize=7, color=_INK)
+        drawn = axis.barh(at, np.nan_to_num(figures), height, color=_COLOURS.get(name, _GREEN), label=name)
+        axis.bar_label(drawn, [per_cent(f) for f in figures], padding=2, fontsize=7, color=_INK)
     axis.set_yticks(range(len(labels)), labels)
     axis.invert_yaxis()
     axis.margins(x=0.1)
@@ -103,17 +92,7 @@ def bars(values: Dict[str, Sequence[float]], labels: Sequence[str], what: str) -
 def curves(
     lines: Dict[str, List[Tuple[float, float]]], what: str, log: bool = False, at: str = 'iteration'
 ) -> np.ndarray:
-    """Draw what a training logged.
-
-    Args:
-        lines (dict[str, list[tuple[float, float]]]): Pairs of iteration and figure by name.
-        what (str): What the figures are.
-        log (bool): Whether the scale of the figures is logarithmic. Defaults to False.
-        at (str): What they are logged at. Defaults to 'iteration'.
-
-    Returns:
-        np.ndarray: The plot, ``(H, W, 4)``.
-    """
+    """Draw lines through pairs of iteration, or what ``at`` says, and figure; ``log`` scales the figures."""
     figure, axis = _plot(at, what)
     for name, pairs in lines.items():
         style = dict(label=name, lw=1.3, color=_COLOURS.get(name))
@@ -127,20 +106,11 @@ def curves(
 
 
 def points(pairs: Sequence[Tuple[object, float]], across: str, what: str) -> np.ndarray:
-    """Draw figures over what was chosen, numbers over a logarithmic scale where they span more than ten times.
-
-    Args:
-        pairs (Sequence[tuple[object, float]]): A choice and its figure.
-        across (str): What is chosen.
-        what (str): What the figures are.
-
-    Returns:
-        np.ndarray: The plot, ``(H, W, 4)``.
-    """
+    """Draw pairs of a choice and its figure, numbers on a logarithmic scale where they span more than ten times."""
     figure, axis = _plot(across, what)
     chosen, figures = zip(*pairs)
     numbers = all(isinstance(c, (int, float)) and not isinstance(c, bool) for c in chosen)
-    axis.plot(chosen if numbers else list(map(str, chosen)), figures, 'o', markersize=4, color=_COLOURS['student'])
+    axis.plot(chosen if numbers else list(map(str, chosen)), figures, 'o', markersize=4, color=_GREEN)
     if numbers and min(chosen) > 0 and max(chosen) > 10 * min(chosen):
         axis.set_xscale('log')
     return _pixels(figure)

@@ -37,18 +37,9 @@ class Ratings(NamedTuple):
 def draw(
     image: np.ndarray, data_sample: BaseDataElement, scope: str, meta: dict, truth: bool = False, side: int = SIDE
 ) -> np.ndarray:
-    """Draw predictions, or the ground truth, by the library's own visualizer.
+    """Draw predictions, or the ground truth, on an image by the visualizer of ``'mmdet'`` or ``'mmseg'``.
 
-    Args:
-        image (np.ndarray): The image, ``(H, W, 3)`` in RGB.
-        data_sample (BaseDataElement): What is drawn, in pixels of the image; instances of scores below 0.3 are not.
-        scope (str): ``'mmdet'`` or ``'mmseg'``.
-        meta (dict): The classes and their colours.
-        truth (bool): Whether the ground truth is drawn, and not the predictions. Defaults to False.
-        side (int): Pixels of the picture's longer side. Defaults to 480.
-
-    Returns:
-        np.ndarray: The picture, ``(H, W, 3)``.
+    Instances of scores below 0.3 are not drawn. The picture's longer side has ``side`` pixels.
     """
     data_sample = data_sample.cpu()
     # A visualizer of its own has nowhere to write to, and is not that of a running training.

@@ -10,7 +10,7 @@ from cankd_mm.config.read import load_config
 from cankd_mm.config.types import type_name
 from cankd_mm.errors import SetupError
 from cankd_mm.show import sections
-from cankd_mm.show.features import Point, check_point
+from cankd_mm.show.features import Point
 from cankd_mm.show.page import write_page
 from cankd_mm.show.stages import Stages, from_files, from_split, read_stages
 from cankd_mm.stack.machine import describe_machine
@@ -54,8 +54,13 @@ def show(
     chosen = from_files(cfg, images) if images else from_split(cfg, split, count)
     if not chosen:
         raise SetupError('There is no image to look at: give --images, or -n of at least 1.')
-    for sample in chosen:
-        check_point(at, sample.annotations)
+    for info in (sample.annotations.metainfo for sample in chosen):
+        height, width = info['ori_shape'][:2]
+        if at is not None and not (0 <= at[0] < width and 0 <= at[1] < height):
+            raise SetupError(
+                f'The point x={at[0]:g}, y={at[1]:g} lies outside of {info.get("img_path")!r}, which has '
+                f'{width}x{height} pixels: give --at a point inside, or images that have it.'
+            )
     not_rated = _not_rated(cfg) if evaluate else 'The models were not rated on the validation set, as --no-eval said.'
     changed = sections.changes(stages, cfg, chosen, rated=not_rated is None)
     changed.words.extend([*stages.notes, *([not_rated] if not_rated else [])])
