@@ -58,12 +58,10 @@ class FeaturePair(NamedTuple):
         return [feature - feature.mean(1, keepdim=True) for feature in flat]
 
 
-@torch.no_grad()
 def feature_pairs(model: FeatureDistill, sample: Sample) -> Tuple[np.ndarray, Dict[str, FeaturePair]]:
-    """Run student and teacher on one image, and pair what their recorders take.
+    """Run student and teacher on an image, ``(H, W, 3)`` in RGB, and pair the features that each loss takes.
 
-    The first result is what both were given, ``(H, W, 3)`` in RGB, the second has the features by the names of their
-    losses without ``loss_``, as in the log: ``'neck_0'``.
+    Losses are named without ``loss_``, as in the log: ``'neck_0'``.
     """
     data = model.data_preprocessor(copy.deepcopy(sample.data), False)
     inputs, data_samples, distiller = data['inputs'], data['data_samples'], model.distiller
@@ -98,17 +96,16 @@ def _recorded(distiller, name: str) -> FeaturePair:
     if student.shape[1] != teacher.shape[1]:
         raise SetupError(
             f'The features of {name!r} have {student.shape[1]} and {teacher.shape[1]} channels, of which a loss of '
-            f'its own makes one: only features of equal channels can be shown.'
+            'its own makes one: only features of equal channels can be shown.'
         )
     return FeaturePair(*ours.resized(student, teacher), ours.norm, ours.can)
 
 
 def _input_image(sample: Sample, size: Tuple[int, int]) -> np.ndarray:
     """The image as a model of this input size is given it, ``(H, W, 3)`` in RGB and black where it is padded."""
-    image = sample.data['inputs'][0].float().clamp(0, 255)
+    image = sample.data['inputs'][0].float().clamp(0, 255).byte()
     image = image.flip(0) if len(image) == 3 else image[:1].expand(3, -1, -1)  # OpenCV reads blue first
-    padded = F.pad(image, (0, size[1] - image.shape[2], 0, size[0] - image.shape[1]))
-    return padded.byte().permute(1, 2, 0).numpy()
+    return F.pad(image, (0, size[1] - image.shape[2], 0, size[0] - image.shape[1])).permute(1, 2, 0).numpy()
 
 
 class Look(NamedTuple):
@@ -120,7 +117,6 @@ class Look(NamedTuple):
     added: float  # the size of what the block adds there, over that of its input
 
 
-@torch.no_grad()
 def looks(pair: FeaturePair, points: Sequence[Point], size: Tuple[int, int]) -> List[Look]:
     """Look through a level's block from points of the model's input, which has this height and width."""
     (height, width), added, found = pair.student.shape[2:], added_by(pair), []
@@ -134,7 +130,6 @@ def looks(pair: FeaturePair, points: Sequence[Point], size: Tuple[int, int]) -> 
     return found
 
 
-@torch.no_grad()
 def added_by(pair: FeaturePair) -> Tensor:
     """Compute what a level's block adds to its input, ``|BN(W y)| / |x|`` of every pixel, ``(H, W)``."""
     z = pair.block(pair.student, pair.teacher)
@@ -144,16 +139,14 @@ def added_by(pair: FeaturePair) -> Tensor:
 
 def points_of(sample: BaseDataElement, shape: Tuple[int, int], count: int) -> List[Point]:
     """Choose points of the image: the centres of its largest objects, or of a grid where there are none."""
-    found = []
+    (height, width), found = shape, []
     if 'gt_instances' in sample and len(sample.gt_instances):
         boxes = sample.gt_instances.bboxes
         boxes = torch.as_tensor(getattr(boxes, 'tensor', boxes))[:, :4]
-        areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-        largest = boxes[areas.argsort(descending=True)[:count]].tolist()
-        found = [((x1 + x2) / 2, (y1 + y2) / 2) for x1, y1, x2, y2 in largest]
+        largest = (boxes[:, 2:] - boxes[:, :2]).prod(1).argsort(descending=True)
+        found = [((x1 + x2) / 2, (y1 + y2) / 2) for x1, y1, x2, y2 in boxes[largest].tolist()]
     elif 'gt_sem_seg' in sample:
         found = _widest(sample.gt_sem_seg.data.squeeze().numpy())
-    height, width = shape
     grid = [(width * x / 4, height * y / 4) for x, y in ((2, 2), (1, 1), (3, 3), (3, 1), (1, 3))]
     return (found or grid)[:count]
 

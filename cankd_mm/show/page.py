@@ -52,9 +52,8 @@ class Section(NamedTuple):
 def write_page(out: Path, title: str, facts: Sequence[Tuple[str, str]], sections: List[Section]) -> Path:
     """Write ``report.html`` and its pictures into a folder, with facts on top by their names."""
     out.mkdir(parents=True, exist_ok=True)
-    for section in sections:
-        for picture in section.pictures:
-            mmcv.imwrite(picture.image[..., ::-1], str(out / f'{picture.name}.png'))
+    for picture in (picture for section in sections for picture in section.pictures):
+        mmcv.imwrite(picture.image[..., ::-1], str(out / f'{picture.name}.png'))
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(files(__package__).joinpath('report.html.jinja').read_text(encoding='utf-8'))
     path = out / 'report.html'

@@ -12,7 +12,7 @@ from matplotlib.colors import hsv_to_rgb
 from mmengine.config import Config
 from mmengine.evaluator import Evaluator
 from mmengine.model import BaseModel
-from mmengine.registry import DATASETS, METRICS, TRANSFORMS, VISUALIZERS
+from mmengine.registry import DATASETS, TRANSFORMS, VISUALIZERS
 from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
 from torch import Tensor
@@ -26,12 +26,12 @@ SIDE = 480  # pixels of a picture's longer side
 
 
 class Ratings(NamedTuple):
-    """A model's figures in per cent, by class and by size of the objects; the latter of detectors alone."""
+    """A model's figures in per cent."""
 
     metric: str
     overall: float
     classes: Dict[str, float]
-    sizes: Dict[str, float]
+    sizes: Dict[str, float]  # of the objects; of detectors alone
 
 
 def draw(
@@ -45,8 +45,7 @@ def draw(
     # A visualizer of its own has nowhere to write to, and is not that of a running training.
     if scope == 'mmdet':
         image, data_sample = _enlarged(image, data_sample, side)
-        visualizer = VISUALIZERS.get('mmdet.DetLocalVisualizer')(name='show')
-        options = dict(pred_score_thr=0.3)
+        visualizer, options = VISUALIZERS.get('mmdet.DetLocalVisualizer')(name='show'), dict(pred_score_thr=0.3)
     else:
         visualizer = VISUALIZERS.get('mmseg.SegLocalVisualizer')(name='show', alpha=0.6)
         options = dict(with_labels=False)
@@ -59,8 +58,8 @@ def _enlarged(image: np.ndarray, data_sample: BaseDataElement, side: int) -> Tup
     """Have boxes as tensors, and small images enlarged: lines and letters have a size of their own in pixels."""
     from mmdet.structures.mask import BitmapMasks  # not there beside MMSegmentation alone
 
-    maps = {'gt_sem_seg', 'gt_panoptic_seg', 'pred_sem_seg', 'pred_panoptic_seg'} & set(data_sample.keys())
-    factor = 1.0 if maps else max(1.0, side / max(image.shape[:2]))
+    has_map = any(key.endswith(('sem_seg', 'panoptic_seg')) for key in data_sample.keys())
+    factor = 1.0 if has_map else max(1.0, side / max(image.shape[:2]))
     image = shrunk(image, side) if factor > 1 else image
     data_sample = data_sample.clone()
     for key in {'gt_instances', 'pred_instances'} & set(data_sample.keys()):
@@ -77,23 +76,21 @@ def _enlarged(image: np.ndarray, data_sample: BaseDataElement, side: int) -> Tup
 @torch.no_grad()
 def rate_by_class(model: BaseModel, cfg: Config) -> Ratings:
     """Evaluate a detector's average precision of boxes, as COCO has it, or a segmentor's intersection over union."""
-    loader_cfg = copy.deepcopy(cfg.val_dataloader)
-    if cfg.default_scope == 'mmseg':
-        metric = METRICS.build(dict(type='mmseg.IoUMetric'))
-    else:
+    loader_cfg, metric = copy.deepcopy(cfg.val_dataloader), dict(type='mmseg.IoUMetric')
+    if cfg.default_scope != 'mmseg':
         given = cfg.val_evaluator
         given = given[0] if isinstance(given, (list, tuple)) else given
         file = given.get('ann_file') if type_name(given) == 'CocoMetric' else None
         if file is None:
             _keep_annotations(loader_cfg.dataset)
-        metric = METRICS.build(dict(type='mmdet.CocoMetric', ann_file=file, metric='bbox', classwise=True))
-    loader = Runner.build_dataloader(loader_cfg, seed=0)
-    evaluator = Evaluator([metric])
+        metric = dict(type='mmdet.CocoMetric', ann_file=file, metric='bbox', classwise=True)
+    loader, evaluator = Runner.build_dataloader(loader_cfg, seed=0), Evaluator(metric)
     evaluator.dataset_meta = loader.dataset.metainfo
     classes = loader.dataset.metainfo['classes']
     for batch in loader:
         evaluator.process(model.test_step(batch), batch)
     if cfg.default_scope == 'mmseg':
+        (metric,) = evaluator.metrics
         areas = [sum(parts) for parts in zip(*metric.results)]
         found = metric.total_area_to_metrics(*areas, ['mIoU'])['IoU'] * 100
         return Ratings('mIoU', float(np.nanmean(found)), dict(zip(classes, found.tolist())), {})
@@ -133,6 +130,6 @@ def dataset_meta(cfg: Config) -> dict:
     meta = dict(DATASETS.build(dict(innermost(loader), lazy_init=True)).metainfo)
     if len(meta.get('palette') or ()) != len(meta['classes']):
         hues = np.arange(len(meta['classes'])) / len(meta['classes'])
-        colours = hsv_to_rgb(np.stack([hues, np.full_like(hues, 0.75), np.full_like(hues, 0.95)], 1))
-        meta['palette'] = [tuple(colour) for colour in (255 * colours).astype(int).tolist()]
+        colours = 255 * hsv_to_rgb([(hue, 0.75, 0.95) for hue in hues])
+        meta['palette'] = [tuple(colour) for colour in colours.astype(int).tolist()]
     return meta

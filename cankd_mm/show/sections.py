@@ -37,10 +37,9 @@ def changes(stages: Stages, cfg: Config, chosen: Sequence[Sample], rated: bool =
     scope, meta = cfg.default_scope, predictions.dataset_meta(cfg)
     annotated = any(key in chosen[0].annotations for key in ('gt_instances', 'gt_sem_seg'))
     titles = ['ground truth' if annotated else 'image', *models]
+    columns = [[pictures.shrunk(s.image, predictions.SIDE) for s in chosen]]
     if annotated:
         columns = [[predictions.draw(s.image, s.annotations, scope, meta, truth=True) for s in chosen]]
-    else:
-        columns = [[pictures.shrunk(s.image, predictions.SIDE) for s in chosen]]
     for name in models:
         model = stages.at(AFTER).teacher if name == _TEACHER else stages.at(name)
         found = [model.test_step(copy.deepcopy(sample.data))[0] for sample in chosen]
@@ -156,16 +155,14 @@ def _maps(name: str, measures: _Measures, images: Sequence[np.ndarray]) -> Secti
         features.append([image, *pictures.heat([here[AFTER].teacher, *(m.student for m in here.values())], image)])
         left.append([image, *pictures.heat([m.left for m in here.values()], image)])
     names = [_NAMES[stage] for stage in measures]
-    students = [name if name == _NAMES[ALONE] else f'student, {name}' for name in names]
+    students = [_NAMES[stage] if stage == ALONE else f'student, {_NAMES[stage]}' for stage in measures]
     correlations = {_NAMES[s]: torch.stack([m.correlation for m in of_s]).mean(0) for s, of_s in measures.items()}
     plot = pictures.histogram(correlations, 'correlation with the teacher')
-    sizes = (
-        f"The teacher's and the student's feature {norm}: the mean size of the channels, on one scale for an image. "
-    )
+    sizes = f"The teacher's and the student's feature {norm}: the mean size of the channels, on one scale for an image."
     rest = 'What is left between both, on one scale for an image. Red is where the student is least like its teacher.'
     spread = 'How many channels of the student correlate how much with the same channel of the teacher.'
     drawn = [
-        Picture(f'{name}_features', f'{sizes}Red is large.', features, ['input', _TEACHER, *students]),
+        Picture(f'{name}_features', f'{sizes} Red is large.', features, ['input', _TEACHER, *students]),
         Picture(f'{name}_left', rest, left, ['input', *names]),
         Picture(f'{name}_correlation', spread, [[plot]]),
     ]
@@ -243,8 +240,8 @@ def _logged(work_dir: Path, metric: Optional[Metric]) -> Dict[str, Dict[str, Lis
             )
         else:
             teacher = {key[len('teacher/') :]: value for key, value in entry.items() if key.startswith('teacher/')}
-            rated = dict(student=entry, teacher=teacher)
-            found = dict(metrics={who: metric.of(rated[who]) for who in rated if metric and rated[who]})
+            rated = [('student', entry), ('teacher', teacher)] if metric else []
+            found = dict(metrics={who: metric.of(reported) for who, reported in rated if reported})
         for plot, values in found.items():
             for name, value in values.items():
                 if isinstance(value, Real) and abs(value) != float('inf'):

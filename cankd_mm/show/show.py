@@ -2,7 +2,6 @@ from pathlib import Path
 from typing import List, Optional, Sequence, Tuple, Union
 
 from mmengine.config import Config
-from torch import nn
 
 from cankd_mm.apis.data import missing_data
 from cankd_mm.config.metric import metric_of
@@ -91,12 +90,12 @@ def _facts(cfg: Config, stages: Stages) -> List[Tuple[str, str]]:
     """What the config says of the distillation."""
     model, teacher = stages.model, cfg.model.teacher
     with model.student_alone() as student:
-        size = _millions(student)
+        sizes = [sum(p.numel() for p in m.parameters()) / 1e6 for m in (model.teacher, student)]
     levels = [name.replace('loss_', '', 1) for name in model.distiller.distill_losses]
     loss = ', '.join(f'{key}={value}' for key, value in cfg.model.distiller.get('loss', {}).items())
     return [
-        ('teacher', f'{teacher if isinstance(teacher, str) else _name(teacher)}, {_millions(model.teacher)}'),
-        ('student', f'{_name(cfg.model.architecture)}, {size}'),
+        ('teacher', f'{teacher if isinstance(teacher, str) else _name(teacher)}, {sizes[0]:.2f} M parameters'),
+        ('student', f'{_name(cfg.model.architecture)}, {sizes[1]:.2f} M parameters'),
         ('levels', ', '.join(levels)),
         ('loss', loss or 'of the long form'),
         ('starts from the teacher', ', '.join(model.init_from_teacher) or 'nothing'),
@@ -111,7 +110,3 @@ def _name(model: Union[str, dict]) -> str:
     backbone = model.get('backbone') or ''
     depth = backbone.get('depth', '') if isinstance(backbone, dict) else ''
     return f'{type_name(model)} {type_name(backbone).split("::")[-1]}{depth}'.strip()
-
-
-def _millions(model: nn.Module) -> str:
-    return f'{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters'

@@ -27,11 +27,11 @@ BEFORE, AFTER, ALONE = 'before', 'student', 'student alone'
 
 
 class Stages(NamedTuple):
-    """A pair in eval mode, its weights by stage, where None leaves the model as it is, and what to say of them."""
+    """A pair at the stages of its training."""
 
-    model: FeatureDistill
-    weights: Dict[str, Optional[dict]]
-    notes: Sequence[str] = ()
+    model: FeatureDistill  # in eval mode
+    weights: Dict[str, Optional[dict]]  # by stage; None leaves the model as it is
+    notes: Sequence[str] = ()  # what to say of the weights
 
     def at(self, stage: str) -> FeatureDistill:
         """Put the weights of a stage into the model; the distiller of the student alone is that of the training."""
@@ -41,7 +41,7 @@ class Stages(NamedTuple):
 
 
 def read_stages(cfg: Config, checkpoint: str, against: Optional[str] = None) -> Stages:
-    """Build the pair of a training, read the weights after it and of the student alone, and draw those before it."""
+    """Build a pair, read its weights after the training and those of the student alone, and draw those before it."""
     if not is_feature_distill(cfg):
         raise SetupError(
             f'Only pairs with FeatureDistill can be shown, and this config has {type_name(cfg.model)}: give the config '
@@ -83,15 +83,11 @@ def _copied(state_dict: dict) -> dict:
 
 
 class Sample(NamedTuple):
-    """One image: ``data`` as a data loader gives it, and ``image``, ``(H, W, 3)`` in RGB, as its file has it."""
+    """One image."""
 
-    data: dict
-    image: np.ndarray
-
-    @property
-    def annotations(self) -> BaseDataElement:
-        """What the pipeline says of the image."""
-        return self.data['data_samples'][0]
+    data: dict  # as a data loader gives it
+    image: np.ndarray  # as its file has it, (H, W, 3) in RGB
+    annotations: BaseDataElement  # what the pipeline says of it
 
 
 def from_split(cfg: Config, split: str, count: int) -> List[Sample]:
@@ -120,8 +116,8 @@ def from_files(cfg: Config, paths: Sequence[str]) -> List[Sample]:
         if mmcv.imread(path) is None:
             raise SetupError(f'The image {path!r} cannot be decoded: give --images files that are images.')
         data = pipeline(dict(img_path=path, img_id=number, instances=[], seg_fields=[], reduce_zero_label=False))
-        for key in {'gt_instances', 'ignored_instances', 'gt_sem_seg'} & set(data['data_samples'].keys()):
-            delattr(data['data_samples'], key)  # empty, as there are no annotations
+        for key in ('gt_instances', 'ignored_instances', 'gt_sem_seg'):  # empty, as there are no annotations
+            data['data_samples'].pop(key, None)
         samples.append(_sample(data))
     return samples
 
@@ -143,4 +139,4 @@ def innermost(loader: dict) -> dict:
 
 def _sample(data: dict) -> Sample:
     image = mmcv.imread(data['data_samples'].metainfo['img_path'], channel_order='rgb')
-    return Sample(pseudo_collate([data]), image)
+    return Sample(pseudo_collate([data]), image, data['data_samples'])
