@@ -156,6 +156,6 @@ def _widest(labels: np.ndarray) -> List[Point]:
     found = []
     for label in np.unique(labels[labels != 255]):
         depth = cv2.distanceTransform(np.pad(labels == label, 1).astype(np.uint8), cv2.DIST_L2, 5)
-        y, x = np.unravel_index(depth.argmax(), depth.shape)
-        found.append((depth[y, x], (float(x) - 0.5, float(y) - 0.5)))
+        _, deepest, _, (x, y) = cv2.minMaxLoc(depth)
+        found.append((deepest, (x - 0.5, y - 0.5)))
     return [point for _, point in sorted(found, reverse=True)]

@@ -47,14 +47,14 @@ def grid(rows: Sequence[Sequence[Optional[np.ndarray]]], titles: Sequence[str], 
     """Put pictures ``(H, W, 3)`` into rows, each of one shape, under the titles of the columns; None leaves a gap."""
     gap = 6
     strips = [np.full((26, len(titles) * (side + gap), 3), 255, np.uint8)]
-    for column, title in enumerate(titles):
-        at = (column * (side + gap) + 2, 18)
-        cv2.putText(strips[0], title, at, cv2.FONT_HERSHEY_SIMPLEX, 0.5, (40, 40, 40), 1, cv2.LINE_AA)
+    lefts = range(0, strips[0].shape[1], side + gap)
+    for left, title in zip(lefts, titles):
+        cv2.putText(strips[0], title, (left + 2, 18), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (40, 40, 40), 1, cv2.LINE_AA)
     for row in rows:
         like = next(picture for picture in row if picture is not None)
         height = max(round(side * like.shape[0] / like.shape[1]), 1)
         strips.append(np.full((height + gap, *strips[0].shape[1:]), 255, np.uint8))
-        for left, picture in zip(range(0, strips[0].shape[1], side + gap), row):
+        for left, picture in zip(lefts, row):
             if picture is not None:
                 strips[-1][:height, left : left + side] = cv2.resize(picture, (side, height))
     return np.concatenate(strips)
@@ -67,17 +67,17 @@ def per_cent(figure: float) -> str:
 
 def histogram(values: Dict[str, Tensor], label: str) -> np.ndarray:
     """Draw how numbers between -1 and 1, ``(C,)`` of every model, are spread over the channels."""
-    figure, axis = _plot(label, 'channels')
+    axis = _plot(label, 'channels')
     low = min(-0.2, *(float(v.min()) for v in values.values()))
     for name, numbers in values.items():
         colour = _COLOURS.get(name, _INK)
         axis.hist(numbers.cpu().numpy(), bins=np.linspace(low, 1, 41), color=colour, alpha=0.5, label=name)
-    return _pixels(figure)
+    return _pixels(axis)
 
 
 def bars(values: Dict[str, Sequence[float]], labels: Sequence[str], what: str) -> np.ndarray:
     """Draw figures of several models side by side, one group for each label; ``what`` says what the figures are."""
-    figure, axis = _plot(what, '', (4.6, max(1.4, 0.12 * len(labels) * (1 + len(values)))))
+    axis = _plot(what, '', (4.6, max(1.4, 0.12 * len(labels) * (1 + len(values)))))
     height = 0.8 / len(values)
     for number, (name, figures) in enumerate(values.items()):
         at = np.arange(len(labels)) + (number - (len(values) - 1) / 2) * height
@@ -86,14 +86,14 @@ def bars(values: Dict[str, Sequence[float]], labels: Sequence[str], what: str) -
     axis.set_yticks(range(len(labels)), labels)
     axis.invert_yaxis()
     axis.margins(x=0.1)
-    return _pixels(figure)
+    return _pixels(axis)
 
 
 def curves(
     lines: Dict[str, List[Tuple[float, float]]], what: str, log: bool = False, at: str = 'iteration'
 ) -> np.ndarray:
     """Draw lines through pairs of iteration, or what ``at`` says, and figure; ``log`` scales the figures."""
-    figure, axis = _plot(at, what)
+    axis = _plot(at, what)
     for name, pairs in lines.items():
         style = dict(label=name, lw=1.3, color=_COLOURS.get(name))
         if len(pairs) == 1 and name == 'teacher':  # who is rated once, and does not change
@@ -102,21 +102,21 @@ def curves(
             axis.plot(*zip(*pairs), marker='o' if len(pairs) < 12 else None, markersize=3, **style)
     if log:
         axis.set_yscale('log')
-    return _pixels(figure)
+    return _pixels(axis)
 
 
 def points(pairs: Sequence[Tuple[object, float]], across: str, what: str) -> np.ndarray:
     """Draw pairs of a choice and its figure, numbers on a logarithmic scale where they span more than ten times."""
-    figure, axis = _plot(across, what)
+    axis = _plot(across, what)
     chosen, figures = zip(*pairs)
     numbers = all(isinstance(c, (int, float)) and not isinstance(c, bool) for c in chosen)
     axis.plot(chosen if numbers else list(map(str, chosen)), figures, 'o', markersize=4, color=_GREEN)
     if numbers and min(chosen) > 0 and max(chosen) > 10 * min(chosen):
         axis.set_xscale('log')
-    return _pixels(figure)
+    return _pixels(axis)
 
 
-def _plot(across: str, what: str, size: Tuple[float, float] = (4.2, 2.6)) -> Tuple[Figure, Axes]:
+def _plot(across: str, what: str, size: Tuple[float, float] = (4.2, 2.6)) -> Axes:
     # A Figure of its own, without pyplot: nothing of a user's matplotlib session changes.
     figure = Figure(size, dpi=140, layout='constrained', facecolor=(1, 1, 1, 0))
     axis = figure.subplots()
@@ -127,14 +127,13 @@ def _plot(across: str, what: str, size: Tuple[float, float] = (4.2, 2.6)) -> Tup
     axis.set_ylabel(what, color=_INK, fontsize=8)
     axis.grid(color=_INK, alpha=0.2, linewidth=0.5)
     axis.set_axisbelow(True)
-    return figure, axis
+    return axis
 
 
-def _pixels(figure: Figure) -> np.ndarray:
-    (axis,) = figure.axes
+def _pixels(axis: Axes) -> np.ndarray:
     if axis.get_legend_handles_labels()[0]:
         where = dict(loc='lower left', bbox_to_anchor=(0, 1), ncols=4, columnspacing=1, handlelength=1.2)
         axis.legend(fontsize=7, labelcolor=_INK, frameon=False, **where)
-    canvas = FigureCanvasAgg(figure)
+    canvas = FigureCanvasAgg(axis.figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba()).copy()

@@ -78,8 +78,7 @@ def rate_by_class(model: BaseModel, cfg: Config) -> Ratings:
     """Evaluate a detector's average precision of boxes, as COCO has it, or a segmentor's intersection over union."""
     loader_cfg, metric = copy.deepcopy(cfg.val_dataloader), dict(type='mmseg.IoUMetric')
     if cfg.default_scope != 'mmseg':
-        given = cfg.val_evaluator
-        given = given[0] if isinstance(given, (list, tuple)) else given
+        given = cfg.val_evaluator[0] if isinstance(cfg.val_evaluator, (list, tuple)) else cfg.val_evaluator
         file = given.get('ann_file') if type_name(given) == 'CocoMetric' else None
         if file is None:
             _keep_annotations(loader_cfg.dataset)

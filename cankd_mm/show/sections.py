@@ -48,25 +48,20 @@ def changes(stages: Stages, cfg: Config, chosen: Sequence[Sample], rated: bool =
             ratings[name] = predictions.rate_by_class(model, cfg)
     boxes = ' Boxes of a score above 0.3 are drawn.' if scope == 'mmdet' else ''
     drawn = Picture('predictions', f'By column: {", ".join(titles)}.{boxes}', [*zip(*columns)], titles)
-    tables, plots = ([_overall(ratings)], [_by_class(ratings)]) if rated else ([], [])
-    return Section('What it changed', words, tables, [*plots, drawn])
-
-
-def _overall(ratings: Dict[str, predictions.Ratings]) -> Table:
-    metric, _, _, sizes = ratings[AFTER]
+    if not rated:
+        return Section('What it changed', words, pictures=[drawn])
+    metric, _, classes, sizes = ratings[AFTER]
     rows = [[name, *map(pictures.per_cent, (r.overall, *r.sizes.values()))] for name, r in ratings.items()]
     sizes_are = 'small, medium and large are objects of up to 32x32, up to 96x96, and more pixels.'
     which = sizes_are if sizes else 'the mean over the classes.'
-    return Table(['model', metric, *sizes], rows, f'{metric} on all images of the validation set, in per cent; {which}')
-
-
-def _by_class(ratings: Dict[str, predictions.Ratings]) -> Picture:
-    metric, _, classes, _ = ratings[AFTER]
+    meaning = f'{metric} on all images of the validation set, in per cent; {which}'
+    overall = Table(['model', metric, *sizes], rows, meaning)
     names = predictions.telling_classes(list(ratings.values()))
     plot = pictures.bars({model: [r.classes[name] for name in names] for model, r in ratings.items()}, names, metric)
     which = f'the {len(names)} of {len(classes)} classes on which the models differ most'
     which = 'every class' if len(names) == len(classes) else which
-    return Picture('classes', f'{metric} of {which}, on the validation set.', [[plot]])
+    by_class = Picture('classes', f'{metric} of {which}, on the validation set.', [[plot]])
+    return Section('What it changed', words, [overall], [by_class, drawn])
 
 
 class _Measured:

@@ -51,7 +51,7 @@ def read_stages(cfg: Config, checkpoint: str, against: Optional[str] = None) -> 
     read = load_checkpoint(checkpoint, 'student')
     model = build_model(cfg.model, 'model', cfg.get('data_preprocessor'))
     load_weights(model, read['state_dict'], checkpoint, 'student')
-    weights, notes = {AFTER: _copied(model.state_dict())}, []
+    weights, notes = {AFTER: copy.deepcopy(model.state_dict())}, []
     fingerprint = read['state_dict'].get('_extra_state')
     if fingerprint is not None and not torch.equal(fingerprint.cpu(), model.get_extra_state()):
         notes.append(
@@ -64,7 +64,7 @@ def read_stages(cfg: Config, checkpoint: str, against: Optional[str] = None) -> 
             if isinstance(seed, int):
                 set_random_seed(seed)
             model.init_weights()
-        weights[BEFORE] = _copied(model.state_dict())
+        weights[BEFORE] = copy.deepcopy(model.state_dict())
     except Exception as e:  # whatever fetches the weights that the student starts from
         notes.append(
             f'The weights that the student starts from are not here ({reason_of(e)}), so that nothing is said of the '
@@ -74,12 +74,8 @@ def read_stages(cfg: Config, checkpoint: str, against: Optional[str] = None) -> 
         student = student_state_dict(load_checkpoint(against, 'student')['state_dict'])
         with model.student_alone() as alone:
             load_weights(alone, student, against, 'student')
-            weights[ALONE] = {**weights[AFTER], **_copied(alone.state_dict())}
+            weights[ALONE] = {**weights[AFTER], **copy.deepcopy(alone.state_dict())}
     return Stages(model.to(get_device()).eval(), weights, notes)
-
-
-def _copied(state_dict: dict) -> dict:
-    return {key: value.detach().cpu().clone() for key, value in state_dict.items()}
 
 
 class Sample(NamedTuple):
