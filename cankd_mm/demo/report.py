@@ -14,7 +14,7 @@ from PIL import Image
 
 from cankd_mm.config.read import load_config
 from cankd_mm.demo.scenes import CLASSES, Scene, SceneComposer
-from cankd_mm.show.pictures import grid
+from cankd_mm.show.page import grid
 from cankd_mm.show.predictions import draw
 
 _SIDE = 160  # pixels of a scene in the picture

@@ -10,7 +10,7 @@ from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 
 from cankd_mm.errors import SetupError
-from cankd_mm.show import pictures
+from cankd_mm.show import page
 from cankd_mm.show.page import Picture, Section, Table, write_page
 
 
@@ -44,14 +44,14 @@ def write_report(study: optuna.Study, work_dir: Path, config: str) -> Path:
     so_far = np.maximum.accumulate([value for _, value in values]).tolist()
     lines = {'trial': values, 'best so far': [(number, best) for (number, _), best in zip(values, so_far)]}
     meaning = f'{metric} of every complete trial, and the best so far.'
-    history = Picture('history', meaning, [[pictures.curves(lines, metric, at='trial')]])
+    history = Picture('history', meaning, [[page.curves(lines, metric, at='trial')]])
     names = list(study.user_attrs['search']['search'])
     ordered = sorted(complete, key=lambda t: t.value, reverse=True)
     rows = [[str(t.user_attrs['folder']), f'{t.value:.2f}', *(shown(t.params.get(n)) for n in names)] for t in ordered]
     table = Table(['trial', metric, *names], rows, 'All complete trials, the best first.')
     by_choice = []
     for name in names:
-        plot = pictures.points([(t.params[name], t.value) for t in complete if name in t.params], name, metric)
+        plot = page.points([(t.params[name], t.value) for t in complete if name in t.params], name, metric)
         file, meaning = re.sub(r'\W', '_', name), f'{metric} by {name}, a point for each complete trial.'
         by_choice.append(Picture(f'by_{file}', meaning, [[plot]]))
     sections = [
@@ -75,6 +75,6 @@ def _importance(study: optuna.Study, complete: List[FrozenTrial]) -> List[Pictur
     if len(complete) < 8 or len({t.value for t in complete}) < 2:
         return []
     found = get_param_importances(study, evaluator=PedAnovaImportanceEvaluator())
-    plot = pictures.bars({'importance': [100 * v for v in found.values()]}, list(found), 'importance in per cent')
+    plot = page.bars({'importance': [100 * v for v in found.values()]}, list(found), 'importance in per cent')
     meaning = 'How much each choice tells the better trials from the others (PED-ANOVA), in per cent of all of them; '
     return [Picture('importance', meaning + 'of few trials it is a hint.', [[plot]])]

@@ -59,12 +59,17 @@ class FeaturePair(NamedTuple):
 
 
 def feature_pairs(model: FeatureDistill, sample: Sample) -> Tuple[np.ndarray, Dict[str, FeaturePair]]:
-    """Run student and teacher on an image, ``(H, W, 3)`` in RGB, and pair the features that each loss takes.
+    """Run student and teacher on an image, and pair the features that each loss takes.
 
-    Losses are named without ``loss_``, as in the log: ``'neck_0'``.
+    The image is returned as both are given it, ``(H, W, 3)`` in RGB and black where it is padded; losses are named
+    without ``loss_``, as in the log: ``'neck_0'``.
     """
     data = model.data_preprocessor(copy.deepcopy(sample.data), False)
     inputs, data_samples, distiller = data['inputs'], data['data_samples'], model.distiller
+    image = sample.data['inputs'][0].float().clamp(0, 255).byte()
+    image = image.flip(0) if len(image) == 3 else image[:1].expand(3, -1, -1)  # OpenCV reads blue first
+    padding = (0, inputs.shape[3] - image.shape[2], 0, inputs.shape[2] - image.shape[1])
+    padded = F.pad(image, padding).permute(1, 2, 0).numpy()
     teacher, student = distiller.teacher_recorders, distiller.student_recorders
     try:
         model.frozen_teacher.record(teacher, inputs, data_samples)
@@ -78,7 +83,7 @@ def feature_pairs(model: FeatureDistill, sample: Sample) -> Tuple[np.ndarray, Di
                 'module of the backbone, the neck, or a head that predictions run.'
             )
         names = [name.replace('loss_', '', 1) for name in distiller.distill_losses]
-        return _input_image(sample, inputs.shape[2:]), {name: _recorded(distiller, name) for name in names}
+        return padded, {name: _recorded(distiller, name) for name in names}
     finally:
         for recorder in (*teacher.recorders.values(), *student.recorders.values()):
             recorder.reset_data_buffer()
@@ -99,13 +104,6 @@ def _recorded(distiller, name: str) -> FeaturePair:
             'its own makes one: only features of equal channels can be shown.'
         )
     return FeaturePair(*ours.resized(student, teacher), ours.norm, ours.can)
-
-
-def _input_image(sample: Sample, size: Tuple[int, int]) -> np.ndarray:
-    """The image as a model of this input size is given it, ``(H, W, 3)`` in RGB and black where it is padded."""
-    image = sample.data['inputs'][0].float().clamp(0, 255).byte()
-    image = image.flip(0) if len(image) == 3 else image[:1].expand(3, -1, -1)  # OpenCV reads blue first
-    return F.pad(image, (0, size[1] - image.shape[2], 0, size[0] - image.shape[1])).permute(1, 2, 0).numpy()
 
 
 class Look(NamedTuple):

@@ -3,6 +3,7 @@
 import copy
 import inspect
 import io
+from collections import defaultdict
 from contextlib import redirect_stdout
 from typing import Dict, List, NamedTuple, Sequence, Tuple
 
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from cankd_mm.config.types import type_name
 from cankd_mm.models.utils import quiet
-from cankd_mm.show.pictures import shrunk
+from cankd_mm.show.page import shrunk
 from cankd_mm.show.stages import innermost
 
 SIDE = 480  # pixels of a picture's longer side
@@ -95,13 +96,11 @@ def rate_by_class(model: BaseModel, cfg: Config) -> Ratings:
         return Ratings('mIoU', float(np.nanmean(found)), dict(zip(classes, found.tolist())), {})
     with redirect_stdout(io.StringIO()), quiet():  # of pycocotools' and MMDetection's own tables
         found = evaluator.evaluate(len(loader.dataset))
-
-    def figure(name: str) -> float:
-        value = 100 * float(found.get(f'coco/{name}', 0.0))  # nothing is reported where nothing was detected
-        return value if value >= 0 else float('nan')
-
-    sizes = {name: figure(f'bbox_mAP_{name[0]}') for name in ('small', 'medium', 'large')}
-    return Ratings('box AP', figure('bbox_mAP'), {name: figure(f'{name}_precision') for name in classes}, sizes)
+    # Nothing is reported where nothing was detected, and -1 where there is no object.
+    found = defaultdict(float, {key: 100 * float(v) if v >= 0 else float('nan') for key, v in found.items()})
+    by_class = {name: found[f'coco/{name}_precision'] for name in classes}
+    sizes = {name: found[f'coco/bbox_mAP_{name[0]}'] for name in ('small', 'medium', 'large')}
+    return Ratings('box AP', found['coco/bbox_mAP'], by_class, sizes)
 
 
 def _keep_annotations(dataset: dict) -> None:

@@ -14,7 +14,7 @@ from mmengine.config import Config
 from cankd_mm.apis.work_dir import read_scalars
 from cankd_mm.config.metric import Metric
 from cankd_mm.engine.val_loop import teacher_is_rateable
-from cankd_mm.show import pictures, predictions
+from cankd_mm.show import page, predictions
 from cankd_mm.show.features import FeaturePair, Point, added_by, feature_pairs, looks, points_of
 from cankd_mm.show.page import Picture, Section, Table
 from cankd_mm.show.stages import AFTER, ALONE, BEFORE, Sample, Stages
@@ -37,7 +37,7 @@ def changes(stages: Stages, cfg: Config, chosen: Sequence[Sample], rated: bool =
     scope, meta = cfg.default_scope, predictions.dataset_meta(cfg)
     annotated = any(key in chosen[0].annotations for key in ('gt_instances', 'gt_sem_seg'))
     titles = ['ground truth' if annotated else 'image', *models]
-    columns = [[pictures.shrunk(s.image, predictions.SIDE) for s in chosen]]
+    columns = [[page.shrunk(s.image, predictions.SIDE) for s in chosen]]
     if annotated:
         columns = [[predictions.draw(s.image, s.annotations, scope, meta, truth=True) for s in chosen]]
     for name in models:
@@ -51,13 +51,13 @@ def changes(stages: Stages, cfg: Config, chosen: Sequence[Sample], rated: bool =
     if not rated:
         return Section('What it changed', words, pictures=[drawn])
     metric, _, classes, sizes = ratings[AFTER]
-    rows = [[name, *map(pictures.per_cent, (r.overall, *r.sizes.values()))] for name, r in ratings.items()]
+    rows = [[name, *map(page.per_cent, (r.overall, *r.sizes.values()))] for name, r in ratings.items()]
     sizes_are = 'small, medium and large are objects of up to 32x32, up to 96x96, and more pixels.'
     which = sizes_are if sizes else 'the mean over the classes.'
     meaning = f'{metric} on all images of the validation set, in per cent; {which}'
     overall = Table(['model', metric, *sizes], rows, meaning)
     names = predictions.telling_classes(list(ratings.values()))
-    plot = pictures.bars({model: [r.classes[name] for name in names] for model, r in ratings.items()}, names, metric)
+    plot = page.bars({model: [r.classes[name] for name in names] for model, r in ratings.items()}, names, metric)
     which = f'the {len(names)} of {len(classes)} classes on which the models differ most'
     which = 'every class' if len(names) == len(classes) else which
     by_class = Picture('classes', f'{metric} of {which}, on the validation set.', [[plot]])
@@ -88,26 +88,24 @@ class _Attended:
         points = [(x * width / old_width, y * height / old_height) for x, y in points]
         added = added_by(pair)
         self.block, self.added, self.looks = pair.block, float(added.mean()), looks(pair, points, size)
-        heats = [pictures.heat([look.affinity], image)[0] for look in self.looks]
-        crosses = [pictures.marked(drawn, point, size) for drawn, point in zip(heats, points)]
+        heats = [page.heat([look.affinity], image)[0] for look in self.looks]
+        crosses = [page.marked(drawn, point, size) for drawn, point in zip(heats, points)]
         gaps = [None] * (_POINTS - len(points))
-        self.pictures = [pictures.shrunk(image), *crosses, *gaps, *pictures.heat([added], image)]
-
-
-_Measures = Dict[str, List[_Measured]]  # by stage, one for each image
+        self.pictures = [page.shrunk(image), *crosses, *gaps, *page.heat([added], image)]
 
 
 @torch.no_grad()
 def features(stages: Stages, chosen: Sequence[Sample], at: Optional[Point] = None) -> List[Section]:
     """Show the figures of all levels, the maps of each, and where the blocks look from a point or the objects."""
-    levels: Dict[str, _Measures] = defaultdict(lambda: defaultdict(list))
+    # By level and stage, and by level, one for each image.
+    levels: Dict[str, Dict[str, List[_Measured]]] = defaultdict(lambda: defaultdict(list))
     attended: Dict[str, List[_Attended]] = defaultdict(list)
     order = [stage for stage in _NAMES if stage in stages.weights]
     for stage in order:
         model, images = stages.at(stage), []
         for sample in chosen:
             image, pairs = feature_pairs(model, sample)
-            images.append(pictures.shrunk(image))
+            images.append(page.shrunk(image))
             for name, pair in pairs.items():
                 # A connector is trained with its student; that of the distilled one says nothing of another.
                 if stage == ALONE and f'loss_{name}' in model.distiller.connectors:
@@ -115,11 +113,10 @@ def features(stages: Stages, chosen: Sequence[Sample], at: Optional[Point] = Non
                 levels[name][stage].append(_Measured(pair, through_block=stage == AFTER))
                 if stage == AFTER and pair.block and len(images) <= _MAPS:
                     attended[name].append(_Attended(pair, sample, image, at))
-    by_level = [_maps(name, measures, images) for name, measures in levels.items()]
-    return [_figures(levels, order), *by_level, _attention(attended)]
+    return [_figures(levels, order), *(_maps(*level, images) for level in levels.items()), _attention(attended)]
 
 
-def _figures(levels: Dict[str, _Measures], order: Sequence[str]) -> Section:
+def _figures(levels: Dict[str, Dict[str, List[_Measured]]], order: Sequence[str]) -> Section:
     names = [_NAMES[stage] for stage in order]
     heads = ['level', 'size', *(f'left, {n}' for n in names), 'left, through the block', *(f'CKA, {n}' for n in names)]
     rows = []
@@ -142,17 +139,17 @@ def _mean(figures: Sequence[float], digits: int) -> str:
     return f'{np.mean([float(figure) for figure in figures]):.{digits}f}' if figures else 'connector'
 
 
-def _maps(name: str, measures: _Measures, images: Sequence[np.ndarray]) -> Section:
+def _maps(name: str, measures: Dict[str, List[_Measured]], images: Sequence[np.ndarray]) -> Section:
     norm = dict(instance='after instance norm', layer='after layer norm').get(measures[AFTER][0].norm, 'as they are')
     features, left = [], []
     for number, image in enumerate(images[:_MAPS]):
         here = {stage: of_images[number] for stage, of_images in measures.items()}
-        features.append([image, *pictures.heat([here[AFTER].teacher, *(m.student for m in here.values())], image)])
-        left.append([image, *pictures.heat([m.left for m in here.values()], image)])
+        features.append([image, *page.heat([here[AFTER].teacher, *(m.student for m in here.values())], image)])
+        left.append([image, *page.heat([m.left for m in here.values()], image)])
     names = [_NAMES[stage] for stage in measures]
     students = [_NAMES[stage] if stage == ALONE else f'student, {_NAMES[stage]}' for stage in measures]
     correlations = {_NAMES[s]: torch.stack([m.correlation for m in of_s]).mean(0) for s, of_s in measures.items()}
-    plot = pictures.histogram(correlations, 'correlation with the teacher')
+    plot = page.histogram(correlations, 'correlation with the teacher')
     sizes = f"The teacher's and the student's feature {norm}: the mean size of the channels, on one scale for an image."
     rest = 'What is left between both, on one scale for an image. Red is where the student is least like its teacher.'
     spread = 'How many channels of the student correlate how much with the same channel of the teacher.'
@@ -216,7 +213,7 @@ def run(work_dir: Path, metric: Optional[Metric]) -> Section:
     for name, (what, log, meaning) in _PLOTS.items():
         if logged[name]:
             thinned = {key: line[:: -(-len(line) // _AT_MOST)] for key, line in logged[name].items()}
-            drawn.append(Picture(name, meaning, [[pictures.curves(thinned, what, log)]]))
+            drawn.append(Picture(name, meaning, [[page.curves(thinned, what, log)]]))
     return Section('The run', words, pictures=drawn)
 
 
