@@ -68,8 +68,7 @@ def feature_pairs(model: FeatureDistill, sample: Sample) -> Tuple[np.ndarray, Di
     inputs, data_samples, distiller = data['inputs'], data['data_samples'], model.distiller
     image = sample.data['inputs'][0].float().clamp(0, 255).byte()
     image = image.flip(0) if len(image) == 3 else image[:1].expand(3, -1, -1)  # OpenCV reads blue first
-    padding = (0, inputs.shape[3] - image.shape[2], 0, inputs.shape[2] - image.shape[1])
-    padded = F.pad(image, padding).permute(1, 2, 0).numpy()
+    image = F.pad(image, (0, inputs.shape[3] - image.shape[2], 0, inputs.shape[2] - image.shape[1]))
     teacher, student = distiller.teacher_recorders, distiller.student_recorders
     try:
         model.frozen_teacher.record(teacher, inputs, data_samples)
@@ -83,7 +82,7 @@ def feature_pairs(model: FeatureDistill, sample: Sample) -> Tuple[np.ndarray, Di
                 'module of the backbone, the neck, or a head that predictions run.'
             )
         names = [name.replace('loss_', '', 1) for name in distiller.distill_losses]
-        return padded, {name: _recorded(distiller, name) for name in names}
+        return image.permute(1, 2, 0).numpy(), {name: _recorded(distiller, name) for name in names}
     finally:
         for recorder in (*teacher.recorders.values(), *student.recorders.values()):
             recorder.reset_data_buffer()

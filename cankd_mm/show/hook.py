@@ -46,10 +46,8 @@ class DistillVisualizationHook(Hook):
 
         model = unwrap(runner.model)
         if not isinstance(model, FeatureDistill):
-            raise SetupError(
-                'DistillVisualizationHook is for pairs with FeatureDistill, and the model is a '
-                f'{type(model).__name__}: take it out of custom_hooks.'
-            )
+            problem = f'is for pairs with FeatureDistill, and the model is a {type(model).__name__}'
+            raise SetupError(f'{type(self).__name__} {problem}: take it out of custom_hooks.')
         stages = Stages(model, {AFTER: None})
         with untouched_generators():
             chosen = from_dataset(runner.val_dataloader.dataset, self.images)

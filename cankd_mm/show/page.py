@@ -1,7 +1,4 @@
-"""The page, one file with its pictures inside and beside it, and what draws them.
-
-Maps over images are ``(H, W, 3)`` in RGB, plots ``(H, W, 4)`` on a background that shines through.
-"""
+"""The page, one file with its pictures inside and beside it, and the plots and maps over images that it shows."""
 
 import base64
 import io
@@ -33,7 +30,7 @@ class Picture(NamedTuple):
 
     name: str  # of its file
     meaning: str  # a sentence
-    rows: Sequence[Sequence[Optional[np.ndarray]]]  # (H, W, 3), None for a gap, or (H, W, 4) for a plot
+    rows: Sequence[Sequence[Optional[np.ndarray]]]  # (H, W, 3) in RGB, None for a gap, or (H, W, 4) for a plot
     titles: Sequence[str] = ()
 
     @property
@@ -164,8 +161,7 @@ def curves(
             axis.axhline(pairs[0][1], ls='--', **style)
         else:
             axis.plot(*zip(*pairs), marker='o' if len(pairs) < 12 else None, markersize=3, **style)
-    if log:
-        axis.set_yscale('log')
+    axis.set_yscale('log' if log else 'linear')
     return _pixels(axis)
 
 

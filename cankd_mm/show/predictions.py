@@ -42,7 +42,7 @@ def draw(
 
     Instances of scores below 0.3 are not drawn. The picture's longer side has ``side`` pixels.
     """
-    data_sample = data_sample.cpu()
+    data_sample = data_sample.cpu()  # a copy
     # A visualizer of its own has nowhere to write to, and is not that of a running training.
     if scope == 'mmdet':
         image, data_sample = _enlarged(image, data_sample, side)
@@ -62,11 +62,9 @@ def _enlarged(image: np.ndarray, data_sample: BaseDataElement, side: int) -> Tup
     has_map = any(key.endswith(('sem_seg', 'panoptic_seg')) for key in data_sample.keys())
     factor = 1.0 if has_map else max(1.0, side / max(image.shape[:2]))
     image = shrunk(image, side) if factor > 1 else image
-    data_sample = data_sample.clone()
     for key in {'gt_instances', 'pred_instances'} & set(data_sample.keys()):
         instances = data_sample.get(key)
-        boxes = instances.bboxes
-        instances.bboxes = torch.as_tensor(getattr(boxes, 'tensor', boxes)) * factor
+        instances.bboxes = torch.as_tensor(getattr(instances.bboxes, 'tensor', instances.bboxes)) * factor
         if 'masks' in instances and factor > 1:
             masks = instances.masks
             masks = BitmapMasks(masks.byte().numpy(), *masks.shape[1:]) if isinstance(masks, Tensor) else masks

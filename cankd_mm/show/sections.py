@@ -65,17 +65,15 @@ def changes(stages: Stages, cfg: Config, chosen: Sequence[Sample], rated: bool =
 
 
 class _Measured:
-    """What is kept of a feature at one stage on one image."""
+    """What is kept of a level's feature at one stage on one image."""
 
     def __init__(self, pair: FeaturePair, through_block: bool) -> None:
-        self.size = 'x'.join(map(str, pair.student.shape[1:]))
-        self.norm = pair.norm
+        self.size, self.norm = 'x'.join(map(str, pair.student.shape[1:])), pair.norm
         both = (pair.normalized(feature) for feature in (pair.student, pair.target))
         self.student, self.teacher = (feature.abs().mean(1)[0].cpu() for feature in both)  # (H, W)
         self.left = pair.left().cpu()
         self.through = pair.left(through_block=True).mean().item() if through_block else float('nan')
-        self.correlation = pair.correlation().cpu()
-        self.cka = pair.cka()
+        self.correlation, self.cka = pair.correlation().cpu(), pair.cka()
 
 
 class _Attended:
@@ -97,7 +95,6 @@ class _Attended:
 @torch.no_grad()
 def features(stages: Stages, chosen: Sequence[Sample], at: Optional[Point] = None) -> List[Section]:
     """Show the figures of all levels, the maps of each, and where the blocks look from a point or the objects."""
-    # By level and stage, and by level, one for each image.
     levels: Dict[str, Dict[str, List[_Measured]]] = defaultdict(lambda: defaultdict(list))
     attended: Dict[str, List[_Attended]] = defaultdict(list)
     order = [stage for stage in _NAMES if stage in stages.weights]
@@ -171,10 +168,8 @@ def _attention(attended: Dict[str, List[_Attended]]) -> Section:
         added = np.mean([image.added for image in of_images])
         there, top = (np.mean([getattr(look, key) for look in all_looks]) for key in ('added', 'top_tenth'))
         if added < _IDENTITY:
-            words.append(
-                f'The block of {name} has stayed the identity: it adds {added:.1e} of what comes in, and its gate, '
-                f'which starts at 0, is {gate:.1e}.'
-            )
+            stays = f'The block of {name} has stayed the identity: it adds {added:.1e} of what comes in, and its gate, '
+            words.append(f'{stays}which starts at 0, is {gate:.1e}.')
         rows.append([name, f'{gate:.4f}', f'{100 * added:.2f} %', f'{100 * there:.2f} %', f'{100 * top:.0f} %'])
         meaning = (
             f"Level {name}, affinity {block.mode}: what each marked pixel looks at in the teacher's map, on a scale of "

@@ -60,9 +60,9 @@ def show(
                 f'The point x={at[0]:g}, y={at[1]:g} lies outside of {info.get("img_path")!r}, which has '
                 f'{width}x{height} pixels: give --at a point inside, or images that have it.'
             )
-    not_rated = _not_rated(cfg) if evaluate else 'The models were not rated on the validation set, as --no-eval said.'
-    changed = sections.changes(stages, cfg, chosen, rated=not_rated is None)
-    changed.words.extend([*stages.notes, *([not_rated] if not_rated else [])])
+    not_rated = _not_rated(cfg, evaluate)
+    changed = sections.changes(stages, cfg, chosen, rated=not not_rated)
+    changed.words.extend([*stages.notes, *not_rated])
     folder = Path(checkpoint).parent
     parts = [changed, *sections.features(stages, chosen, at), sections.run(folder, metric_of(cfg))]
     facts = [
@@ -77,13 +77,15 @@ def show(
     return write_page(Path(out) if out else folder / 'show', title, facts, parts)
 
 
-def _not_rated(cfg: Config) -> Optional[str]:
-    """Why the models cannot be rated; None where they can."""
+def _not_rated(cfg: Config, evaluate: bool) -> List[str]:
+    """Say why the models are not rated, where they are not."""
+    if not evaluate:
+        return ['The models were not rated on the validation set, as --no-eval said.']
     if not cfg.get('val_dataloader'):
-        return 'The config has no validation set to rate the models on.'
+        return ['The config has no validation set to rate the models on.']
     for _, path in missing_data(cfg, 'val'):
-        return f'The models were not rated: the validation set needs {path}, which is not here.'
-    return None
+        return [f'The models were not rated: the validation set needs {path}, which is not here.']
+    return []
 
 
 def _facts(cfg: Config, stages: Stages) -> List[Tuple[str, str]]:

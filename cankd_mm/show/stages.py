@@ -43,10 +43,8 @@ class Stages(NamedTuple):
 def read_stages(cfg: Config, checkpoint: str, against: Optional[str] = None) -> Stages:
     """Build a pair, read its weights after the training and those of the student alone, and draw those before it."""
     if not is_feature_distill(cfg):
-        raise SetupError(
-            f'Only pairs with FeatureDistill can be shown, and this config has {type_name(cfg.model)}: give the config '
-            'of a distillation.'
-        )
+        kind = type_name(cfg.model)
+        raise SetupError(f'Only pairs with FeatureDistill can be shown, no {kind}: give the config of a distillation.')
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     read = load_checkpoint(checkpoint, 'student')
     model = build_model(cfg.model, 'model', cfg.get('data_preprocessor'))
