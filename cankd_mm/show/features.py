@@ -122,8 +122,8 @@ def looks(pair: FeaturePair, points: Sequence[Point], size: Tuple[int, int]) -> 
         affinity = pair.block.affinity(pair.student, pair.teacher, [pixel])[0].float()
         sizes = affinity.abs().flatten().sort(descending=True).values
         tenth = max(round(len(sizes) / 10), 1)
-        share = float(sizes[:tenth].sum() / sizes.sum()) if sizes.sum() > 0 else tenth / len(sizes)
-        found.append(Look(pixel, affinity, share, float(added[pixel])))
+        share = (sizes[:tenth].sum() / sizes.sum()).item() if sizes.sum() > 0 else tenth / len(sizes)
+        found.append(Look(pixel, affinity, share, added[pixel].item()))
     return found
 
 
