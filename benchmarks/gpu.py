@@ -65,11 +65,11 @@ def benchmark(module, *options):
 def trainings(quick, scratch, left):
     """The demo's pairs: the teachers, where the demo has not left them, and students with CanKD, all side by side."""
     from cankd_mm.demo.dataset import prepare
-    from cankd_mm.demo.plan import NUM_SMALL, NUM_TRAIN, NUM_VAL, TASKS, plan
+    from cankd_mm.demo.run import TASKS, plan
     from cankd_mm.experiments.evaluate import describe
 
     start, data = time.monotonic(), Path('data/digits')
-    prepare(data, NUM_TRAIN, NUM_SMALL, NUM_VAL)
+    prepare(data)
     root = scratch if quick else Path('work_dirs/demo')
     planned = [(task, plan(task, root, data, [0], quick=quick)) for task in TASKS]
     together([teacher.command() for _, (teacher, *_) in planned if not teacher.checkpoint.exists()], left)

@@ -13,9 +13,8 @@ from mmseg.structures import SegDataSample
 from PIL import Image
 
 from cankd_mm.config.read import load_config
-from cankd_mm.demo.plan import TASKS
 from cankd_mm.demo.scenes import CLASSES, Scene, SceneComposer
-from cankd_mm.show.pictures import grid
+from cankd_mm.show.page import grid
 from cankd_mm.show.predictions import draw
 
 _SIDE = 160  # pixels of a scene in the picture
@@ -24,29 +23,23 @@ _VERDICTS = dict(classes=('there', 'wrong', 'right'), palette=[(255, 255, 255), 
 
 
 def picture(predictions: Dict[str, Dict[str, List[dict]]], path: Path) -> None:
-    """Draw validation scenes with the ground truth, the student alone and the distilled student below each other.
+    """Draw the first validation scenes of each task, with a row for the ground truth and for each title's predictions.
 
     Detected digits are green where right (IoU of 0.5) and red elsewhere; segmented ones have the colour of their class.
-
-    Args:
-        predictions (dict): Per task, the predictions of its first scenes by the row's title.
-        path (Path): The JPEG file to write.
     """
     count = min(len(samples) for by_title in predictions.values() for samples in by_title.values())
     strips = []
-    for task in (task for task in TASKS if task.name in predictions):
-        compose = SceneComposer('val', cards=task.name == 'segmentation')
-        look = ('mmdet', _VERDICTS) if task.name == 'detection' else ('mmseg', load_config(task.student).metainfo)
-        rows = {f'{task.name}: ground truth': dict.fromkeys(range(count))}
-        for title, samples in predictions[task.name].items():
-            rows[title] = {int(Path(sample['img_path']).name[:4]): sample for sample in samples}
-        for title, found in rows.items():
-            drawn = []
-            for scene, sample in ((compose(number), found[number]) for number in range(count)):
-                shown = _boxes(scene, sample) if task.name == 'detection' else _regions(scene, sample)
-                drawn.append(draw(scene.image[..., ::-1], shown, *look, truth=True, side=_SIDE))
+    for task, by_title in predictions.items():
+        if task == 'detection':
+            compose, annotate, scope, meta = SceneComposer('val'), _boxes, 'mmdet', _VERDICTS
+        else:
+            meta = load_config('cankd_mm::demo/fpn-r18w16_digits300.py').metainfo
+            compose, annotate, scope = SceneComposer('val', cards=True), _regions, 'mmseg'
+        scenes = [compose(number) for number in range(count)]
+        for title, samples in {f'{task}: ground truth': [None] * count, **by_title}.items():
+            shown = [(scene.image[..., ::-1], annotate(scene, sample)) for scene, sample in zip(scenes, samples)]
+            drawn = [draw(*pair, scope, meta, truth=True, side=_SIDE) for pair in shown]
             strips.append(grid([drawn], [title, *[''] * (count - 1)], _SIDE))
-    path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.concatenate(strips)).save(path, quality=88)
 
 

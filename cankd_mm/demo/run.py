@@ -1,7 +1,9 @@
+"""The demo: which trainings it consists of, and what is made of them."""
+
 import io
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Dict, List, Sequence
+from typing import Dict, List, NamedTuple, Sequence
 
 from mmengine.fileio import load
 
@@ -9,14 +11,66 @@ from cankd_mm.apis import test
 from cankd_mm.apis.work_dir import claimed, last_checkpoint
 from cankd_mm.demo import report
 from cankd_mm.demo.dataset import prepare
-from cankd_mm.demo.plan import KINDS, NUM_SMALL, NUM_TRAIN, NUM_VAL, TASKS, plan
 from cankd_mm.experiments.jobs import Job, run_jobs
-from cankd_mm.experiments.report import results_table
+from cankd_mm.experiments.report import ALONE, results_table
 from cankd_mm.experiments.run import run_experiment
 from cankd_mm.show.show import show
 
-_SCENES = 8  # of the picture
-_TITLES = {KINDS['student']: 'student alone', KINDS['cankd']: 'student with CanKD'}
+
+class Task(NamedTuple):
+    """A task, and what differs in it: the model, the list of the students' scenes, and the epochs of the teacher."""
+
+    name: str
+    model: str
+    small_set: str
+    teacher_epochs: int
+
+
+TASKS = (
+    Task('detection', 'retinanet', 'annotations/train_small.json', 4),
+    Task('segmentation', 'fpn', 'train_small.txt', 5),
+)
+_TEACHER, _STUDENT = 'cankd_mm::demo/{0}-r18w32_digits.py', 'cankd_mm::demo/{0}-r18w16_digits300.py'
+_CANKD = 'cankd_mm::demo/cankd_{0}-r18w32_{0}-r18w16_digits300.py'
+# Each kind of training: its method in the tables, its config, its epochs, and the teacher that it needs.
+_KINDS = {
+    'teacher': ('teacher, 2000 scenes', _TEACHER, None, None),
+    'teacher300': ("teacher on the student's 300 scenes", _TEACHER, 34, None),
+    'student': (ALONE, _STUDENT, 24, None),
+    'cankd': ('cankd', _CANKD, 24, 'teacher'),
+    'student-long': ('student alone, for as much time', _STUDENT, 34, None),
+    'cankd300': ('cankd from that teacher', _CANKD, 24, 'teacher300'),
+}
+_QUICK_SCENES = 192  # that a quick run trains on
+_TITLES = {ALONE: 'student alone', 'cankd': 'student with CanKD'}  # of methods in the picture
+
+
+def plan(
+    task: Task, root: Path, data: Path, seeds: Sequence[int], controls: bool = False, quick: bool = False
+) -> List[Job]:
+    """List the trainings of a task, teachers before their students; for the arguments see :func:`run_demo`."""
+    data = data / task.name
+    common = {f'{split}_dataloader.dataset.data_root': f'{data}/' for split in ('train', 'val', 'test')}
+    if task.name == 'detection':
+        common.update({f'{split}_evaluator.ann_file': str(data / 'annotations/val.json') for split in ('val', 'test')})
+    if quick:
+        common['train_dataloader.dataset.indices'] = _QUICK_SCENES
+    jobs = {}
+    for kind in _KINDS if controls else ('teacher', 'student', 'cankd'):
+        method, config, epochs, needs = _KINDS[kind]
+        lengths = ('train_cfg.max_epochs', 'train_cfg.val_interval', 'param_scheduler.1.T_max')
+        options = {**common, **dict.fromkeys(lengths, 1 if quick else epochs or task.teacher_epochs)}
+        if kind == 'teacher300':
+            options['train_dataloader.dataset.ann_file'] = task.small_set
+        teacher = jobs[needs] if needs else None
+        if teacher:
+            last = teacher.options['train_cfg.max_epochs']
+            options['model.teacher_ckpt'] = str(teacher.work_dir / f'epoch_{last}.pth')
+        trained = {kind: 0} if kind.startswith('teacher') else {f'{kind}_seed{seed}': seed for seed in seeds}
+        for name, seed in trained.items():
+            work_dir, overrides = root / task.name / name, {**options, 'randomness.seed': seed}
+            jobs[name] = Job(work_dir, config.format(task.model), overrides, teacher and teacher.work_dir, method)
+    return list(jobs.values())
 
 
 def run_demo(
@@ -29,27 +83,25 @@ def run_demo(
 ) -> str:
     """Train, distil, export, evaluate and report, on scenes of handwritten digits: an experiment for each task.
 
-    What an earlier, interrupted call has finished is kept.
-
     Args:
-        root (Path): Takes ``comparison.jpg``, and for each task a folder with work folders, ``results.json``,
-            ``results.md`` and ``results.png``, and one with a page.
+        root (Path): The folder of all results; what an earlier call has finished there is kept.
         seeds (Sequence[int]): The seeds of the students. Defaults to (0, ).
-        controls (bool): Whether to add the fair controls, see :func:`plan`. Defaults to False.
+        controls (bool): Whether to add the fair controls: the student alone for as much time as the distilled one
+            takes, and a student distilled from a teacher that saw no more than its scenes. Defaults to False.
         quick (bool): Whether everything is trained for one short epoch, to show the way. Defaults to False.
         tasks (Sequence[str]): Which tasks. Defaults to both.
-        data (Path): Takes both data sets. Defaults to ``data/digits``.
+        data (Path): The folder of both data sets. Defaults to ``data/digits``.
 
     Returns:
         str: A table for each task.
     """
-    prepare(data, NUM_TRAIN, NUM_SMALL, NUM_VAL)
+    prepare(data)
     planned = {task.name: plan(task, root, data, seeds, controls, quick) for task in TASKS if task.name in tasks}
-    # Teachers first: they take longest, and students wait for them.
     jobs = [job for jobs in planned.values() for job in jobs]
     with claimed(root):
+        # Teachers first: they take longest, and students wait for them.
         run_jobs(sorted(jobs, key=lambda job: not job.work_dir.name.startswith('teacher')))
-        results = {name: run_experiment(jobs, root / name, KINDS['cankd']) for name, jobs in planned.items()}
+        results = {name: run_experiment(jobs, root / name, 'cankd') for name, jobs in planned.items()}
     with redirect_stdout(io.StringIO()):
         predictions = {name: _predict(found['runs'], seeds[0], root / name) for name, found in results.items()}
         report.picture(predictions, root / 'comparison.jpg')
@@ -59,27 +111,19 @@ def run_demo(
 
 
 def _predict(runs: List[dict], seed: int, folder: Path) -> Dict[str, List[dict]]:
-    """The predictions of some scenes, by what the picture calls the student that they are of."""
-    found = {}
+    """Let the students of a seed predict a few scenes: the predictions by the picture's titles."""
+    found, out, first = {}, str(folder / 'predictions.pkl'), {'test_dataloader.dataset.indices': 8}
     for run in runs:
         if run['method'] in _TITLES and run['seed'] == seed:
-            out = str(folder / 'predictions.pkl')
-            scenes = {'test_dataloader.dataset.indices': _SCENES}
-            test(*run['student'], work_dir=str(folder / 'scenes'), out=out, cfg_options=scenes)
+            test(*run['student'], work_dir=str(folder / 'scenes'), out=out, cfg_options=first)
             found[_TITLES[run['method']]] = load(out)
     return found
 
 
 def _show(jobs: List[Job], seed: int, folder: Path) -> None:
-    """Write the page of a task's pair."""
-    by_name = {job.work_dir.name: job for job in jobs}
-    distilled, alone = by_name[f'cankd_seed{seed}'], by_name[f'student_seed{seed}']
-    page, checkpoint = folder / 'report.html', last_checkpoint(distilled.work_dir)
+    """Write the page of a task's pair, unless it is newer than the pair."""
+    pair, alone = (job for method in ('cankd', ALONE) for job in jobs if (job.method, job.seed) == (method, seed))
+    page, checkpoint = folder / 'report.html', last_checkpoint(pair.work_dir)
     if not page.exists() or page.stat().st_mtime < checkpoint.stat().st_mtime:
-        show(
-            distilled.config,
-            str(checkpoint),
-            against=str(last_checkpoint(alone.work_dir)),
-            out=str(folder),
-            cfg_options=distilled.options,
-        )
+        against = str(last_checkpoint(alone.work_dir))
+        show(pair.config, str(checkpoint), against=against, out=str(folder), cfg_options=pair.options)

@@ -1,63 +1,47 @@
 """Scenes of real handwritten digits on cluttered backgrounds, composed from what scikit-learn ships.
 
-Its 1,797 digits of 8x8 pixels are enlarged and pasted on crops of its two photos, on gradients and on noise. The
-scenes of the validation set are made from digits that no training scene holds.
+Its 1,797 digits of 8x8 pixels are enlarged and pasted on crops of its two photos, on gradients and on noise.
 """
 
-from typing import List, NamedTuple, Tuple
+from typing import List, NamedTuple, Optional, Tuple
 
 import cv2
 import numpy as np
 from sklearn.datasets import load_digits, load_sample_images
 
 SIZE = 128  # height and width of a scene, in pixels
-NUM_TRAIN_DIGITS = 1200  # of 1797; the rest is for validation
 CLASSES = tuple(str(digit) for digit in range(10))
 
 
 class Scene(NamedTuple):
-    """An image with its annotations.
+    """An image with its annotations."""
 
-    ``image`` is ``(128, 128, 3)`` uint8 in BGR, ``boxes`` holds ``(x, y, width, height)`` in pixels, ``labels`` the
-    digits, and ``label_map`` is ``(128, 128)`` uint8 with 0 for background and ``digit + 1`` elsewhere.
-    """
-
-    image: np.ndarray
-    boxes: List[Tuple[int, int, int, int]]
-    labels: List[int]
-    label_map: np.ndarray
+    image: np.ndarray  # (128, 128, 3) uint8 in BGR
+    boxes: List[Tuple[int, int, int, int]]  # x, y, width and height in pixels
+    labels: List[int]  # the digits
+    label_map: np.ndarray  # (128, 128) uint8: 0 for the background, the digit + 1 elsewhere
 
 
 class SceneComposer:
     """Compose scenes, each from its own seed: the same scene whenever and in whatever order it is made.
 
-    Args:
-        split (str): ``'train'`` or ``'val'``, which digits are used.
-        cards (bool): Whether every digit is written dark on a light card (a rectangle or an ellipse), all of which
-            carries its label, as segmentation needs it. Defaults to False, bare digits for detection.
+    ``'train'`` has the first 1200 digits, ``'val'`` the other 597. Segmentation needs ``cards``: every digit is written
+    dark on a light card (a rectangle or an ellipse), all of which carries its label.
     """
 
     def __init__(self, split: str, cards: bool = False) -> None:
         digits = load_digits()
-        part = slice(NUM_TRAIN_DIGITS) if split == 'train' else slice(NUM_TRAIN_DIGITS, None)
+        part = slice(1200) if split == 'train' else slice(1200, None)
         self.digits, self.labels = digits.images[part] / 16.0, digits.target[part]
         self.photos = [photo[..., ::-1] for photo in load_sample_images().images]
         self.split, self.cards = split, cards
 
     def __call__(self, index: int) -> Scene:
-        """Compose one scene.
-
-        Args:
-            index (int): The number of the scene, from 0.
-
-        Returns:
-            Scene: The scene.
-        """
+        """Compose the scene of a number, from 0."""
         rng = np.random.default_rng([index, self.split == 'val', self.cards])
         image = self._background(rng)
-        label_map = np.zeros((SIZE, SIZE), np.uint8)
+        label_map, taken = np.zeros((SIZE, SIZE), np.uint8), np.zeros((SIZE, SIZE), bool)
         boxes, labels = [], []
-        taken = np.zeros((SIZE, SIZE), bool)
         for _ in range(rng.integers(3, 7) if not self.cards else rng.integers(2, 5)):
             side = int(rng.integers(32, 57) if self.cards else rng.integers(24, 41))
             digit = int(rng.integers(len(self.digits)))
@@ -76,7 +60,10 @@ class SceneComposer:
                 label_map[area][mask] = self.labels[digit] + 1
                 top, left = (side - alpha.shape[0]) // 2, (side - alpha.shape[1]) // 2
                 patch = patch[top : top + alpha.shape[0], left : left + alpha.shape[1]]
-            colour = rng.uniform(0, 110, 3) if self.cards else _contrasting_colour(rng, patch.mean((0, 1)))
+            background, brightest = patch.mean((0, 1)), 110 if self.cards else 255
+            colour = rng.uniform(0, brightest, 3)
+            while not self.cards and np.abs(colour - background).mean() <= 90:  # too little contrast
+                colour = rng.uniform(0, brightest, 3)
             alpha = alpha[..., None] * rng.uniform(0.85, 1)
             patch[:] = (1 - alpha) * patch + alpha * colour
             boxes.append((x, y, width, height))
@@ -90,14 +77,13 @@ class SceneComposer:
             photo = self.photos[rng.integers(len(self.photos))]
             side = int(rng.integers(SIZE, 2 * SIZE + 1))
             y, x = (int(rng.integers(size - side + 1)) for size in photo.shape[:2])
-            image = cv2.resize(photo[y : y + side, x : x + side], (SIZE, SIZE), interpolation=cv2.INTER_AREA)
+            image = photo[y : y + side, x : x + side]
         elif kind < 0.85:
-            corners = rng.uniform(0, 255, (2, 2, 3)).astype(np.float32)
-            image = cv2.resize(corners, (SIZE, SIZE), interpolation=cv2.INTER_LINEAR)
+            image = rng.uniform(0, 255, (2, 2, 3)).astype(np.float32)
         else:
             cells = int(rng.integers(8, 33))
-            noise = (rng.uniform(0, 255, 3) + rng.normal(0, 40, (cells, cells, 3))).astype(np.float32)
-            image = cv2.resize(noise, (SIZE, SIZE), interpolation=cv2.INTER_LINEAR)
+            image = (rng.uniform(0, 255, 3) + rng.normal(0, 40, (cells, cells, 3))).astype(np.float32)
+        image = cv2.resize(image, (SIZE, SIZE), interpolation=cv2.INTER_AREA if kind < 0.7 else cv2.INTER_LINEAR)
         return image.astype(np.float32) + rng.normal(0, 6, image.shape).astype(np.float32)
 
 
@@ -117,15 +103,7 @@ def _card(rng: np.random.Generator, side: int) -> np.ndarray:
     return x**2 + y**2 <= 1
 
 
-def _contrasting_colour(rng: np.random.Generator, background: np.ndarray) -> np.ndarray:
-    """Draw a colour more than 90 grey levels from the background's in the mean over the channels."""
-    while True:
-        colour = rng.uniform(0, 255, 3)
-        if np.abs(colour - background).mean() > 90:
-            return colour
-
-
-def _free_spot(rng: np.random.Generator, taken: np.ndarray, height: int, width: int):
+def _free_spot(rng: np.random.Generator, taken: np.ndarray, height: int, width: int) -> Optional[Tuple[int, int]]:
     """Find a place that overlaps nothing, or None after 20 tries."""
     for _ in range(20):
         y, x = int(rng.integers(SIZE - height + 1)), int(rng.integers(SIZE - width + 1))

@@ -17,7 +17,6 @@ from cankd_mm.models.losses.normalized_mse import NORMS
 from cankd_mm.show.stages import Sample
 
 Point = Tuple[float, float]
-_EPS = 1e-5
 
 
 class FeaturePair(NamedTuple):
@@ -31,10 +30,8 @@ class FeaturePair(NamedTuple):
 
     def normalized(self, feature: Tensor) -> Tensor:
         """Normalize a feature ``(1, C, H, W)`` as the loss does, to the same shape."""
-        if self.norm is None:
-            return feature.float()
-        var, mean = torch.var_mean(feature.float(), NORMS[self.norm], correction=0, keepdim=True)
-        return (feature - mean) * (var + _EPS).rsqrt()
+        feature = feature.float()
+        return F.layer_norm(feature, feature.shape[NORMS[self.norm][0] :]) if self.norm else feature
 
     def left(self, through_block: bool = False) -> Tensor:
         """Compute the squared difference after the normalization, ``(H, W)``; its mean is the loss over its weight."""
@@ -43,9 +40,7 @@ class FeaturePair(NamedTuple):
 
     def correlation(self) -> Tensor:
         """Compute Pearson's correlation of every channel over the pixels, ``(C,)``; zero where one is constant."""
-        student, target = self._centred()
-        size = student.norm(dim=1) * target.norm(dim=1)
-        return torch.where(size > 0, (student * target).sum(1) / size, 0.0).float()
+        return F.cosine_similarity(*self._centred(), dim=1).float()
 
     def cka(self) -> float:
         """Compute linear centred kernel alignment over the pixels: 1 where both are alike, 0 where one is constant.
@@ -63,17 +58,17 @@ class FeaturePair(NamedTuple):
         return [feature - feature.mean(1, keepdim=True) for feature in flat]
 
 
-@torch.no_grad()
 def feature_pairs(model: FeatureDistill, sample: Sample) -> Tuple[np.ndarray, Dict[str, FeaturePair]]:
-    """Run student and teacher on one image, and pair what their recorders take.
+    """Run student and teacher on an image, and pair the features that each loss takes.
 
-    Returns:
-        tuple[np.ndarray, dict[str, FeaturePair]]: What both were given, ``(H, W, 3)`` in RGB, and the features by the
-        names of their losses without ``loss_``, as in the log: ``'neck_0'``.
+    The image is returned as both are given it, ``(H, W, 3)`` in RGB and black where it is padded; losses are named
+    without ``loss_``, as in the log: ``'neck_0'``.
     """
     data = model.data_preprocessor(copy.deepcopy(sample.data), False)
-    inputs, data_samples = data['inputs'], data['data_samples']
-    distiller = model.distiller
+    inputs, data_samples, distiller = data['inputs'], data['data_samples'], model.distiller
+    image = sample.data['inputs'][0].float().clamp(0, 255).byte()
+    image = image.flip(0) if len(image) == 3 else image[:1].expand(3, -1, -1)  # OpenCV reads blue first
+    image = F.pad(image, (0, inputs.shape[3] - image.shape[2], 0, inputs.shape[2] - image.shape[1]))
     teacher, student = distiller.teacher_recorders, distiller.student_recorders
     try:
         model.frozen_teacher.record(teacher, inputs, data_samples)
@@ -87,14 +82,13 @@ def feature_pairs(model: FeatureDistill, sample: Sample) -> Tuple[np.ndarray, Di
                 'module of the backbone, the neck, or a head that predictions run.'
             )
         names = [name.replace('loss_', '', 1) for name in distiller.distill_losses]
-        return _input_image(sample, inputs.shape[2:]), {name: _recorded(distiller, name) for name in names}
+        return image.permute(1, 2, 0).numpy(), {name: _recorded(distiller, name) for name in names}
     finally:
         for recorder in (*teacher.recorders.values(), *student.recorders.values()):
             recorder.reset_data_buffer()
 
 
 def _recorded(distiller, name: str) -> FeaturePair:
-    """What one loss takes of the recorders."""
     loss = distiller.distill_losses[f'loss_{name}']
     records = distiller.loss_forward_mappings[f'loss_{name}'].values()
     features = {record['from_student']: distiller.get_record(**record) for record in records}
@@ -106,17 +100,9 @@ def _recorded(distiller, name: str) -> FeaturePair:
     if student.shape[1] != teacher.shape[1]:
         raise SetupError(
             f'The features of {name!r} have {student.shape[1]} and {teacher.shape[1]} channels, of which a loss of '
-            f'its own makes one: only features of equal channels can be shown.'
+            'its own makes one: only features of equal channels can be shown.'
         )
     return FeaturePair(*ours.resized(student, teacher), ours.norm, ours.can)
-
-
-def _input_image(sample: Sample, size: Tuple[int, int]) -> np.ndarray:
-    """The image as a model of this input size is given it, ``(H, W, 3)`` in RGB and black where it is padded."""
-    image = sample.data['inputs'][0].float().clamp(0, 255)
-    image = image.flip(0) if len(image) == 3 else image[:1].expand(3, -1, -1)  # OpenCV reads blue first
-    padded = F.pad(image, (0, size[1] - image.shape[2], 0, size[0] - image.shape[1]))
-    return padded.byte().permute(1, 2, 0).numpy()
 
 
 class Look(NamedTuple):
@@ -128,23 +114,19 @@ class Look(NamedTuple):
     added: float  # the size of what the block adds there, over that of its input
 
 
-@torch.no_grad()
 def looks(pair: FeaturePair, points: Sequence[Point], size: Tuple[int, int]) -> List[Look]:
     """Look through a level's block from points of the model's input, which has this height and width."""
-    height, width = pair.student.shape[2:]
-    pixels = [(min(int(y * height / size[0]), height - 1), min(int(x * width / size[1]), width - 1)) for x, y in points]
-    added = added_by(pair)
-    found = []
-    for pixel in pixels:  # one row of the matrix at a time
+    (height, width), added, found = pair.student.shape[2:], added_by(pair), []
+    for x, y in points:  # one row of the matrix at a time
+        pixel = min(int(y * height / size[0]), height - 1), min(int(x * width / size[1]), width - 1)
         affinity = pair.block.affinity(pair.student, pair.teacher, [pixel])[0].float()
         sizes = affinity.abs().flatten().sort(descending=True).values
         tenth = max(round(len(sizes) / 10), 1)
-        share = float(sizes[:tenth].sum() / sizes.sum()) if sizes.sum() > 0 else tenth / len(sizes)
-        found.append(Look(pixel, affinity, share, float(added[pixel])))
+        share = (sizes[:tenth].sum() / sizes.sum()).item() if sizes.sum() > 0 else tenth / len(sizes)
+        found.append(Look(pixel, affinity, share, added[pixel].item()))
     return found
 
 
-@torch.no_grad()
 def added_by(pair: FeaturePair) -> Tensor:
     """Compute what a level's block adds to its input, ``|BN(W y)| / |x|`` of every pixel, ``(H, W)``."""
     z = pair.block(pair.student, pair.teacher)
@@ -154,16 +136,14 @@ def added_by(pair: FeaturePair) -> Tensor:
 
 def points_of(sample: BaseDataElement, shape: Tuple[int, int], count: int) -> List[Point]:
     """Choose points of the image: the centres of its largest objects, or of a grid where there are none."""
-    found = []
+    (height, width), found = shape, []
     if 'gt_instances' in sample and len(sample.gt_instances):
         boxes = sample.gt_instances.bboxes
         boxes = torch.as_tensor(getattr(boxes, 'tensor', boxes))[:, :4]
-        areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-        largest = boxes[areas.argsort(descending=True)[:count]].tolist()
-        found = [((x1 + x2) / 2, (y1 + y2) / 2) for x1, y1, x2, y2 in largest]
+        largest = (boxes[:, 2:] - boxes[:, :2]).prod(1).argsort(descending=True)
+        found = [((x1 + x2) / 2, (y1 + y2) / 2) for x1, y1, x2, y2 in boxes[largest].tolist()]
     elif 'gt_sem_seg' in sample:
         found = _widest(sample.gt_sem_seg.data.squeeze().numpy())
-    height, width = shape
     grid = [(width * x / 4, height * y / 4) for x, y in ((2, 2), (1, 1), (3, 3), (3, 1), (1, 3))]
     return (found or grid)[:count]
 
@@ -173,16 +153,6 @@ def _widest(labels: np.ndarray) -> List[Point]:
     found = []
     for label in np.unique(labels[labels != 255]):
         depth = cv2.distanceTransform(np.pad(labels == label, 1).astype(np.uint8), cv2.DIST_L2, 5)
-        y, x = np.unravel_index(depth.argmax(), depth.shape)
-        found.append((depth[y, x], (float(x) - 0.5, float(y) - 0.5)))
+        _, deepest, _, (x, y) = cv2.minMaxLoc(depth)
+        found.append((deepest, (x - 0.5, y - 0.5)))
     return [point for _, point in sorted(found, reverse=True)]
-
-
-def check_point(point: Optional[Point], sample: BaseDataElement) -> None:
-    """Raise a SetupError if a point that a user gave does not lie on an image."""
-    height, width = sample.metainfo['ori_shape'][:2]
-    if point is not None and not (0 <= point[0] < width and 0 <= point[1] < height):
-        raise SetupError(
-            f'The point x={point[0]:g}, y={point[1]:g} lies outside of {sample.metainfo.get("img_path")!r}, which has '
-            f'{width}x{height} pixels: give --at a point inside, or images that have it.'
-        )

@@ -3,6 +3,7 @@
 import copy
 import inspect
 import io
+from collections import defaultdict
 from contextlib import redirect_stdout
 from typing import Dict, List, NamedTuple, Sequence, Tuple
 
@@ -12,50 +13,40 @@ from matplotlib.colors import hsv_to_rgb
 from mmengine.config import Config
 from mmengine.evaluator import Evaluator
 from mmengine.model import BaseModel
-from mmengine.registry import DATASETS, METRICS, TRANSFORMS, VISUALIZERS
+from mmengine.registry import DATASETS, TRANSFORMS, VISUALIZERS
 from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
 from torch import Tensor
 
 from cankd_mm.config.types import type_name
 from cankd_mm.models.utils import quiet
-from cankd_mm.show.pictures import shrunk
+from cankd_mm.show.page import shrunk
 from cankd_mm.show.stages import innermost
 
 SIDE = 480  # pixels of a picture's longer side
 
 
 class Ratings(NamedTuple):
-    """A model's figures in per cent, by class and by size of the objects; the latter of detectors alone."""
+    """A model's figures in per cent."""
 
     metric: str
     overall: float
     classes: Dict[str, float]
-    sizes: Dict[str, float]
+    sizes: Dict[str, float]  # of the objects; of detectors alone
 
 
 def draw(
     image: np.ndarray, data_sample: BaseDataElement, scope: str, meta: dict, truth: bool = False, side: int = SIDE
 ) -> np.ndarray:
-    """Draw predictions, or the ground truth, by the library's own visualizer.
+    """Draw predictions, or the ground truth, on an image by the visualizer of ``'mmdet'`` or ``'mmseg'``.
 
-    Args:
-        image (np.ndarray): The image, ``(H, W, 3)`` in RGB.
-        data_sample (BaseDataElement): What is drawn, in pixels of the image; instances of scores below 0.3 are not.
-        scope (str): ``'mmdet'`` or ``'mmseg'``.
-        meta (dict): The classes and their colours.
-        truth (bool): Whether the ground truth is drawn, and not the predictions. Defaults to False.
-        side (int): Pixels of the picture's longer side. Defaults to 480.
-
-    Returns:
-        np.ndarray: The picture, ``(H, W, 3)``.
+    Instances of scores below 0.3 are not drawn. The picture's longer side has ``side`` pixels.
     """
-    data_sample = data_sample.cpu()
+    data_sample = data_sample.cpu()  # a copy
     # A visualizer of its own has nowhere to write to, and is not that of a running training.
     if scope == 'mmdet':
         image, data_sample = _enlarged(image, data_sample, side)
-        visualizer = VISUALIZERS.get('mmdet.DetLocalVisualizer')(name='show')
-        options = dict(pred_score_thr=0.3)
+        visualizer, options = VISUALIZERS.get('mmdet.DetLocalVisualizer')(name='show'), dict(pred_score_thr=0.3)
     else:
         visualizer = VISUALIZERS.get('mmseg.SegLocalVisualizer')(name='show', alpha=0.6)
         options = dict(with_labels=False)
@@ -68,14 +59,12 @@ def _enlarged(image: np.ndarray, data_sample: BaseDataElement, side: int) -> Tup
     """Have boxes as tensors, and small images enlarged: lines and letters have a size of their own in pixels."""
     from mmdet.structures.mask import BitmapMasks  # not there beside MMSegmentation alone
 
-    maps = {'gt_sem_seg', 'gt_panoptic_seg', 'pred_sem_seg', 'pred_panoptic_seg'} & set(data_sample.keys())
-    factor = 1.0 if maps else max(1.0, side / max(image.shape[:2]))
+    has_map = any(key.endswith(('sem_seg', 'panoptic_seg')) for key in data_sample.keys())
+    factor = 1.0 if has_map else max(1.0, side / max(image.shape[:2]))
     image = shrunk(image, side) if factor > 1 else image
-    data_sample = data_sample.clone()
     for key in {'gt_instances', 'pred_instances'} & set(data_sample.keys()):
         instances = data_sample.get(key)
-        boxes = instances.bboxes
-        instances.bboxes = torch.as_tensor(getattr(boxes, 'tensor', boxes)) * factor
+        instances.bboxes = torch.as_tensor(getattr(instances.bboxes, 'tensor', instances.bboxes)) * factor
         if 'masks' in instances and factor > 1:
             masks = instances.masks
             masks = BitmapMasks(masks.byte().numpy(), *masks.shape[1:]) if isinstance(masks, Tensor) else masks
@@ -86,35 +75,30 @@ def _enlarged(image: np.ndarray, data_sample: BaseDataElement, side: int) -> Tup
 @torch.no_grad()
 def rate_by_class(model: BaseModel, cfg: Config) -> Ratings:
     """Evaluate a detector's average precision of boxes, as COCO has it, or a segmentor's intersection over union."""
-    loader_cfg = copy.deepcopy(cfg.val_dataloader)
-    if cfg.default_scope == 'mmseg':
-        metric = METRICS.build(dict(type='mmseg.IoUMetric'))
-    else:
-        given = cfg.val_evaluator
-        given = given[0] if isinstance(given, (list, tuple)) else given
+    loader_cfg, metric = copy.deepcopy(cfg.val_dataloader), dict(type='mmseg.IoUMetric')
+    if cfg.default_scope != 'mmseg':
+        given = cfg.val_evaluator[0] if isinstance(cfg.val_evaluator, (list, tuple)) else cfg.val_evaluator
         file = given.get('ann_file') if type_name(given) == 'CocoMetric' else None
         if file is None:
             _keep_annotations(loader_cfg.dataset)
-        metric = METRICS.build(dict(type='mmdet.CocoMetric', ann_file=file, metric='bbox', classwise=True))
-    loader = Runner.build_dataloader(loader_cfg, seed=0)
-    evaluator = Evaluator([metric])
+        metric = dict(type='mmdet.CocoMetric', ann_file=file, metric='bbox', classwise=True)
+    loader, evaluator = Runner.build_dataloader(loader_cfg, seed=0), Evaluator(metric)
     evaluator.dataset_meta = loader.dataset.metainfo
     classes = loader.dataset.metainfo['classes']
     for batch in loader:
         evaluator.process(model.test_step(batch), batch)
     if cfg.default_scope == 'mmseg':
+        (metric,) = evaluator.metrics
         areas = [sum(parts) for parts in zip(*metric.results)]
         found = metric.total_area_to_metrics(*areas, ['mIoU'])['IoU'] * 100
         return Ratings('mIoU', float(np.nanmean(found)), dict(zip(classes, found.tolist())), {})
     with redirect_stdout(io.StringIO()), quiet():  # of pycocotools' and MMDetection's own tables
         found = evaluator.evaluate(len(loader.dataset))
-
-    def figure(name: str) -> float:
-        value = 100 * float(found.get(f'coco/{name}', 0.0))  # nothing is reported where nothing was detected
-        return value if value >= 0 else float('nan')
-
-    sizes = {name: figure(f'bbox_mAP_{name[0]}') for name in ('small', 'medium', 'large')}
-    return Ratings('box AP', figure('bbox_mAP'), {name: figure(f'{name}_precision') for name in classes}, sizes)
+    # Nothing is reported where nothing was detected, and -1 where there is no object.
+    found = defaultdict(float, {key: 100 * float(v) if v >= 0 else float('nan') for key, v in found.items()})
+    by_class = {name: found[f'coco/{name}_precision'] for name in classes}
+    sizes = {name: found[f'coco/bbox_mAP_{name[0]}'] for name in ('small', 'medium', 'large')}
+    return Ratings('box AP', found['coco/bbox_mAP'], by_class, sizes)
 
 
 def _keep_annotations(dataset: dict) -> None:
@@ -142,6 +126,6 @@ def dataset_meta(cfg: Config) -> dict:
     meta = dict(DATASETS.build(dict(innermost(loader), lazy_init=True)).metainfo)
     if len(meta.get('palette') or ()) != len(meta['classes']):
         hues = np.arange(len(meta['classes'])) / len(meta['classes'])
-        colours = hsv_to_rgb(np.stack([hues, np.full_like(hues, 0.75), np.full_like(hues, 0.95)], 1))
-        meta['palette'] = [tuple(colour) for colour in (255 * colours).astype(int).tolist()]
+        colours = 255 * hsv_to_rgb([(hue, 0.75, 0.95) for hue in hues])
+        meta['palette'] = [tuple(colour) for colour in colours.astype(int).tolist()]
     return meta

@@ -2,21 +2,20 @@
 
 import copy
 import re
+from collections import defaultdict
 from numbers import Real
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
 from mmengine.config import Config
-from torch import Tensor
 
 from cankd_mm.apis.work_dir import read_scalars
 from cankd_mm.config.metric import Metric
 from cankd_mm.engine.val_loop import teacher_is_rateable
-from cankd_mm.models import CanBlock
-from cankd_mm.show import pictures, predictions
-from cankd_mm.show.features import FeaturePair, Look, Point, added_by, feature_pairs, looks, points_of
+from cankd_mm.show import page, predictions
+from cankd_mm.show.features import FeaturePair, Point, added_by, feature_pairs, looks, points_of
 from cankd_mm.show.page import Picture, Section, Table
 from cankd_mm.show.stages import AFTER, ALONE, BEFORE, Sample, Stages
 
@@ -31,18 +30,16 @@ _IDENTITY = 1e-3  # a block that adds less than this share of its input counts a
 def changes(stages: Stages, cfg: Config, chosen: Sequence[Sample], rated: bool = False) -> Section:
     """Show predictions beside the ground truth and, if rated, the models' figures on the whole validation set."""
     models = [_TEACHER, AFTER, *([ALONE] if ALONE in stages.weights else [])]
-    words = []
+    words, ratings = [], {}
     if not teacher_is_rateable(stages.model):
         models.remove(_TEACHER)
         words.append('The teacher predicts nothing, or other classes than the data has, and is left out here.')
     scope, meta = cfg.default_scope, predictions.dataset_meta(cfg)
-    if any(key in chosen[0].annotations for key in ('gt_instances', 'gt_sem_seg')):
-        titles = ['ground truth', *models]
+    annotated = any(key in chosen[0].annotations for key in ('gt_instances', 'gt_sem_seg'))
+    titles = ['ground truth' if annotated else 'image', *models]
+    columns = [[page.shrunk(s.image, predictions.SIDE) for s in chosen]]
+    if annotated:
         columns = [[predictions.draw(s.image, s.annotations, scope, meta, truth=True) for s in chosen]]
-    else:
-        titles = ['image', *models]
-        columns = [[pictures.shrunk(s.image, predictions.SIDE) for s in chosen]]
-    ratings = {}
     for name in models:
         model = stages.at(AFTER).teacher if name == _TEACHER else stages.at(name)
         found = [model.test_step(copy.deepcopy(sample.data))[0] for sample in chosen]
@@ -50,96 +47,79 @@ def changes(stages: Stages, cfg: Config, chosen: Sequence[Sample], rated: bool =
         if rated:
             ratings[name] = predictions.rate_by_class(model, cfg)
     boxes = ' Boxes of a score above 0.3 are drawn.' if scope == 'mmdet' else ''
-    drawn = [Picture('predictions', f'By column: {", ".join(titles)}.{boxes}', [*zip(*columns)], titles)]
-    return Section('What it changed', words, [_overall(ratings)] if rated else [], [*_by_class(ratings), *drawn])
-
-
-def _overall(ratings: Dict[str, predictions.Ratings]) -> Table:
-    metric, _, _, sizes = ratings[AFTER]
-    rows = [[name, *(_figure(value) for value in (r.overall, *r.sizes.values()))] for name, r in ratings.items()]
-    explained = 'small, medium and large are objects of up to 32x32, up to 96x96, and more pixels.'
-    explained = explained if sizes else 'the mean over the classes.'
-    meaning = f'{metric} on all images of the validation set, in per cent; {explained}'
-    return Table(['model', metric, *sizes], rows, meaning)
-
-
-def _figure(value: float) -> str:
-    return 'none' if np.isnan(value) else f'{value:.1f}'
-
-
-def _by_class(ratings: Dict[str, predictions.Ratings]) -> List[Picture]:
-    if not ratings:
-        return []
-    metric, _, classes, _ = ratings[AFTER]
+    drawn = Picture('predictions', f'By column: {", ".join(titles)}.{boxes}', [*zip(*columns)], titles)
+    if not rated:
+        return Section('What it changed', words, pictures=[drawn])
+    metric, _, classes, sizes = ratings[AFTER]
+    rows = [[name, *map(page.per_cent, (r.overall, *r.sizes.values()))] for name, r in ratings.items()]
+    sizes_are = 'small, medium and large are objects of up to 32x32, up to 96x96, and more pixels.'
+    which = sizes_are if sizes else 'the mean over the classes.'
+    meaning = f'{metric} on all images of the validation set, in per cent; {which}'
+    overall = Table(['model', metric, *sizes], rows, meaning)
     names = predictions.telling_classes(list(ratings.values()))
-    plot = pictures.bars({model: [r.classes[name] for name in names] for model, r in ratings.items()}, names, metric)
+    plot = page.bars({model: [r.classes[name] for name in names] for model, r in ratings.items()}, names, metric)
     which = f'the {len(names)} of {len(classes)} classes on which the models differ most'
     which = 'every class' if len(names) == len(classes) else which
-    return [Picture('classes', f'{metric} of {which}, on the validation set.', [[plot]])]
+    by_class = Picture('classes', f'{metric} of {which}, on the validation set.', [[plot]])
+    return Section('What it changed', words, [overall], [by_class, drawn])
 
 
-class _Measured(NamedTuple):
-    """What is kept of a feature at one stage on one image; student and teacher are the mean size of the channels."""
+class _Measured:
+    """What is kept of a level's feature at one stage on one image."""
 
-    size: str
-    norm: Optional[str]
-    student: Tensor
-    teacher: Tensor
-    left: Tensor
-    through: float
-    correlation: Tensor
-    cka: float
-
-
-class _Attended(NamedTuple):
-    """What is kept of a block on one image."""
-
-    block: CanBlock
-    added: float
-    looks: List[Look]
-    pictures: List[Optional[np.ndarray]]
+    def __init__(self, pair: FeaturePair, through_block: bool) -> None:
+        self.size, self.norm = 'x'.join(map(str, pair.student.shape[1:])), pair.norm
+        both = (pair.normalized(feature) for feature in (pair.student, pair.target))
+        self.student, self.teacher = (feature.abs().mean(1)[0].cpu() for feature in both)  # (H, W)
+        self.left = pair.left().cpu()
+        self.through = pair.left(through_block=True).mean().item() if through_block else float('nan')
+        self.correlation, self.cka = pair.correlation().cpu(), pair.cka()
 
 
-_Levels = Dict[str, Dict[str, List[_Measured]]]  # by level and stage, one for each image
+class _Attended:
+    """What is kept of a block on one image, through which points of the image have looked."""
+
+    def __init__(self, pair: FeaturePair, sample: Sample, image: np.ndarray, at: Optional[Point]) -> None:
+        info, size = sample.annotations.metainfo, image.shape[:2]
+        (height, width), (old_height, old_width) = info['img_shape'][:2], info['ori_shape'][:2]
+        points = [at] if at else points_of(sample.annotations, (old_height, old_width), _POINTS)
+        points = [(x * width / old_width, y * height / old_height) for x, y in points]
+        added = added_by(pair)
+        self.block, self.added, self.looks = pair.block, float(added.mean()), looks(pair, points, size)
+        heats = [page.heat([look.affinity], image)[0] for look in self.looks]
+        crosses = [page.marked(drawn, point, size) for drawn, point in zip(heats, points)]
+        gaps = [None] * (_POINTS - len(points))
+        self.pictures = [page.shrunk(image), *crosses, *gaps, *page.heat([added], image)]
 
 
 @torch.no_grad()
 def features(stages: Stages, chosen: Sequence[Sample], at: Optional[Point] = None) -> List[Section]:
     """Show the figures of all levels, the maps of each, and where the blocks look from a point or the objects."""
+    levels: Dict[str, Dict[str, List[_Measured]]] = defaultdict(lambda: defaultdict(list))
+    attended: Dict[str, List[_Attended]] = defaultdict(list)
     order = [stage for stage in _NAMES if stage in stages.weights]
-    levels: _Levels = {}
-    attended: Dict[str, List[_Attended]] = {}
     for stage in order:
         model, images = stages.at(stage), []
         for sample in chosen:
             image, pairs = feature_pairs(model, sample)
-            images.append(pictures.shrunk(image))
+            images.append(page.shrunk(image))
             for name, pair in pairs.items():
                 # A connector is trained with its student; that of the distilled one says nothing of another.
                 if stage == ALONE and f'loss_{name}' in model.distiller.connectors:
                     continue
-                measured = _measure(pair, through_block=stage == AFTER)
-                levels.setdefault(name, {}).setdefault(stage, []).append(measured)
+                levels[name][stage].append(_Measured(pair, through_block=stage == AFTER))
                 if stage == AFTER and pair.block and len(images) <= _MAPS:
-                    attended.setdefault(name, []).append(_attend(pair, sample, image, at))
-    by_level = [_maps(name, measures, images) for name, measures in levels.items()]
-    return [_figures(levels, order), *by_level, _attention(attended)]
+                    attended[name].append(_Attended(pair, sample, image, at))
+    return [_figures(levels, order), *(_maps(*level, images) for level in levels.items()), _attention(attended)]
 
 
-def _measure(pair: FeaturePair, through_block: bool) -> _Measured:
-    size = 'x'.join(map(str, pair.student.shape[1:]))
-    maps = [pair.normalized(feature).abs().mean(1)[0].cpu() for feature in (pair.student, pair.target)]
-    through = pair.left(through_block=True).mean().item() if through_block else float('nan')
-    return _Measured(size, pair.norm, *maps, pair.left().cpu(), through, pair.correlation().cpu(), pair.cka())
-
-
-def _figures(levels: _Levels, order: Sequence[str]) -> Section:
-    heads = ['level', 'size', *(f'left, {_NAMES[s]}' for s in order), 'left, through the block']
-    heads += [f'CKA, {_NAMES[s]}' for s in order]
+def _figures(levels: Dict[str, Dict[str, List[_Measured]]], order: Sequence[str]) -> Section:
+    names = [_NAMES[stage] for stage in order]
+    heads = ['level', 'size', *(f'left, {n}' for n in names), 'left, through the block', *(f'CKA, {n}' for n in names)]
     rows = []
     for name, measures in levels.items():
-        left = [_mean([m.left.mean() for m in measures.get(s, ())], 3) for s in order]
-        cka = [_mean([m.cka for m in measures.get(s, ())], 2) for s in order]
+        left = [_mean([m.left.mean() for m in measures.get(stage, ())], 3) for stage in order]
+        cka = [_mean([m.cka for m in measures.get(stage, ())], 2) for stage in order]
         rows.append([name, measures[AFTER][0].size, *left, _mean([m.through for m in measures[AFTER]], 3), *cka])
     meaning = (
         'The size is channels x height x width. Left is the mean squared difference between student and teacher after '
@@ -157,50 +137,25 @@ def _mean(figures: Sequence[float], digits: int) -> str:
 
 
 def _maps(name: str, measures: Dict[str, List[_Measured]], images: Sequence[np.ndarray]) -> Section:
-    names = [_NAMES[stage] for stage in measures]
     norm = dict(instance='after instance norm', layer='after layer norm').get(measures[AFTER][0].norm, 'as they are')
     features, left = [], []
     for number, image in enumerate(images[:_MAPS]):
         here = {stage: of_images[number] for stage, of_images in measures.items()}
-        features.append([image, *pictures.heat([here[AFTER].teacher, *(m.student for m in here.values())], image)])
-        left.append([image, *pictures.heat([m.left for m in here.values()], image)])
-    students = [name if name == _NAMES[ALONE] else f'student, {name}' for name in names]
+        features.append([image, *page.heat([here[AFTER].teacher, *(m.student for m in here.values())], image)])
+        left.append([image, *page.heat([m.left for m in here.values()], image)])
+    names = [_NAMES[stage] for stage in measures]
+    students = [_NAMES[stage] if stage == ALONE else f'student, {_NAMES[stage]}' for stage in measures]
     correlations = {_NAMES[s]: torch.stack([m.correlation for m in of_s]).mean(0) for s, of_s in measures.items()}
+    plot = page.histogram(correlations, 'correlation with the teacher')
+    sizes = f"The teacher's and the student's feature {norm}: the mean size of the channels, on one scale for an image."
+    rest = 'What is left between both, on one scale for an image. Red is where the student is least like its teacher.'
+    spread = 'How many channels of the student correlate how much with the same channel of the teacher.'
     drawn = [
-        Picture(
-            f'{name}_features',
-            f"The teacher's and the student's feature {norm}: the mean size of the channels, on one scale for an "
-            'image. Red is large.',
-            features,
-            ['input', _TEACHER, *students],
-        ),
-        Picture(
-            f'{name}_left',
-            'What is left between both, on one scale for an image. Red is where the student is least like its teacher.',
-            left,
-            ['input', *names],
-        ),
-        Picture(
-            f'{name}_correlation',
-            'How many channels of the student correlate how much with the same channel of the teacher.',
-            [[pictures.histogram(correlations, 'correlation with the teacher')]],
-        ),
+        Picture(f'{name}_features', f'{sizes} Red is large.', features, ['input', _TEACHER, *students]),
+        Picture(f'{name}_left', rest, left, ['input', *names]),
+        Picture(f'{name}_correlation', spread, [[plot]]),
     ]
     return Section(f'Level {name}', pictures=drawn)
-
-
-def _attend(pair: FeaturePair, sample: Sample, image: np.ndarray, at: Optional[Point]) -> _Attended:
-    """Look through a block from points of the image, and draw it."""
-    info, size = sample.annotations.metainfo, image.shape[:2]
-    points = [at] if at else points_of(sample.annotations, info['ori_shape'][:2], _POINTS)
-    scale = [new / old for new, old in zip(info['img_shape'], info['ori_shape'])]
-    points = [(x * scale[1], y * scale[0]) for x, y in points]
-    added, found = added_by(pair), looks(pair, points, size)
-    row = [pictures.shrunk(image)]
-    for look, point in zip(found, points):
-        row.append(pictures.marked(*pictures.heat([look.affinity], image), point, size))
-    row += [None] * (_POINTS - len(found)) + pictures.heat([added], image)
-    return _Attended(pair.block, float(added.mean()), found, row)
 
 
 def _attention(attended: Dict[str, List[_Attended]]) -> Section:
@@ -213,10 +168,8 @@ def _attention(attended: Dict[str, List[_Attended]]) -> Section:
         added = np.mean([image.added for image in of_images])
         there, top = (np.mean([getattr(look, key) for look in all_looks]) for key in ('added', 'top_tenth'))
         if added < _IDENTITY:
-            words.append(
-                f'The block of {name} has stayed the identity: it adds {added:.1e} of what comes in, and its gate, '
-                f'which starts at 0, is {gate:.1e}.'
-            )
+            stays = f'The block of {name} has stayed the identity: it adds {added:.1e} of what comes in, and its gate, '
+            words.append(f'{stays}which starts at 0, is {gate:.1e}.')
         rows.append([name, f'{gate:.4f}', f'{100 * added:.2f} %', f'{100 * there:.2f} %', f'{100 * top:.0f} %'])
         meaning = (
             f"Level {name}, affinity {block.mode}: what each marked pixel looks at in the teacher's map, on a scale of "
@@ -244,25 +197,24 @@ _PLOTS = dict(
 _AT_MOST = 400  # points of a line
 
 
-def run(folder: Path, metric: Optional[Metric]) -> Section:
+def run(work_dir: Path, metric: Optional[Metric]) -> Section:
     """Show the curves of what a training logged in its work folder, whose runs the metric rates."""
-    logged = _logged(folder, metric)
+    logged = _logged(work_dir, metric)
     if not any(logged.values()):
-        words = [f'There is no log of the training beside the checkpoint, in {folder}: its curves are left out.']
-        return Section('The run', words)
+        words = f'There is no log of the training beside the checkpoint, in {work_dir}: its curves are left out.'
+        return Section('The run', [words])
     words = [] if logged['gates'] else ["Without CanBlockMonitorHook in the config, the blocks' gates were not logged."]
     drawn = []
     for name, (what, log, meaning) in _PLOTS.items():
         if logged[name]:
             thinned = {key: line[:: -(-len(line) // _AT_MOST)] for key, line in logged[name].items()}
-            drawn.append(Picture(name, meaning, [[pictures.curves(thinned, what, log)]]))
+            drawn.append(Picture(name, meaning, [[page.curves(thinned, what, log)]]))
     return Section('The run', words, pictures=drawn)
 
 
 def _logged(work_dir: Path, metric: Optional[Metric]) -> Dict[str, Dict[str, List[Tuple[float, float]]]]:
     """By plot and line, pairs of iteration and figure."""
-    plots = {name: {} for name in _PLOTS}
-    iteration = 0
+    plots, iteration = {name: defaultdict(list) for name in _PLOTS}, 0
     for entry in read_scalars(work_dir):
         if 'loss' in entry:
             iteration = entry.get('iter', entry['step'])
@@ -275,10 +227,10 @@ def _logged(work_dir: Path, metric: Optional[Metric]) -> Dict[str, Dict[str, Lis
             )
         else:
             teacher = {key[len('teacher/') :]: value for key, value in entry.items() if key.startswith('teacher/')}
-            rated = {'student': entry, **({'teacher': teacher} if teacher else {})}
-            found = dict(metrics={who: metric and metric.of(reported) for who, reported in rated.items()})
+            rated = [('student', entry), ('teacher', teacher)] if metric else []
+            found = dict(metrics={who: metric.of(reported) for who, reported in rated if reported})
         for plot, values in found.items():
             for name, value in values.items():
                 if isinstance(value, Real) and abs(value) != float('inf'):
-                    plots[plot].setdefault(name, []).append((iteration, value))
+                    plots[plot][name].append((iteration, value))
     return plots

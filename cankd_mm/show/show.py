@@ -2,7 +2,6 @@ from pathlib import Path
 from typing import List, Optional, Sequence, Tuple, Union
 
 from mmengine.config import Config
-from torch import nn
 
 from cankd_mm.apis.data import missing_data
 from cankd_mm.config.metric import metric_of
@@ -10,7 +9,7 @@ from cankd_mm.config.read import load_config
 from cankd_mm.config.types import type_name
 from cankd_mm.errors import SetupError
 from cankd_mm.show import sections
-from cankd_mm.show.features import Point, check_point
+from cankd_mm.show.features import Point
 from cankd_mm.show.page import write_page
 from cankd_mm.show.stages import Stages, from_files, from_split, read_stages
 from cankd_mm.stack.machine import describe_machine
@@ -54,11 +53,16 @@ def show(
     chosen = from_files(cfg, images) if images else from_split(cfg, split, count)
     if not chosen:
         raise SetupError('There is no image to look at: give --images, or -n of at least 1.')
-    for sample in chosen:
-        check_point(at, sample.annotations)
-    not_rated = _not_rated(cfg) if evaluate else 'The models were not rated on the validation set, as --no-eval said.'
-    changed = sections.changes(stages, cfg, chosen, rated=not_rated is None)
-    changed.words.extend([*stages.notes, *([not_rated] if not_rated else [])])
+    for info in (sample.annotations.metainfo for sample in chosen):
+        height, width = info['ori_shape'][:2]
+        if at is not None and not (0 <= at[0] < width and 0 <= at[1] < height):
+            raise SetupError(
+                f'The point x={at[0]:g}, y={at[1]:g} lies outside of {info.get("img_path")!r}, which has '
+                f'{width}x{height} pixels: give --at a point inside, or images that have it.'
+            )
+    not_rated = _not_rated(cfg, evaluate)
+    changed = sections.changes(stages, cfg, chosen, rated=not not_rated)
+    changed.words.extend([*stages.notes, *not_rated])
     folder = Path(checkpoint).parent
     parts = [changed, *sections.features(stages, chosen, at), sections.run(folder, metric_of(cfg))]
     facts = [
@@ -73,25 +77,27 @@ def show(
     return write_page(Path(out) if out else folder / 'show', title, facts, parts)
 
 
-def _not_rated(cfg: Config) -> Optional[str]:
-    """Why the models cannot be rated; None where they can."""
+def _not_rated(cfg: Config, evaluate: bool) -> List[str]:
+    """Say why the models are not rated, where they are not."""
+    if not evaluate:
+        return ['The models were not rated on the validation set, as --no-eval said.']
     if not cfg.get('val_dataloader'):
-        return 'The config has no validation set to rate the models on.'
+        return ['The config has no validation set to rate the models on.']
     for _, path in missing_data(cfg, 'val'):
-        return f'The models were not rated: the validation set needs {path}, which is not here.'
-    return None
+        return [f'The models were not rated: the validation set needs {path}, which is not here.']
+    return []
 
 
 def _facts(cfg: Config, stages: Stages) -> List[Tuple[str, str]]:
     """What the config says of the distillation."""
     model, teacher = stages.model, cfg.model.teacher
     with model.student_alone() as student:
-        size = _millions(student)
+        sizes = [sum(p.numel() for p in m.parameters()) / 1e6 for m in (model.teacher, student)]
     levels = [name.replace('loss_', '', 1) for name in model.distiller.distill_losses]
     loss = ', '.join(f'{key}={value}' for key, value in cfg.model.distiller.get('loss', {}).items())
     return [
-        ('teacher', f'{teacher if isinstance(teacher, str) else _name(teacher)}, {_millions(model.teacher)}'),
-        ('student', f'{_name(cfg.model.architecture)}, {size}'),
+        ('teacher', f'{teacher if isinstance(teacher, str) else _name(teacher)}, {sizes[0]:.2f} M parameters'),
+        ('student', f'{_name(cfg.model.architecture)}, {sizes[1]:.2f} M parameters'),
         ('levels', ', '.join(levels)),
         ('loss', loss or 'of the long form'),
         ('starts from the teacher', ', '.join(model.init_from_teacher) or 'nothing'),
@@ -106,7 +112,3 @@ def _name(model: Union[str, dict]) -> str:
     backbone = model.get('backbone') or ''
     depth = backbone.get('depth', '') if isinstance(backbone, dict) else ''
     return f'{type_name(model)} {type_name(backbone).split("::")[-1]}{depth}'.strip()
-
-
-def _millions(model: nn.Module) -> str:
-    return f'{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters'

@@ -27,11 +27,11 @@ BEFORE, AFTER, ALONE = 'before', 'student', 'student alone'
 
 
 class Stages(NamedTuple):
-    """A pair in eval mode, its weights by stage, where None leaves the model as it is, and what to say of them."""
+    """A pair at the stages of its training."""
 
-    model: FeatureDistill
-    weights: Dict[str, Optional[dict]]
-    notes: Sequence[str] = ()
+    model: FeatureDistill  # in eval mode
+    weights: Dict[str, Optional[dict]]  # by stage; None leaves the model as it is
+    notes: Sequence[str] = ()  # what to say of the weights
 
     def at(self, stage: str) -> FeatureDistill:
         """Put the weights of a stage into the model; the distiller of the student alone is that of the training."""
@@ -41,17 +41,15 @@ class Stages(NamedTuple):
 
 
 def read_stages(cfg: Config, checkpoint: str, against: Optional[str] = None) -> Stages:
-    """Build the pair of a training, read the weights after it and of the student alone, and draw those before it."""
+    """Build a pair, read its weights after the training and those of the student alone, and draw those before it."""
     if not is_feature_distill(cfg):
-        raise SetupError(
-            f'Only pairs with FeatureDistill can be shown, and this config has {type_name(cfg.model)}: give the config '
-            'of a distillation.'
-        )
+        kind = type_name(cfg.model)
+        raise SetupError(f'Only pairs with FeatureDistill can be shown, no {kind}: give the config of a distillation.')
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     read = load_checkpoint(checkpoint, 'student')
     model = build_model(cfg.model, 'model', cfg.get('data_preprocessor'))
     load_weights(model, read['state_dict'], checkpoint, 'student')
-    weights, notes = {AFTER: _copied(model.state_dict())}, []
+    weights, notes = {AFTER: copy.deepcopy(model.state_dict())}, []
     fingerprint = read['state_dict'].get('_extra_state')
     if fingerprint is not None and not torch.equal(fingerprint.cpu(), model.get_extra_state()):
         notes.append(
@@ -64,7 +62,7 @@ def read_stages(cfg: Config, checkpoint: str, against: Optional[str] = None) -> 
             if isinstance(seed, int):
                 set_random_seed(seed)
             model.init_weights()
-        weights[BEFORE] = _copied(model.state_dict())
+        weights[BEFORE] = copy.deepcopy(model.state_dict())
     except Exception as e:  # whatever fetches the weights that the student starts from
         notes.append(
             f'The weights that the student starts from are not here ({reason_of(e)}), so that nothing is said of the '
@@ -74,24 +72,16 @@ def read_stages(cfg: Config, checkpoint: str, against: Optional[str] = None) -> 
         student = student_state_dict(load_checkpoint(against, 'student')['state_dict'])
         with model.student_alone() as alone:
             load_weights(alone, student, against, 'student')
-            weights[ALONE] = {**weights[AFTER], **_copied(alone.state_dict())}
+            weights[ALONE] = {**weights[AFTER], **copy.deepcopy(alone.state_dict())}
     return Stages(model.to(get_device()).eval(), weights, notes)
 
 
-def _copied(state_dict: dict) -> dict:
-    return {key: value.detach().cpu().clone() for key, value in state_dict.items()}
-
-
 class Sample(NamedTuple):
-    """One image: ``data`` as a data loader gives it, and ``image``, ``(H, W, 3)`` in RGB, as its file has it."""
+    """One image."""
 
-    data: dict
-    image: np.ndarray
-
-    @property
-    def annotations(self) -> BaseDataElement:
-        """What the pipeline says of the image."""
-        return self.data['data_samples'][0]
+    data: dict  # as a data loader gives it
+    image: np.ndarray  # as its file has it, (H, W, 3) in RGB
+    annotations: BaseDataElement  # what the pipeline says of it
 
 
 def from_split(cfg: Config, split: str, count: int) -> List[Sample]:
@@ -120,8 +110,8 @@ def from_files(cfg: Config, paths: Sequence[str]) -> List[Sample]:
         if mmcv.imread(path) is None:
             raise SetupError(f'The image {path!r} cannot be decoded: give --images files that are images.')
         data = pipeline(dict(img_path=path, img_id=number, instances=[], seg_fields=[], reduce_zero_label=False))
-        for key in {'gt_instances', 'ignored_instances', 'gt_sem_seg'} & set(data['data_samples'].keys()):
-            delattr(data['data_samples'], key)  # empty, as there are no annotations
+        for key in ('gt_instances', 'ignored_instances', 'gt_sem_seg'):  # empty, as there are no annotations
+            data['data_samples'].pop(key, None)
         samples.append(_sample(data))
     return samples
 
@@ -143,4 +133,4 @@ def innermost(loader: dict) -> dict:
 
 def _sample(data: dict) -> Sample:
     image = mmcv.imread(data['data_samples'].metainfo['img_path'], channel_order='rgb')
-    return Sample(pseudo_collate([data]), image)
+    return Sample(pseudo_collate([data]), image, data['data_samples'])

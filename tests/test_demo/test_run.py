@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cankd_mm.demo import report
-from cankd_mm.demo.plan import TASKS, plan
+from cankd_mm.demo.run import TASKS, plan
 from cankd_mm.demo.scenes import SceneComposer
 from cankd_mm.errors import SetupError
 from cankd_mm.experiments.jobs import Job, Local, run_jobs
@@ -42,8 +42,7 @@ def test_demo_from_end_to_end(digits, forked, tmp_path, monkeypatch, capsys):
     """The way of `make demo-quick`, on a few scenes; the second call has nothing left to do."""
     from cankd_mm.demo import run
 
-    monkeypatch.setattr('cankd_mm.demo.plan.NUM_TRAIN', 8)
-    monkeypatch.setattr('cankd_mm.demo.plan.NUM_SMALL', 8)
+    monkeypatch.setattr(run, '_QUICK_SCENES', 8)
     table = run.run_demo(tmp_path, quick=True, tasks=['detection'], data=digits)
     results = json.loads((tmp_path / 'detection' / 'results.json').read_text())
     runs = results['runs']

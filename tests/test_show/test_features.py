@@ -5,10 +5,9 @@ import torch
 from mmengine.structures import InstanceData, PixelData
 from torch.nn import functional as F
 
-from cankd_mm.errors import SetupError
 from cankd_mm.models import CanKDLoss
 from cankd_mm.models.layers.can_block import MODES, CanBlock
-from cankd_mm.show.features import FeaturePair, added_by, check_point, looks, points_of
+from cankd_mm.show.features import FeaturePair, added_by, looks, points_of
 
 
 def trained(module):
@@ -115,15 +114,6 @@ def test_points_are_in_the_largest_objects():
     (x0, y0), (x4, y4) = points_of(segmented, (20, 30), 3)
     assert labels[0, int(y0), int(x0)] == 0 and labels[0, int(y4), int(x4)] == 4
     assert points_of(DetDataSample(), (80, 40), 3)[0] == (20.0, 40.0)
-
-
-def test_point_outside_of_the_image():
-    from mmdet.structures import DetDataSample
-
-    sample = DetDataSample(metainfo=dict(ori_shape=(60, 80), img_path='a.jpg'))
-    check_point((79, 59), sample)
-    with pytest.raises(SetupError, match=r"x=80, y=3 lies outside of 'a.jpg', which has 80x60 pixels"):
-        check_point((80, 3), sample)
 
 
 def test_the_map_is_resized_as_the_loss_resizes():

@@ -120,6 +120,7 @@ def test_in_a_browser(shown):
         (dict(images=['nowhere.jpg']), "image 'nowhere.jpg' does not exist"),
         (dict(images=[str(ROOT / 'setup.py')]), "setup.py' cannot be decoded"),
         (dict(at=(9999, 3)), 'x=9999, y=3 lies outside of'),
+        (dict(at=(3, -1)), r'x=3, y=-1 lies outside of .* pixels: give --at a point inside'),
         (dict(split='nowhere'), "no data called 'nowhere': give --split val, test or train"),
         (dict(count=0), 'no image to look at'),
         (dict(against='nowhere.pth'), "checkpoint 'nowhere.pth' does not exist"),
