@@ -22,14 +22,7 @@ class Metric(NamedTuple):
     rule: str = 'greater'
 
     def of(self, reported: Mapping[str, float]) -> float:
-        """Take the metric out of what an evaluation reported.
-
-        Args:
-            reported (Mapping[str, float]): Figures by MMEngine's names.
-
-        Returns:
-            float: The figure in per cent; 0 where it is missing, as of a model that detects nothing.
-        """
+        """Take the metric in per cent out of what was reported: 0 where it is missing, as of what detects nothing."""
         return round(self.factor * float(reported.get(self.key, 0.0)), 2)
 
 
@@ -67,8 +60,8 @@ def metric_of(cfg: Config, split: str = 'val') -> Optional[Metric]:
         split (str): ``'val'`` or ``'test'``, whose evaluators are looked at. Defaults to 'val'.
 
     Returns:
-        Metric | None: The metric; None where nothing is evaluated, labels are kept elsewhere (``format_only``), or the
-        config does not tell what its evaluators report.
+        Metric | None: None where nothing is evaluated, labels are kept elsewhere (``format_only``), or the config does
+        not tell what its evaluators report.
     """
     evaluators = cfg.get(f'{split}_evaluator')
     if not evaluators or not cfg.get(f'{split}_dataloader'):
@@ -86,18 +79,7 @@ def metric_of(cfg: Config, split: str = 'val') -> Optional[Metric]:
 
 
 def required_metric(cfg: Config, config: str) -> Metric:
-    """Find the metric that rates a run that has to be rated.
-
-    Args:
-        cfg (Config): The config.
-        config (str): Its file, for the message.
-
-    Returns:
-        Metric: The metric.
-
-    Raises:
-        SetupError: If there is none, before anything is trained.
-    """
+    """Find the metric that rates a run as :func:`metric_of`, and raise a :class:`SetupError` where there is none."""
     metric = metric_of(cfg)
     if metric is not None:
         return metric

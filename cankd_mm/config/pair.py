@@ -24,10 +24,10 @@ def is_feature_distill(cfg: Config) -> bool:
 
 
 def student_config(cfg: Config, exported: bool = True) -> Config:
-    """Take the student out of a distillation config.
+    """Take the student out of a distillation config; a plain one is copied.
 
     Args:
-        cfg (Config): A distillation config; a plain one is copied.
+        cfg (Config): The config.
         exported (bool): Whether nothing is left of what this package registers, so that MMDetection or MMSegmentation
             runs the config without it. Defaults to True; otherwise only the model is exchanged.
 
@@ -89,13 +89,7 @@ def _is_ours(cfg: Optional[dict], registry: Registry) -> bool:
 
 
 def teacher_config(cfg: Config) -> Config:
-    """Take the teacher out of a distillation config, with the student's data and evaluation.
-
-    Args:
-        cfg (Config): A distillation config.
-
-    Returns:
-        Config: A plain config of the teacher.
+    """Make a plain config of a pair's teacher, with the student's data and evaluation.
 
     Raises:
         SetupError: If the config has no teacher, or one that predicts nothing.

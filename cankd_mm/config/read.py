@@ -72,6 +72,8 @@ def read_config(path: str, cfg_options: Optional[dict] = None) -> Config:
         if cfg_options:
             cfg.merge_from_dict(copy.deepcopy(cfg_options))  # MMEngine empties what it merges
         _restore_tuples(cfg._cfg_dict)
+    except SetupError:
+        raise
     except UnicodeDecodeError as e:
         raise SetupError(f'The config {path!r} or one of its bases is not in UTF-8: save it as UTF-8.') from e
     except ImportError as e:
@@ -79,25 +81,20 @@ def read_config(path: str, cfg_options: Optional[dict] = None) -> Config:
             f'The config {path!r} imports what is not found ({_import_reason(e)}): install the package that its '
             'custom_imports name, or put its folder into PYTHONPATH.'
         ) from e
-    except FileNotFoundError as e:
-        raise SetupError(f'The config {path!r} is based on a file that does not exist ({reason_of(e)}).') from e
-    except (ArithmeticError, AssertionError, AttributeError, LookupError, NameError, OSError, RuntimeError, SyntaxError,
-            TypeError, ValueError) as e:  # fmt: skip
-        if isinstance(e, SetupError):
-            raise
+    except Exception as e:  # a config is a program, which may raise anything
         kind = type(e).__name__
         raise SetupError(f'The config {path!r} cannot be read ({kind}: {reason_of(e)}): correct that.') from e
     return cfg
 
 
 def load_model_cfg(path: str) -> dict:
-    """Read a model's config from a file or an installed package.
+    """Read the ``model`` of a config, with ``_scope_`` set to the config's ``default_scope``.
 
     Args:
         path (str): A config file, or ``'mmdet::retinanet/retinanet_r101_fpn_2x_coco.py'``.
 
     Returns:
-        dict: The config's ``model``, with ``_scope_`` set to the config's ``default_scope``.
+        dict: The model's config.
 
     Raises:
         SetupError: If there is no such config, or it has no ``model``.
