@@ -15,7 +15,6 @@ from mmengine.config import Config
 from mmengine.evaluator import Evaluator
 from mmengine.fileio import get_local_path
 from mmengine.logging import print_log
-from mmengine.registry import DATASETS
 from mmengine.runner import Runner
 from torch import nn
 
@@ -66,53 +65,25 @@ def _paths_of(dataset: dict) -> Iterator[str]:
             yield path if path == root else osp.join(root, path)
 
 
-def check_loaders(cfg: Config, *splits: str) -> None:
-    """Check that the data loaders of ``'train'``, ``'val'`` or ``'test'`` ask nothing of workers that they do not have.
-
-    Raises:
-        SetupError: If one does.
-    """
-    for split in splits:
-        loader = cfg.get(f'{split}_dataloader') or {}
-        for option in ('persistent_workers', 'prefetch_factor'):
-            if loader.get(option) and not loader.get('num_workers'):
-                raise SetupError(
-                    f'{split}_dataloader sets {option}={loader[option]} and num_workers=0, which has no workers: set '
-                    f'num_workers to 1 or more, or leave {option} out.'
-                )
-
-
-def check_datasets(runner: Runner) -> None:
-    """Build the data sets of training, validation and test, and check what they hold.
+def check_datasets(runner: Runner, *splits: str) -> None:
+    """Build the data sets and evaluators of ``'train'``, ``'val'`` or ``'test'``, and check what they hold.
 
     It takes seconds: of annotations in COCO format the categories are read, of label maps as many as the time allows.
 
     Raises:
-        SetupError: If annotations are of another format or of other classes, or without an image or an object.
+        SetupError: If annotations are of another format or of other classes, or without an image or an object, or if a
+            data loader asks something of workers that it does not have.
     """
-    cfg, model = runner.cfg, unwrap(runner.model)
-    with _reading(cfg.train_dataloader, 'train'):
-        dataset = runner.train_loop.dataloader.dataset
-    _check_dataset(dataset, 'train', model)
-    if cfg.get('val_dataloader'):
-        with _reading(cfg.val_dataloader, 'val'):
-            loop = runner.val_loop
-        _check_dataset(loop.dataloader.dataset, 'val', model, loop.evaluator)
-    loader = cfg.get('test_dataloader')
-    if loader and loader.dataset != (cfg.get('val_dataloader') or {}).get('dataset'):
-        if not any(missing_data(cfg, 'test')):  # they may come later than the training
-            check_test_dataset(runner)
-
-
-def check_test_dataset(runner: Runner) -> None:
-    """Build the data set of the test, and check it as :func:`check_datasets` does."""
-    with _reading(runner.cfg.test_dataloader, 'test'):
-        dataset = DATASETS.build(runner.cfg.test_dataloader.dataset)
-        if hasattr(dataset, 'full_init'):
-            dataset.full_init()
-        evaluator = runner.build_evaluator(runner.cfg.test_evaluator)
-        evaluator.dataset_meta = getattr(dataset, 'metainfo', None)
-    _check_dataset(dataset, 'test', unwrap(runner.model), evaluator)
+    cfg = runner.cfg
+    for split in splits:
+        loader = cfg.get(f'{split}_dataloader')
+        # The data of the test may come later than the training, and is mostly that of the validation.
+        later = split == 'test' and len(splits) > 1
+        if not loader or later and (loader == cfg.get('val_dataloader') or any(missing_data(cfg, split))):
+            continue
+        with _reading(loader, split):
+            loop = getattr(runner, f'{split}_loop')
+        _check_dataset(loop.dataloader.dataset, split, unwrap(runner.model), getattr(loop, 'evaluator', None))
 
 
 def explain_batch(batch: Optional[dict], model: nn.Module) -> None:
@@ -147,7 +118,8 @@ def _check_dataset(dataset: object, split: str, model: object, evaluator: Option
     known = isinstance(model, nn.Module) and not hasattr(model, 'language_model')
     heads = heads_of(model) if known else {}
     for leaf in _leaves(dataset):
-        classes, where = (getattr(leaf, 'metainfo', None) or {}).get('classes'), _annotations(leaf, split)
+        classes = (getattr(leaf, 'metainfo', None) or {}).get('classes')
+        where = f'The {split} annotations {_name(vars(leaf))!r}'
         if len(leaf) == 0:
             raise SetupError(_empty(split, type(leaf).__name__, vars(leaf)))
         if isinstance(classes, str):
@@ -184,10 +156,6 @@ def _name(dataset: dict) -> Optional[str]:
     return dataset.get('ann_file') or prefix.get('seg_map_path') or dataset.get('data_root')
 
 
-def _annotations(dataset: object, split: str) -> str:
-    return f'The {split} annotations {_name(vars(dataset))!r}'
-
-
 def _empty(split: str, kind: str, dataset: dict) -> str:
     return (
         f'The {split} data set {kind} finds no image with annotations in {_name(dataset)!r}: check ann_file, '
@@ -197,12 +165,18 @@ def _empty(split: str, kind: str, dataset: dict) -> str:
 
 @contextmanager
 def _reading(loader: dict, split: str) -> Iterator[None]:
-    """Turn what a data set raises on annotations of another format into one sentence."""
+    """Turn what a data loader or its data set raises, on annotations of another format for one, into a sentence."""
     try:
         yield
     except (ValueError, KeyError, AssertionError, TypeError, IndexError) as e:
         if isinstance(e, SetupError) or 'registry' in str(e) or 'keyword argument' in str(e):
             raise
+        option = str(e).partition(' ')[0]
+        if option in ('persistent_workers', 'prefetch_factor'):
+            raise SetupError(
+                f'{split}_dataloader sets {option}={loader[option]} and num_workers=0, which has no workers: set '
+                f'num_workers to 1 or more, or leave {option} out.'
+            ) from e
         where = loader.dataset
         while 'type' in where and ('dataset' in where or where.get('datasets')):
             where = where.get('dataset') or where['datasets'][0]

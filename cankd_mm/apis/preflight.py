@@ -103,23 +103,17 @@ def _started(student: nn.Module) -> Iterator[Tuple[str, nn.Module, dict]]:
 
 def _pretrained(name: str, module: nn.Module, init_cfg: dict) -> str:
     """Say how many parameters of a module are those of the file that it starts from."""
-    path, prefix = (
-        init_cfg['checkpoint'],
-        (init_cfg.get('prefix') or '').rstrip('.'),
-    )  # MMEngine takes it with a dot, too
+    path, prefix = init_cfg['checkpoint'], (init_cfg.get('prefix') or '').rstrip('.')
     checkpoint = CheckpointLoader.load_checkpoint(path, map_location='cpu', logger='silent')
     saved, own = checkpoint.get('state_dict', checkpoint), dict(module.named_parameters())
-    missing = [key for key, value in own.items() if not _equals(value, saved.get(f'{prefix}.{key}' if prefix else key))]
+    found = {key: saved.get(f'{prefix}.{key}' if prefix else key, torch.empty(0)) for key in own}
+    missing = [key for key, value in own.items() if not torch.equal(found[key], value.detach().cpu())]
     line = f"student's {name}: {len(own) - len(missing)} of {len(own)} parameters from {path}"
     if len(missing) < len(own):
         return line + (f', not {missing[0]}' if missing else '')
     if type(module).init_weights is not BaseModule.init_weights:  # it may rename what it reads, as Swin does
         return f"student's {name}: reads {path} its own way"
     return _Warning(f'{line}: is it the file of another architecture?')
-
-
-def _equals(parameter: Tensor, saved: object) -> bool:
-    return isinstance(saved, Tensor) and saved.shape == parameter.shape and torch.equal(saved, parameter.detach().cpu())
 
 
 def _input(model: FeatureDistill) -> str:
