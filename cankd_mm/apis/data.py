@@ -16,6 +16,7 @@ from mmengine.evaluator import Evaluator
 from mmengine.fileio import get_local_path
 from mmengine.logging import print_log
 from mmengine.runner import Runner
+from PIL import Image
 from torch import nn
 
 from cankd_mm.errors import SetupError, reason_of
@@ -87,17 +88,13 @@ def check_datasets(runner: Runner, *splits: str) -> None:
 
 
 def explain_batch(batch: Optional[dict], model: nn.Module) -> None:
-    """Say what is wrong with the labels of a batch, after an error that may have come of them.
-
-    Args:
-        batch (dict, optional): The batch as the data loader has made it.
-        model (nn.Module): The detector or segmentor.
+    """Say what is wrong with the labels of a data loader's batch, after an error that may have come of them.
 
     Raises:
         SetupError: If something is wrong. The message names the file.
     """
-    heads = heads_of(model)
-    for image, sample in zip((batch or {}).get('inputs', ()), (batch or {}).get('data_samples', ())):
+    heads, batch = heads_of(model), batch or {}
+    for image, sample in zip(batch.get('inputs', ()), batch.get('data_samples', ())):
         if hasattr(sample, 'gt_sem_seg'):
             labels = sample.gt_sem_seg.data
             labels = labels[0] if len(labels) == 1 else labels
@@ -115,8 +112,7 @@ def explain_batch(batch: Optional[dict], model: nn.Module) -> None:
 def _check_dataset(dataset: object, split: str, model: object, evaluator: Optional[Evaluator] = None) -> None:
     """Check one split, through whatever wraps its data sets."""
     # FlexibleRunner has not built its model yet; the classes of a language model are words.
-    known = isinstance(model, nn.Module) and not hasattr(model, 'language_model')
-    heads = heads_of(model) if known else {}
+    heads = heads_of(model) if isinstance(model, nn.Module) and not hasattr(model, 'language_model') else {}
     for leaf in _leaves(dataset):
         classes = (getattr(leaf, 'metainfo', None) or {}).get('classes')
         where = f'The {split} annotations {_name(vars(leaf))!r}'
@@ -129,13 +125,13 @@ def _check_dataset(dataset: object, split: str, model: object, evaluator: Option
             )
         if classes is not None:
             _check_heads(len(classes), split, heads)
-        load = getattr(leaf, 'load_data_list', None)
-        if classes is not None and (getattr(load, '__module__', 0), getattr(load, '__qualname__', 0)) == _COCO:
-            _check_categories(leaf, classes, where)
-        elif hasattr(leaf, 'ann_subdir'):  # XML
-            _check_xml(leaf, classes or (), split, where)
+            load = getattr(leaf, 'load_data_list', None)
+            if (getattr(load, '__module__', 0), getattr(load, '__qualname__', 0)) == _COCO:
+                _check_categories(leaf, classes, where)
+            elif hasattr(leaf, 'ann_subdir'):
+                _check_xml(leaf, classes, split, where)
         _check_labels(leaf, split, heads, where)
-    for metric in evaluator.metrics if evaluator is not None else ():
+    for metric in getattr(evaluator, 'metrics', ()):
         if type(metric).__name__ == 'CocoMetric' and metric._coco_api is not None:
             _check_metric(metric, split)
 
@@ -295,8 +291,8 @@ def _check_labels(dataset: object, split: str, heads: Dict[str, nn.Module], wher
             return
         info = dataset.get_data_info(index)
         if 'instances' in info:
-            objects = [instance for instance in info['instances'] if not instance.get('ignore_flag')]
-            if load.with_mask and any('mask' not in instance for instance in objects):
+            objects = [each for each in info['instances'] if not each.get('ignore_flag')]
+            if load.with_mask and any('mask' not in each for each in objects):
                 raise SetupError(
                     f'{where} have an object without a mask in {info.get("img_path")!r}, and the pipeline loads masks: '
                     'add its segmentation, or take the object out.'
@@ -320,8 +316,6 @@ def _check_labels(dataset: object, split: str, heads: Dict[str, nn.Module], wher
 
 def _image_size(path: str) -> Optional[Tuple[int, int]]:
     """Read height and width in the head of an image; None where they are not known."""
-    from PIL import Image
-
     try:
         with Image.open(path) as image:
             turned = image.getexif().get(0x0112, 1) > 4  # as OpenCV turns it when it decodes

@@ -55,7 +55,9 @@ class PreflightHook(Hook):
             return
         with untouched_generators():
             findings = [*_weights(runner, model), _input(model), *_classes(runner, model)]
-            self.batch = _first_batch(runner)
+            loader = runner.train_dataloader
+            dataset = _without_caches(loader.dataset)
+            self.batch = loader.collate_fn([dataset[i] for i in range(min(loader.batch_size or 2, len(dataset)))])
             findings += _one_step(runner, model, self.batch)
             if self.teacher_images:
                 if not isinstance(runner.val_loop, DistillValLoop):
@@ -79,9 +81,13 @@ def _weights(runner: Runner, model: FeatureDistill) -> Iterator[str]:
         if runner.cfg.get('load_from'):
             yield f'student {"resumed" if runner.cfg.get("resume") else "loaded"} from {runner.cfg.load_from}'
             return
-        started = list(_started(student))
-    for name, module, init_cfg in started:
-        yield _pretrained(name or 'whole', module, init_cfg)
+        started = [
+            _pretrained(name or 'whole', module, init_cfg)
+            for name, module in student.named_modules()
+            for init_cfg in _init_cfgs(module)
+            if init_cfg.get('checkpoint')
+        ]
+    yield from started
     if not started and not model.init_from_teacher:
         yield 'student starts from random weights'
     for part, source in model.init_from_teacher.items():
@@ -92,13 +98,9 @@ def _size(model: nn.Module) -> str:
     return f'{type(model).__name__}, {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters'
 
 
-def _started(student: nn.Module) -> Iterator[Tuple[str, nn.Module, dict]]:
-    """List the parts of a student that name a file to start from, in an ``init_cfg`` of whatever kind."""
-    for name, module in student.named_modules():
-        init_cfgs = getattr(module, 'init_cfg', None) or []
-        for init_cfg in [init_cfgs] if isinstance(init_cfgs, dict) else init_cfgs:
-            if init_cfg.get('checkpoint'):
-                yield name, module, init_cfg
+def _init_cfgs(module: nn.Module) -> List[dict]:
+    init_cfgs = getattr(module, 'init_cfg', None) or []
+    return [init_cfgs] if isinstance(init_cfgs, dict) else init_cfgs
 
 
 def _pretrained(name: str, module: nn.Module, init_cfg: dict) -> str:
@@ -150,13 +152,14 @@ def _one_step(runner: Runner, model: FeatureDistill, batch: dict) -> Iterator[st
         total.backward()
         idle = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
         model.zero_grad(set_to_none=True)
-    logged = {name: float(value.detach()) for name, value in logged.items() if 'loss' in name}
-    for name, value in logged.items():
+    logged = {name: float(value.detach()) for name, value in logged.items()}
+    summed = {name: value for name, value in logged.items() if 'loss' in name}
+    for name, value in summed.items():
         if not isfinite(value):
             raise SetupError(
                 f'{name} is {value} on the first images of the training set: look at these and at the weights.'
             )
-    task = sum(value for name, value in logged.items() if name.startswith('student.'))
+    task = sum(value for name, value in summed.items() if name.startswith('student.'))
     distill = 0.0
     for name, (shapes, held) in measured.items():
         value = logged[f'distill.{name}']  # with the factor of its level
@@ -199,12 +202,6 @@ def _measuring(name: str, loss: nn.Module, measured: Dict[str, Tuple[List[tuple]
 
     with patch.object(loss, 'forward', watched):
         yield
-
-
-def _first_batch(runner: Runner) -> dict:
-    loader = runner.train_dataloader
-    dataset = _without_caches(loader.dataset)
-    return loader.collate_fn([dataset[i] for i in range(min(loader.batch_size or 2, len(dataset)))])
 
 
 def _without_caches(dataset: Dataset) -> Dataset:

@@ -137,14 +137,10 @@ def init_cpu_dist(cfg: Config) -> None:
 
 @MODEL_WRAPPERS.register_module()
 class ProcessorDataParallel(MMDistributedDataParallel):
-    """Several processes that train one model on processors.
+    """MMDistributedDataParallel for several processes that train one model on processors.
 
     MMEngine would ask for the device of the local rank, and torch synchronizes batch norm on accelerators alone: every
     process takes the statistics of its own share.
-
-    Args:
-        module (nn.Module): The model.
-        **kwargs: Of MMDistributedDataParallel.
     """
 
     def __init__(self, module: nn.Module, **kwargs) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import time
 from contextlib import contextmanager
@@ -18,7 +19,6 @@ from cankd_mm.models.checkpoints import load_checkpoint
 
 _STATE = 'training.json'  # who trains here, and how far it has come
 _LOCK = '.training.lock'
-_STUDENT = 'student/'
 
 
 def read_scalars(work_dir: Path) -> List[dict]:
@@ -31,7 +31,7 @@ def read_scalars(work_dir: Path) -> List[dict]:
             except ValueError:  # the line that is being written
                 continue
             # Before 0.2 a distillation reported its student's metrics under a prefix.
-            entries.append({key[len(_STUDENT) :] if key.startswith(_STUDENT) else key: entry[key] for key in entry})
+            entries.append({re.sub('^student/', '', key): value for key, value in entry.items()})
     return entries
 
 
@@ -83,11 +83,9 @@ def is_complete(work_dir: Path, train_cfg: dict) -> bool:
 
 
 def state_of(work_dir: Path) -> dict:
-    """Read what the training in a work folder has noted of itself; nothing noted is an empty dict.
+    """Read what the training in a work folder has noted of itself, where it has.
 
-    Returns:
-        dict: ``host``, ``pid`` and ``since`` of the process, its ``slurm`` job, ``max_iters``, and at the end of the
-        training ``ended``, ``epoch`` and ``iter``.
+    These are ``host``, ``pid``, ``since`` and ``slurm``, ``max_iters``, and at the end ``ended``, ``epoch``, ``iter``.
     """
     try:
         return load(str(work_dir / _STATE))
@@ -105,14 +103,10 @@ def length_of(train_cfg: dict) -> Dict[str, Optional[int]]:
 def claimed(work_dir: Path, wait: bool = False) -> Iterator[Callable[..., None]]:
     """Have a work folder for one training alone, as long as its process lives.
 
-    The context is a function that notes something more of the training, see :func:`state_of`.
-
-    Args:
-        work_dir (Path): The work folder.
-        wait (bool): Whether to wait for a training that runs there. Defaults to False.
+    The context is a function that notes more of the training, see :func:`state_of`.
 
     Raises:
-        SetupError: If another process trains there. The message names it.
+        SetupError: If another process trains there, unless ``wait`` has it waited for. The message names it.
     """
     work_dir.mkdir(parents=True, exist_ok=True)
     lock = FileLock(str(work_dir / _LOCK))
