@@ -1,5 +1,6 @@
 """Whether data sets hold what a config says, and what is wrong with a batch that could not be trained on."""
 
+import logging
 import mmap
 import os.path as osp
 import re
@@ -14,8 +15,8 @@ from mmengine.config import Config
 from mmengine.evaluator import Evaluator
 from mmengine.fileio import get_local_path
 from mmengine.logging import print_log
-from mmengine.registry import DATASETS
 from mmengine.runner import Runner
+from PIL import Image
 from torch import nn
 
 from cankd_mm.errors import SetupError, reason_of
@@ -23,14 +24,11 @@ from cankd_mm.models.utils import heads_of, unwrap
 
 _SECONDS = 3.0  # how long the labels of a split are looked through
 _FILES = 1000  # how many XML files are
+_COCO = ('mmdet.datasets.coco', 'CocoDataset.load_data_list')
 
 
 def check_data(cfg: Config, *splits: str) -> None:
-    """Check that the folders and annotation files of data sets exist.
-
-    Args:
-        cfg (Config): The config.
-        *splits (str): Which to check, of ``'train'``, ``'val'`` and ``'test'``.
+    """Check that the folders and annotation files of ``'train'``, ``'val'`` or ``'test'`` exist.
 
     Raises:
         SetupError: If one does not exist.
@@ -43,119 +41,65 @@ def check_data(cfg: Config, *splits: str) -> None:
 
 
 def missing_data(cfg: Config, *splits: str) -> Iterator[Tuple[str, str]]:
-    """List the folders and annotation files of data sets that do not exist.
-
-    Args:
-        cfg (Config): The config.
-        *splits (str): Which to look for, of ``'train'``, ``'val'`` and ``'test'``.
+    """List the folders and annotation files that ``'train'``, ``'val'`` or ``'test'`` need and that do not exist.
 
     Yields:
         tuple[str, str]: A split and a path, a folder before what it holds.
     """
     for split in splits:
-        loader = cfg.get(f'{split}_dataloader') or {}
-        for path in _dataset_paths(loader.get('dataset', {})):
+        for path in _paths_of((cfg.get(f'{split}_dataloader') or {}).get('dataset', {})):
             # Paths with a scheme are fetched by a file backend.
             if '://' not in path and not osp.exists(path):
                 yield split, path
 
 
-def _dataset_paths(dataset: dict):
-    """Yield the paths of a data set, and of those it wraps."""
-    if isinstance(dataset.get('dataset'), dict):
-        yield from _dataset_paths(dataset['dataset'])
-    for part in dataset.get('datasets') or []:
-        yield from _dataset_paths(part)
+def _paths_of(dataset: dict) -> Iterator[str]:
+    """List the paths of a data set, and of those that it wraps."""
+    wrapped = [dataset['dataset']] if isinstance(dataset.get('dataset'), dict) else []
+    for part in [*wrapped, *(dataset.get('datasets') or [])]:
+        yield from _paths_of(part)
     if dataset.get('backend_args'):  # the files are in a store that only their backend can look into
         return
     root = dataset.get('data_root') or ''
-    prefixes = (dataset.get('data_prefix') or {}).values()
-    for path in (root, dataset.get('ann_file'), *prefixes):
+    for path in (root, dataset.get('ann_file'), *(dataset.get('data_prefix') or {}).values()):
         if path:
             yield path if path == root else osp.join(root, path)
 
 
-def check_loaders(cfg: Config, *splits: str) -> None:
-    """Check what a data loader asks of its workers.
-
-    Args:
-        cfg (Config): The config.
-        *splits (str): Which to check, of ``'train'``, ``'val'`` and ``'test'``.
-
-    Raises:
-        SetupError: If it has none and asks something of them.
-    """
-    for split in splits:
-        loader = cfg.get(f'{split}_dataloader') or {}
-        for option in ('persistent_workers', 'prefetch_factor'):
-            if loader.get(option) and not loader.get('num_workers'):
-                raise SetupError(
-                    f'{split}_dataloader sets {option}={loader[option]} and num_workers=0, which has no workers: set '
-                    f'num_workers to 1 or more, or leave {option} out.'
-                )
-
-
-def check_datasets(runner: Runner) -> None:
-    """Build the data sets of training, validation and test, and look at what they hold.
+def check_datasets(runner: Runner, *splits: str) -> None:
+    """Build the data sets and evaluators of ``'train'``, ``'val'`` or ``'test'``, and check what they hold.
 
     It takes seconds: of annotations in COCO format the categories are read, of label maps as many as the time allows.
 
-    Args:
-        runner (Runner): The runner, before its training.
-
     Raises:
-        SetupError: If annotations are of another format or of other classes, or without an image or an object.
+        SetupError: If annotations are of another format or of other classes, or without an image or an object, or if a
+            data loader asks something of workers that it does not have.
     """
-    cfg, model = runner.cfg, unwrap(runner.model)
-    with _reading(cfg.train_dataloader, 'train'):
-        dataset = runner.train_loop.dataloader.dataset
-    _check_dataset(dataset, 'train', model)
-    if cfg.get('val_dataloader'):
-        with _reading(cfg.val_dataloader, 'val'):
-            loop = runner.val_loop
-        _check_dataset(loop.dataloader.dataset, 'val', model, loop.evaluator)
-    loader = cfg.get('test_dataloader')
-    if loader and loader.dataset != (cfg.get('val_dataloader') or {}).get('dataset'):
-        if not any(missing_data(cfg, 'test')):  # they may come later than the training
-            check_test_dataset(runner)
-
-
-def check_test_dataset(runner: Runner) -> None:
-    """Build the data set of the test, and look at what it holds.
-
-    Args:
-        runner (Runner): The runner.
-
-    Raises:
-        SetupError: As :func:`check_datasets`.
-    """
-    with _reading(runner.cfg.test_dataloader, 'test'):
-        dataset = DATASETS.build(runner.cfg.test_dataloader.dataset)
-        if hasattr(dataset, 'full_init'):
-            dataset.full_init()
-        evaluator = runner.build_evaluator(runner.cfg.test_evaluator)
-        evaluator.dataset_meta = getattr(dataset, 'metainfo', None)
-    _check_dataset(dataset, 'test', unwrap(runner.model), evaluator)
+    cfg = runner.cfg
+    for split in splits:
+        loader = cfg.get(f'{split}_dataloader')
+        # The data of the test may come later than the training, and is mostly that of the validation.
+        later = split == 'test' and len(splits) > 1
+        if not loader or later and (loader == cfg.get('val_dataloader') or any(missing_data(cfg, split))):
+            continue
+        with _reading(loader, split):
+            loop = getattr(runner, f'{split}_loop')
+        _check_dataset(loop.dataloader.dataset, split, unwrap(runner.model), getattr(loop, 'evaluator', None))
 
 
 def explain_batch(batch: Optional[dict], model: nn.Module) -> None:
-    """Say what is wrong with the labels of a batch, after an error that may have come of them.
-
-    Args:
-        batch (dict, optional): As the data loader has made it.
-        model (nn.Module): The detector or segmentor.
+    """Say what is wrong with the labels of a data loader's batch, after an error that may have come of them.
 
     Raises:
-        SetupError: If something is. The message names the file.
+        SetupError: If something is wrong. The message names the file.
     """
-    heads = heads_of(model)
-    for image, sample in zip((batch or {}).get('inputs', ()), (batch or {}).get('data_samples', ())):
+    heads, batch = heads_of(model), batch or {}
+    for image, sample in zip(batch.get('inputs', ()), batch.get('data_samples', ())):
         if hasattr(sample, 'gt_sem_seg'):
             labels = sample.gt_sem_seg.data
             labels = labels[0] if len(labels) == 1 else labels
             _check_label_map(labels.numpy(), image.shape[-2:], sample.metainfo.get('seg_map_path'), 'train', heads)
-    preprocessor = getattr(model, 'data_preprocessor', None)
-    padding = getattr(preprocessor, 'seg_pad_val', None)
+    padding = getattr(getattr(model, 'data_preprocessor', None), 'seg_pad_val', None)
     for name, head in heads.items():
         ignored = getattr(head, 'ignore_index', padding)
         if padding is not None and padding != ignored and not 0 <= padding < head.num_classes:
@@ -167,82 +111,81 @@ def explain_batch(batch: Optional[dict], model: nn.Module) -> None:
 
 def _check_dataset(dataset: object, split: str, model: object, evaluator: Optional[Evaluator] = None) -> None:
     """Check one split, through whatever wraps its data sets."""
-    for leaf in leaves(dataset):
-        name, classes = _name(leaf), (getattr(leaf, 'metainfo', None) or {}).get('classes')
+    # FlexibleRunner has not built its model yet; the classes of a language model are words.
+    heads = heads_of(model) if isinstance(model, nn.Module) and not hasattr(model, 'language_model') else {}
+    for leaf in _leaves(dataset):
+        classes = (getattr(leaf, 'metainfo', None) or {}).get('classes')
+        where = f'The {split} annotations {_name(vars(leaf))!r}'
         if len(leaf) == 0:
-            raise SetupError(_empty(split, type(leaf).__name__, name))
+            raise SetupError(_empty(split, type(leaf).__name__, vars(leaf)))
         if isinstance(classes, str):
             raise SetupError(
                 f'metainfo.classes of the {split} data set is the string {classes!r}: write ({classes!r},) with a '
                 'comma, or the path of a file with a name in each line.'
             )
-        if classes is not None and isinstance(model, nn.Module):
-            _check_heads(len(classes), split, model)
-        if classes is not None and _is_coco(leaf):
-            with get_local_path(leaf.ann_file, backend_args=leaf.backend_args) as path:
-                names = [category['name'] for category in _read_categories(path)]
-            _check_categories(names, classes, split, name)
-        elif hasattr(leaf, 'ann_subdir'):  # XML
-            _check_xml(leaf, classes, split, name)
-        _check_labels(leaf, split, model)
-    for metric in evaluator.metrics if evaluator is not None else ():
+        if classes is not None:
+            _check_heads(len(classes), split, heads)
+            load = getattr(leaf, 'load_data_list', None)
+            if (getattr(load, '__module__', 0), getattr(load, '__qualname__', 0)) == _COCO:
+                _check_categories(leaf, classes, where)
+            elif hasattr(leaf, 'ann_subdir'):
+                _check_xml(leaf, classes, split, where)
+        _check_labels(leaf, split, heads, where)
+    for metric in getattr(evaluator, 'metrics', ()):
         if type(metric).__name__ == 'CocoMetric' and metric._coco_api is not None:
             _check_metric(metric, split)
 
 
-def leaves(dataset: object) -> Iterator[object]:
-    """List the data sets that others wrap.
-
-    Args:
-        dataset (object): A data set, maybe one that repeats, joins, mixes or slices others.
-
-    Yields:
-        object: A data set that wraps none.
-    """
+def _leaves(dataset: object) -> Iterator[object]:
+    """List the data sets inside one that may repeat, join, mix or slice them."""
     inner = [getattr(dataset, 'dataset', None), getattr(dataset, '_dataset', None), *getattr(dataset, 'datasets', ())]
     inner = [part for part in inner if hasattr(part, '__getitem__')]
     for part in inner:
-        yield from leaves(part)
+        yield from _leaves(part)
     if not inner:
         yield dataset
 
 
-def _name(dataset: object) -> str:
-    prefix = getattr(dataset, 'data_prefix', None) or {}
-    return getattr(dataset, 'ann_file', None) or prefix.get('seg_map_path') or getattr(dataset, 'data_root', None)
+def _name(dataset: dict) -> Optional[str]:
+    """Name a data set, by its config or its attributes."""
+    prefix = dataset.get('data_prefix') or {}
+    return dataset.get('ann_file') or prefix.get('seg_map_path') or dataset.get('data_root')
+
+
+def _empty(split: str, kind: str, dataset: dict) -> str:
+    return (
+        f'The {split} data set {kind} finds no image with annotations in {_name(dataset)!r}: check ann_file, '
+        'data_prefix, img_suffix and the names in metainfo.classes.'
+    )
 
 
 @contextmanager
 def _reading(loader: dict, split: str) -> Iterator[None]:
-    """Turn what a data set raises on annotations of another format into one sentence."""
+    """Turn what a data loader or its data set raises, on annotations of another format for one, into a sentence."""
     try:
         yield
     except (ValueError, KeyError, AssertionError, TypeError, IndexError) as e:
         if isinstance(e, SetupError) or 'registry' in str(e) or 'keyword argument' in str(e):
             raise
+        option = str(e).partition(' ')[0]
+        if option in ('persistent_workers', 'prefetch_factor'):
+            raise SetupError(
+                f'{split}_dataloader sets {option}={loader[option]} and num_workers=0, which has no workers: set '
+                f'num_workers to 1 or more, or leave {option} out.'
+            ) from e
         where = loader.dataset
         while 'type' in where and ('dataset' in where or where.get('datasets')):
             where = where.get('dataset') or where['datasets'][0]
-        name = where.get('ann_file') or (where.get('data_prefix') or {}).get('seg_map_path') or where.get('data_root')
         if 'need at least one array' in str(e):  # what MMEngine makes of an empty list
-            raise SetupError(_empty(split, where.type, name)) from e
+            raise SetupError(_empty(split, where.type, where)) from e
         raise SetupError(
-            f'The {split} data set cannot read {name!r} ({type(e).__name__}: {reason_of(e)}): give annotations in the '
-            f'format that a {where.type} reads.'
+            f'The {split} data set cannot read {_name(where)!r} ({type(e).__name__}: {reason_of(e)}): give annotations '
+            f'in the format that a {where.type} reads.'
         ) from e
 
 
-def _empty(split: str, kind: str, name: str) -> str:
-    return (
-        f'The {split} data set {kind} finds no image with annotations in {name!r}: check ann_file, data_prefix, '
-        'img_suffix and the names in metainfo.classes.'
-    )
-
-
-def _check_heads(classes: int, split: str, model: nn.Module) -> None:
-    if hasattr(model, 'language_model'):  # its classes are words
-        return
-    for name, head in heads_of(model).items():
+def _check_heads(classes: int, split: str, heads: Dict[str, nn.Module]) -> None:
+    for name, head in heads.items():
         if head.num_classes < classes:
             raise SetupError(
                 f"The {split} data set has {classes} classes and the model's {name} predicts {head.num_classes}: set "
@@ -256,44 +199,35 @@ def _check_heads(classes: int, split: str, model: nn.Module) -> None:
             )
 
 
-def _is_coco(dataset: object) -> bool:
-    try:
-        from mmdet.datasets import CocoDataset
-    except ImportError:
-        return False
-    return getattr(type(dataset), 'load_data_list', None) is CocoDataset.load_data_list
-
-
-def _read_categories(path: str) -> List[dict]:
-    """Read the categories of a file in COCO format and nothing else of it, which may be half a gigabyte."""
-    with open(path, 'rb') as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as text:
-        for found in re.finditer(rb'"categories"\s*:\s*(?=\[)', text):
-            tail = text[found.end() : found.end() + 2**22].decode('utf-8', errors='ignore')
-            try:
-                categories = JSONDecoder().raw_decode(tail)[0]
-            except ValueError:
-                continue
-            if all(isinstance(category, dict) and 'name' in category for category in categories):
-                return categories
-    return []
-
-
-def _check_categories(names: List[str], classes: Tuple[str, ...], split: str, name: str) -> None:
+def _check_categories(dataset: object, classes: Tuple[str, ...], where: str) -> None:
     """Check names and order of the categories, by which MMDetection numbers labels."""
+    with get_local_path(dataset.ann_file, backend_args=dataset.backend_args) as path:
+        names = _read_categories(path)
     if not names:  # not found where they should be
         return
     lacking = [known for known in classes if known not in names]
     if lacking:
         raise SetupError(
-            f'The {split} annotations {name!r} have no category {_some(lacking)}: write metainfo.classes as the file '
-            f'does ({_some(names)}).'
+            f'{where} have no category {_some(lacking)}: write metainfo.classes as the file does ({_some(names)}).'
         )
     order = [known for known in names if known in classes]
     if order != list(classes):
         raise SetupError(
-            f'The {split} annotations {name!r} list their categories in the order {_some(order)}, by which MMDetection '
-            f'numbers the labels, and metainfo.classes is {_some(classes)}: give both the same order, in all data sets.'
+            f'{where} list their categories in the order {_some(order)}, by which MMDetection numbers the labels, and '
+            f'metainfo.classes is {_some(classes)}: give both the same order, in all data sets.'
         )
+
+
+def _read_categories(path: str) -> List[str]:
+    """Read the names of the categories and nothing else of a file, which may be half a gigabyte."""
+    with open(path, 'rb') as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as text:
+        for found in re.finditer(rb'"categories"\s*:\s*(?=\[)', text):
+            tail = text[found.end() : found.end() + 2**22].decode('utf-8', errors='ignore')
+            try:
+                return [category['name'] for category in JSONDecoder().raw_decode(tail)[0]]
+            except (ValueError, KeyError, TypeError):  # something else of that name
+                continue
+    return []
 
 
 def _some(names: Sequence[str]) -> str:
@@ -301,59 +235,53 @@ def _some(names: Sequence[str]) -> str:
     return ', '.join(map(repr, names[:12])) + (', ...' if len(names) > 12 else '')
 
 
-def _check_xml(dataset: object, classes: Optional[Tuple[str, ...]], split: str, name: str) -> None:
-    """Check that classes occur, where objects of other names are left out without a word."""
-    count = len(dataset)
-    indices = np.unique(np.linspace(0, count - 1, min(count, _FILES)).astype(int))
-    found = set()
-    for index in indices:
-        info = dataset.get_data_info(int(index))
+def _check_xml(dataset: object, classes: Tuple[str, ...], split: str, where: str) -> None:
+    """Check that classes occur, where MMDetection leaves out objects of other names without a word."""
+    count, found = len(dataset), set()
+    indices = np.unique(np.linspace(0, count - 1, min(count, _FILES)).astype(int)).tolist()
+    for info in map(dataset.get_data_info, indices):
         if 'xml_path' in info:
             with get_local_path(info['xml_path'], backend_args=dataset.backend_args) as path:
                 found |= {element.text for element in ElementTree.parse(path).iterfind('object/name')}
-    lacking, unknown = [known for known in classes or () if known not in found], sorted(found - set(classes or ()))
+    lacking, unknown = [known for known in classes if known not in found], sorted(found - set(classes))
     if not (lacking and unknown):
         return
     sentence = (
-        f'The {split} annotations {name!r} name no object {_some(lacking)}, but {_some(unknown)}, which '
-        'metainfo.classes does not: write the names as the XML files do.'
+        f'{where} name no object {_some(lacking)}, but {_some(unknown)}, which metainfo.classes does not: write the '
+        'names as the XML files do.'
     )
     # A class may be rare, and a few images to evaluate without it.
     if len(indices) == count and (split == 'train' or not found & set(classes)):
         raise SetupError(sentence)
-    print_log(f'{sentence} {len(indices)} of {count} files were read.', logger='current', level=30)
+    print_log(f'{sentence} {len(indices)} of {count} files were read.', logger='current', level=logging.WARNING)
 
 
 def _check_metric(metric: object, split: str) -> None:
     """Check the annotation file that the predictions are compared with."""
-    annotations = metric._coco_api.dataset
-    where = f'The annotations that {split}_evaluator compares with'
-    for field in ('iscrowd', 'area'):
-        without = [a for a in annotations.get('annotations', []) if field not in a]
+    content, where = metric._coco_api.dataset, f'The annotations that {split}_evaluator compares with'
+    objects = content.get('annotations', [])
+    for field, value in dict(iscrowd='0', area='width * height').items():
+        without = [a.get('id') for a in objects if field not in a]
         if without:
             raise SetupError(
-                f'{where} have no {field!r} in {len(without)} of {len(annotations["annotations"])} objects, such as id '
-                f"{without[0].get('id')}, which COCO's evaluation needs: write {field}="
-                f'{"0" if field == "iscrowd" else "width * height"} there.'
+                f'{where} have no {field!r} in {len(without)} of {len(objects)} objects, such as id {without[0]}, '
+                f"which COCO's evaluation needs: write {field}={value} there."
             )
     classes = (metric.dataset_meta or {}).get('classes')
-    if classes is not None and not isinstance(classes, str):
-        names = [category['name'] for category in annotations.get('categories', [])]
-        order = [known for known in names if known in classes]
-        if order != list(classes):
-            raise SetupError(
-                f'{where} have the categories {_some(names)}, and metainfo.classes is {_some(classes)}: set '
-                f'{split}_evaluator.ann_file to the file of the data set.'
-            )
+    names = [category['name'] for category in content.get('categories', [])]
+    if isinstance(classes, (list, tuple)) and [known for known in names if known in classes] != list(classes):
+        raise SetupError(
+            f'{where} have the categories {_some(names)}, and metainfo.classes is {_some(classes)}: set '
+            f'{split}_evaluator.ann_file to the file of the data set.'
+        )
 
 
-def _check_labels(dataset: object, split: str, model: object) -> None:
+def _check_labels(dataset: object, split: str, heads: Dict[str, nn.Module], where: str) -> None:
     """Look through objects or label maps, as far as the time goes."""
     steps = getattr(getattr(dataset, 'pipeline', None), 'transforms', [])
     load = next((step for step in steps if type(step).__name__ == 'LoadAnnotations'), None)
     if load is None or not hasattr(dataset, 'get_data_info'):
         return
-    heads = heads_of(model) if isinstance(model, nn.Module) else {}
     # What resizes images and label maps gives both one size; what evaluates takes the label maps as they are.
     resized = split == 'train' and any('Resize' in type(step).__name__ for step in steps)
     start, useful = monotonic(), False
@@ -363,7 +291,13 @@ def _check_labels(dataset: object, split: str, model: object) -> None:
             return
         info = dataset.get_data_info(index)
         if 'instances' in info:
-            useful |= _has_objects(info, load, f'The {split} annotations {_name(dataset)!r}')
+            objects = [each for each in info['instances'] if not each.get('ignore_flag')]
+            if load.with_mask and any('mask' not in each for each in objects):
+                raise SetupError(
+                    f'{where} have an object without a mask in {info.get("img_path")!r}, and the pipeline loads masks: '
+                    'add its segmentation, or take the object out.'
+                )
+            useful |= bool(objects)
             if useful and not load.with_mask:
                 return
         elif info.get('seg_map_path'):
@@ -375,26 +309,13 @@ def _check_labels(dataset: object, split: str, model: object) -> None:
             return
     if split == 'train' and not useful:
         raise SetupError(
-            f'The train annotations {_name(dataset)!r} hold nothing to learn from: there is no object or label, or all '
-            'are marked iscrowd, difficult or to be ignored.'
+            f'{where} hold nothing to learn from: there is no object or label, or all are marked iscrowd, difficult or '
+            'to be ignored.'
         )
-
-
-def _has_objects(info: dict, load: object, annotations: str) -> bool:
-    """Whether an image has an object to learn from; each needs a mask where the pipeline loads masks."""
-    usable = [instance for instance in info['instances'] if not instance.get('ignore_flag')]
-    if load.with_mask and any('mask' not in instance for instance in usable):
-        raise SetupError(
-            f'{annotations} have an object without a mask in {info.get("img_path")!r}, and the pipeline loads masks: '
-            'add its segmentation, or take the object out.'
-        )
-    return bool(usable)
 
 
 def _image_size(path: str) -> Optional[Tuple[int, int]]:
-    """Height and width of an image, of which only the head is read; None where that is not known."""
-    from PIL import Image
-
+    """Read height and width in the head of an image; None where they are not known."""
     try:
         with Image.open(path) as image:
             turned = image.getexif().get(0x0112, 1) > 4  # as OpenCV turns it when it decodes
@@ -407,15 +328,13 @@ def _check_label_map(
     labels: np.ndarray, image: Optional[Tuple[int, int]], path: str, split: str, heads: Dict[str, nn.Module]
 ) -> None:
     """Check the shape and the classes of one label map."""
+    where = f'The {split} label map {path!r}'
     if labels.ndim != 2:
+        raise SetupError(f'{where} has the shape {labels.shape}: write one number for each pixel, as a grey image.')
+    if image is not None and labels.shape != tuple(image):
         raise SetupError(
-            f'The {split} label map {path!r} has the shape {tuple(labels.shape)}: write one number for each pixel, as '
-            'a grey image.'
-        )
-    if image is not None and tuple(labels.shape) != tuple(image):
-        raise SetupError(
-            f'The {split} label map {path!r} is of {labels.shape[0]}x{labels.shape[1]} pixels, and its image of '
-            f'{image[0]}x{image[1]}: give both one size.'
+            f'{where} is of {labels.shape[0]}x{labels.shape[1]} pixels, and its image of {image[0]}x{image[1]}: give '
+            'both one size.'
         )
     present = np.unique(labels)
     for name, head in heads.items():
@@ -423,7 +342,6 @@ def _check_label_map(
         wrong = [label for label in present if label != ignored and not 0 <= label < head.num_classes]
         if wrong:
             raise SetupError(
-                f'The {split} label map {path!r} holds the label {wrong[-1]}, and {name} predicts '
-                f'{head.num_classes} classes, 0 to {head.num_classes - 1}, and ignores {ignored}: correct the label '
-                'maps, num_classes, or ignore_index.'
+                f'{where} holds the label {wrong[-1]}, and {name} predicts {head.num_classes} classes, 0 to '
+                f'{head.num_classes - 1}, and ignores {ignored}: correct the label maps, num_classes, or ignore_index.'
             )

@@ -1,7 +1,6 @@
 import os.path as osp
 from typing import Optional, Tuple
 
-from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.runner import save_checkpoint
 
@@ -36,7 +35,7 @@ def export_student(
     cfg.load_from, cfg.resume = None, False
     source = load_checkpoint(checkpoint, 'student')
     init_default_scope(cfg.get('default_scope', 'mmengine'))
-    student = build_model(_model_of(cfg), 'student')
+    student = build_model(cfg.model, 'student', cfg.get('data_preprocessor'))
     load_weights(student, student_state_dict(source['state_dict']), checkpoint, 'student')
 
     out_dir = out_dir or osp.join(osp.dirname(checkpoint), 'student')
@@ -47,13 +46,7 @@ def export_student(
     cfg.dump(f'{stem}.py')
 
     written = load_checkpoint(f'{stem}.pth', 'student')
-    build_model(_model_of(load_config(f'{stem}.py')), 'student').load_state_dict(written['state_dict'], strict=True)
+    cfg = load_config(f'{stem}.py')
+    student = build_model(cfg.model, 'student', cfg.get('data_preprocessor'))
+    student.load_state_dict(written['state_dict'], strict=True)
     return f'{stem}.py', f'{stem}.pth'
-
-
-def _model_of(cfg: Config) -> dict:
-    """The model of a plain config, with the preprocessor that MMEngine's Runner would give it."""
-    model = cfg.model.copy()
-    if cfg.get('data_preprocessor') is not None:
-        model.setdefault('data_preprocessor', cfg.data_preprocessor)
-    return model

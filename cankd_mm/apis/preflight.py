@@ -1,6 +1,8 @@
 import copy
 from contextlib import ExitStack, contextmanager
-from typing import Dict, Iterator, List, NamedTuple, Optional
+from math import isfinite
+from typing import Dict, Iterator, List, Optional, Tuple
+from unittest.mock import patch
 
 import torch
 from mmengine.hooks import Hook
@@ -18,18 +20,8 @@ from cankd_mm.models.utils import count_classes, saved_bytes, untouched, untouch
 _TINY = 1e-12
 
 
-class Finding(NamedTuple):
-    """A line of the report, and whether it deserves a warning."""
-
-    text: str
-    doubtful: bool = False
-
-
-class _Measured(NamedTuple):
-    """What one distillation loss was given, and what it holds for its backward pass."""
-
-    shapes: List[tuple]
-    held: int
+class _Warning(str):
+    """A line of the report that deserves a warning; any other is a plain string."""
 
 
 class PreflightHook(Hook):
@@ -49,129 +41,110 @@ class PreflightHook(Hook):
     """
 
     def __init__(self, only: bool = False, teacher_images: int = 0) -> None:
-        self.only = only
-        self.teacher_images = teacher_images
+        self.only, self.teacher_images = only, teacher_images
         self.batch: Optional[dict] = None
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Optional[dict] = None) -> None:
-        """Remember the batch, for the message where the iteration ends in an error.
-
-        Args:
-            runner (Runner): The runner.
-            batch_idx (int): The batch's place in the epoch.
-            data_batch (dict, optional): The batch.
-        """
+        """Remember the batch, for the message where the iteration ends in an error."""
         self.batch = data_batch
 
     def before_train(self, runner: Runner) -> None:
-        """Check, and log what was found.
-
-        Args:
-            runner (Runner): The runner.
-        """
+        """Check, and log what was found."""
         model = unwrap(runner.model)
         if not isinstance(model, FeatureDistill):
             return
         with untouched_generators():
-            findings = [line for part in (_weights, _inputs, _classes) for line in part(runner, model)]
-            self.batch = _first_batch(runner)
+            findings = [*_weights(runner, model), _input(model), *_classes(runner, model)]
+            loader = runner.train_dataloader
+            dataset = _without_caches(loader.dataset)
+            self.batch = loader.collate_fn([dataset[i] for i in range(min(loader.batch_size or 2, len(dataset)))])
             findings += _one_step(runner, model, self.batch)
             if self.teacher_images:
                 if not isinstance(runner.val_loop, DistillValLoop):
                     raise SetupError('--teacher-eval needs a DistillValLoop: leave it out, or set val_cfg.type.')
                 metrics = runner.val_loop.evaluate_teacher(self.teacher_images)
                 figures = ', '.join(f'{key} {value:.4g}' for key, value in metrics.items()) or 'nothing detected at all'
-                findings.append(Finding(f'teacher on {self.teacher_images} validation images: {figures}'))
-        facts = [finding.text for finding in findings if not finding.doubtful]
-        runner.logger.info('\n  '.join(['preflight', *facts]))
-        for finding in findings:
-            if finding.doubtful:
-                runner.logger.warning(f'preflight: {finding.text}')
+                findings.append(f'teacher on {self.teacher_images} validation images: {figures}')
+        warnings = [finding for finding in findings if isinstance(finding, _Warning)]
+        runner.logger.info('\n  '.join(['preflight', *(line for line in findings if line not in warnings)]))
+        for warning in warnings:
+            runner.logger.warning(f'preflight: {warning}')
         if self.only:
             runner.train_loop.stop_training = True
 
 
-def _weights(runner: Runner, model: FeatureDistill) -> Iterator[Finding]:
-    """Where the weights of both models come from."""
-    count = sum(p.numel() for p in model.teacher.parameters())
-    teacher = f'teacher {type(model.teacher).__name__}, {count / 1e6:.1f} M parameters'
-    yield Finding(f'{teacher}, all from {model.teacher_ckpt}')
+def _weights(runner: Runner, model: FeatureDistill) -> Iterator[str]:
+    """Say where the weights of both models come from."""
+    yield f'teacher {_size(model.teacher)}, all from {model.teacher_ckpt}'
     with model.student_alone() as student:
-        count = sum(p.numel() for p in student.parameters())
-        yield Finding(f'student {type(student).__name__}, {count / 1e6:.1f} M parameters')
+        yield f'student {_size(student)}'
         if runner.cfg.get('load_from'):
-            verb = 'resumed' if runner.cfg.get('resume') else 'loaded'
-            yield Finding(f'student {verb} from {runner.cfg.load_from}')
+            yield f'student {"resumed" if runner.cfg.get("resume") else "loaded"} from {runner.cfg.load_from}'
             return
-        started = list(_started(student))
-    for name, module, init_cfg in started:
-        yield _pretrained(name or 'whole', module, init_cfg)
+        started = [
+            _pretrained(name or 'whole', module, init_cfg)
+            for name, module in student.named_modules()
+            for init_cfg in _init_cfgs(module)
+            if init_cfg.get('checkpoint')
+        ]
+    yield from started
     if not started and not model.init_from_teacher:
-        yield Finding('student starts from random weights')
+        yield 'student starts from random weights'
     for part, source in model.init_from_teacher.items():
-        yield Finding(f"student's {part}: all parameters from the teacher's {source}")
+        yield f"student's {part}: all parameters from the teacher's {source}"
 
 
-def _started(student: nn.Module) -> Iterator[tuple]:
-    """The parts of a student that name a file to start from, in an ``init_cfg`` of whatever kind."""
-    for name, module in student.named_modules():
-        init_cfgs = getattr(module, 'init_cfg', None) or []
-        for init_cfg in [init_cfgs] if isinstance(init_cfgs, dict) else init_cfgs:
-            if init_cfg.get('checkpoint'):
-                yield name, module, init_cfg
+def _size(model: nn.Module) -> str:
+    return f'{type(model).__name__}, {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters'
 
 
-def _pretrained(name: str, module: nn.Module, init_cfg: dict) -> Finding:
-    """How many parameters of a module are those of the file that it starts from."""
-    checkpoint = CheckpointLoader.load_checkpoint(init_cfg['checkpoint'], map_location='cpu', logger='silent')
-    saved, prefix = checkpoint.get('state_dict', checkpoint), init_cfg.get('prefix') or ''
-    prefix = f'{prefix.rstrip(".")}.' if prefix else ''  # MMEngine takes it with the dot and without
-    own = dict(module.named_parameters())
-    missing = [key for key, value in own.items() if not _equals(value, saved.get(f'{prefix}{key}'))]
-    if len(missing) == len(own) and type(module).init_weights is not BaseModule.init_weights:
-        # It may rename what it reads, as Swin does.
-        return Finding(f"student's {name}: reads {init_cfg['checkpoint']} its own way")
-    line = f"student's {name}: {len(own) - len(missing)} of {len(own)} parameters from {init_cfg['checkpoint']}"
-    if len(missing) == len(own):
-        return Finding(f'{line}: is it the file of another architecture?', True)
-    return Finding(line + (f', not {missing[0]}' if missing else ''))
+def _init_cfgs(module: nn.Module) -> List[dict]:
+    init_cfgs = getattr(module, 'init_cfg', None) or []
+    return [init_cfgs] if isinstance(init_cfgs, dict) else init_cfgs
 
 
-def _equals(parameter: Tensor, saved: object) -> bool:
-    return isinstance(saved, Tensor) and saved.shape == parameter.shape and torch.equal(saved, parameter.detach().cpu())
+def _pretrained(name: str, module: nn.Module, init_cfg: dict) -> str:
+    """Say how many parameters of a module are those of the file that it starts from."""
+    path, prefix = init_cfg['checkpoint'], (init_cfg.get('prefix') or '').rstrip('.')
+    checkpoint = CheckpointLoader.load_checkpoint(path, map_location='cpu', logger='silent')
+    saved, own = checkpoint.get('state_dict', checkpoint), dict(module.named_parameters())
+    found = {key: saved.get(f'{prefix}.{key}' if prefix else key, torch.empty(0)) for key in own}
+    missing = [key for key, value in own.items() if not torch.equal(found[key], value.detach().cpu())]
+    line = f"student's {name}: {len(own) - len(missing)} of {len(own)} parameters from {path}"
+    if len(missing) < len(own):
+        return line + (f', not {missing[0]}' if missing else '')
+    if type(module).init_weights is not BaseModule.init_weights:  # it may rename what it reads, as Swin does
+        return f"student's {name}: reads {path} its own way"
+    return _Warning(f'{line}: is it the file of another architecture?')
 
 
-def _inputs(runner: Runner, model: FeatureDistill) -> Iterator[Finding]:
-    """How the teacher sees images."""
-    if not getattr(model.teacher.data_preprocessor, '_enable_normalize', False):
-        yield Finding("teacher's input: not normalized, as in its own config")
-        return
-    mean, std = (getattr(model.teacher.data_preprocessor, key).flatten().tolist() for key in ('mean', 'std'))
+def _input(model: FeatureDistill) -> str:
+    """Say how the teacher sees images."""
+    preprocessor = model.teacher.data_preprocessor
+    if not getattr(preprocessor, '_enable_normalize', False):
+        return "teacher's input: not normalized, as in its own config"
+    mean, std = ([round(v, 2) for v in x.flatten().tolist()] for x in (preprocessor.mean, preprocessor.std))
     how = "which is also the student's" if model.teacher_input.identical else "converted from the student's"
-    yield Finding(f"teacher's input: mean {_round(mean)}, std {_round(std)} as in its own config, {how}")
+    return f"teacher's input: mean {mean}, std {std} as in its own config, {how}"
 
 
-def _round(values: List[float]) -> List[float]:
-    return [round(value, 2) for value in values]
-
-
-def _classes(runner: Runner, model: FeatureDistill) -> Iterator[Finding]:
-    """Whether data, student and teacher agree in their number of classes."""
+def _classes(runner: Runner, model: FeatureDistill) -> Iterator[str]:
+    """Say whether data, student and teacher agree in their number of classes."""
     names = (getattr(runner.train_dataloader.dataset, 'metainfo', None) or {}).get('classes')
     data = None if names is None else len(names)
     student, teacher = count_classes(model), count_classes(model.teacher)
-    yield Finding(f'classes: data {data}, student {student}, teacher {teacher}')
+    yield f'classes: data {data}, student {student}, teacher {teacher}'
     if data is not None and student > data and not hasattr(model, 'language_model'):
-        yield Finding(f'the student predicts {student} classes, the data has {data}: was num_classes forgotten?', True)
+        yield _Warning(f'the student predicts {student} classes, the data has {data}: was num_classes forgotten?')
 
 
-def _one_step(runner: Runner, model: FeatureDistill, batch: dict) -> Iterator[Finding]:
-    """Features, losses and gradients of one batch."""
+def _one_step(runner: Runner, model: FeatureDistill, batch: dict) -> Iterator[str]:
+    """Describe features, losses and gradients of one batch."""
     losses = model.distiller.distill_losses
-    measured: Dict[str, _Measured] = {}
-    with untouched(model, training=True), ExitStack() as hooks:
+    measured: Dict[str, Tuple[List[tuple], int]] = {}
+    with untouched(model, training=True), ExitStack() as watching:
         for name, loss in losses.items():
-            hooks.enter_context(_measuring(name, loss, measured))
+            watching.enter_context(_measuring(name, loss, measured))
         data = model.data_preprocessor(batch, True)
         with runner.optim_wrapper.optim_context(model):
             results = model(**data, mode='loss') if isinstance(data, dict) else model(*data, mode='loss')
@@ -179,78 +152,60 @@ def _one_step(runner: Runner, model: FeatureDistill, batch: dict) -> Iterator[Fi
         total.backward()
         idle = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
         model.zero_grad(set_to_none=True)
-    values = {name: float(logged[f'distill.{name}'].detach()) for name in measured}  # with the factors of their levels
-    logged = {name: value.detach() for name, value in logged.items() if 'loss' in name}
-    task = sum(float(value) for name, value in logged.items() if name.startswith('student.'))
-    for name, value in logged.items():
-        if not torch.isfinite(value).all():
+    logged = {name: float(value.detach()) for name, value in logged.items()}
+    summed = {name: value for name, value in logged.items() if 'loss' in name}
+    for name, value in summed.items():
+        if not isfinite(value):
             raise SetupError(
-                f'{name} is {float(value)} on the first images of the training set: look at these and at the weights.'
+                f'{name} is {value} on the first images of the training set: look at these and at the weights.'
             )
-    for name, seen in measured.items():
-        kind, value = type(losses[name]).__name__, values[name]
-        features = f'{_sources(model.distiller.loss_forward_mappings[name])}, {" and ".join(map(str, seen.shapes))}'
-        yield Finding(f'{name}: {kind} of {features}, weight {getattr(losses[name], "loss_weight", "unknown")}')
-        share = value / max(task, _TINY)
-        yield Finding(f'{name}: {value:.4g}, {share:.2f} of the task loss; holds {seen.held / 2**20:.0f} MB')
-        if value == 0 and all(shape[2:] == (1, 1) for shape in seen.shapes):
-            yield Finding(f'{name} is zero, as a map of one pixel has nothing to normalize: leave that level out', True)
+    task = sum(value for name, value in summed.items() if name.startswith('student.'))
+    distill = 0.0
+    for name, (shapes, held) in measured.items():
+        value = logged[f'distill.{name}']  # with the factor of its level
+        distill += value
+        sources = _sources(model.distiller.loss_forward_mappings[name])
+        weight = getattr(losses[name], 'loss_weight', 'unknown')
+        yield f'{name}: {type(losses[name]).__name__} of {sources}, {" and ".join(map(str, shapes))}, weight {weight}'
+        yield f'{name}: {value:.4g}, {value / max(task, _TINY):.2f} of the task loss; holds {held / 2**20:.0f} MB'
+        if value == 0 and all(shape[2:] == (1, 1) for shape in shapes):
+            yield _Warning(f'{name} is zero, as a map of one pixel has nothing to normalize: leave that level out')
         elif value == 0:
-            yield Finding(f'{name} is exactly zero: does the student differ from the teacher?', True)
+            yield _Warning(f'{name} is exactly zero: does the student differ from the teacher?')
     if task == 0:
-        yield Finding(
+        yield _Warning(
             'the task loss is exactly zero on the first images, so that the student learns nothing from them: are they '
-            'without objects, or their labels all ignored?',
-            True,
+            'without objects, or their labels all ignored?'
         )
         return
-    ratio = sum(values.values()) / task
-    yield Finding(f'task loss {task:.4g}, distillation losses {ratio:.2f} times that')
-    if measured and not 0.01 < ratio < 1e4:  # two thousand times did no harm: docs/comparison.md
-        yield Finding(f'the distillation losses are {ratio:.3g} times the task loss: look at loss_weight', True)
+    yield f'task loss {task:.4g}, distillation losses {distill / task:.2f} times that'
+    if measured and not 0.01 < distill / task < 1e4:  # two thousand times did no harm: docs/comparison.md
+        yield _Warning(f'the distillation losses are {distill / task:.3g} times the task loss: look at loss_weight')
     if idle:
-        yield Finding(
+        yield _Warning(
             f'{len(idle)} parameters get no gradient, such as {idle[0]}: with several processes, set '
-            'find_unused_parameters=True',
-            True,
+            'find_unused_parameters=True'
         )
 
 
 @contextmanager
-def _measuring(name: str, loss: nn.Module, measured: Dict[str, _Measured]) -> Iterator[None]:
-    """Note what a loss is given, and what it keeps for its backward pass."""
-    held: Dict[int, int] = {}
-    saving = ExitStack()  # left in the end, too, where the loss raises
+def _measuring(name: str, loss: nn.Module, measured: Dict[str, Tuple[List[tuple], int]]) -> Iterator[None]:
+    """Note the shapes that a loss is given, and the bytes that it keeps for its backward pass."""
+    forward = loss.forward
 
-    def before(module: nn.Module, args: tuple, kwargs: dict) -> None:
-        nonlocal held
-        held = saving.enter_context(saved_bytes())
-
-    def after(module: nn.Module, args: tuple, kwargs: dict, value: Tensor) -> None:
-        saving.close()
+    def watched(*args: object, **kwargs: object) -> Tensor:
+        with saved_bytes() as held:
+            value = forward(*args, **kwargs)
         shapes = [tuple(feature.shape) for feature in (*args, *kwargs.values()) if isinstance(feature, Tensor)]
-        measured[name] = _Measured(shapes, sum(held.values()))
+        measured[name] = shapes, sum(held.values())
+        return value
 
-    handles = [
-        loss.register_forward_pre_hook(before, with_kwargs=True),
-        loss.register_forward_hook(after, with_kwargs=True),
-    ]
-    try:
+    with patch.object(loss, 'forward', watched):
         yield
-    finally:
-        saving.close()
-        for handle in handles:
-            handle.remove()
-
-
-def _first_batch(runner: Runner) -> dict:
-    loader = runner.train_dataloader
-    dataset = _without_caches(loader.dataset)
-    return loader.collate_fn([dataset[i] for i in range(min(loader.batch_size or 2, len(dataset)))])
 
 
 def _without_caches(dataset: Dataset) -> Dataset:
-    """A view of a data set whose transforms keep nothing, such as the images of a mosaic, in those of the original."""
+    """Copy a data set so that its transforms keep nothing, such as the images of a mosaic, in those of the original."""
     view = copy.copy(dataset)
     for name, value in vars(dataset).items():
         if name == 'pipeline':
@@ -263,7 +218,7 @@ def _without_caches(dataset: Dataset) -> Dataset:
 
 
 def _sources(mapping: dict) -> str:
-    """The recorders that a loss takes its features from, and the connector in between."""
+    """Name the recorders that a loss takes its features from, and the connector in between."""
     words = []
     for record in mapping.values():
         whose = "the student's" if record['from_student'] else "the teacher's"

@@ -2,7 +2,7 @@ from typing import Dict, Optional
 
 from mmengine.runner import Runner
 
-from cankd_mm.apis.data import check_data, check_loaders, check_test_dataset
+from cankd_mm.apis.data import check_data, check_datasets
 from cankd_mm.apis.train import init_cpu_dist
 from cankd_mm.config.pair import is_distillation, student_config, teacher_config
 from cankd_mm.config.read import load_config
@@ -41,7 +41,6 @@ def test(
     """
     cfg = load_config(config, cfg_options, work_dir, launcher)
     check_data(cfg, 'test')
-    check_loaders(cfg, 'test')
     whose = 'teacher' if teacher else 'student' if is_distillation(cfg) else 'model'
     if teacher:
         checkpoint = checkpoint or cfg.model.get('teacher_ckpt')
@@ -64,5 +63,5 @@ def test(
     load_weights(model, state_dict, checkpoint, whose)
     if teacher:
         spread_grey(model.data_preprocessor)
-    check_test_dataset(runner)
+    check_datasets(runner, 'test')
     return runner.test()

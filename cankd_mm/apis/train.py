@@ -5,19 +5,18 @@ from typing import Optional
 from unittest.mock import patch
 
 import torch
-from mmengine.config import Config, ConfigDict
+from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.dist import init_dist
-from mmengine.logging import print_log
 from mmengine.model import MMDistributedDataParallel, revert_sync_batchnorm
 from mmengine.registry import MODEL_WRAPPERS, RUNNERS
 from mmengine.runner import Runner
 from torch import nn
 
-from cankd_mm.apis.data import check_data, check_datasets, check_loaders, explain_batch
+from cankd_mm.apis.data import check_data, check_datasets, explain_batch
 from cankd_mm.apis.preflight import PreflightHook
-from cankd_mm.apis.resume import check_loadable, check_resumable
-from cankd_mm.apis.work_dir import claimed, find_resumable, note, note_end
+from cankd_mm.apis.resume import check_loadable, check_resumable, read_resumable
+from cankd_mm.apis.work_dir import claimed, length_of
 from cankd_mm.config.pair import is_feature_distill
 from cankd_mm.config.read import load_config
 from cankd_mm.errors import SetupError
@@ -65,7 +64,6 @@ def train(
     """
     cfg = load_config(config, cfg_options, work_dir, launcher)
     check_data(cfg, 'train', 'val')
-    check_loaders(cfg, 'train', 'val', 'test')
     if amp:
         if get_device() == 'cpu':
             raise SetupError('--amp needs an accelerator, and there is none here: leave it out.')
@@ -83,74 +81,46 @@ def train(
             f'--check and --teacher-eval look at a distillation by FeatureDistill, and {config!r} is none: leave them '
             'out.'
         )
-    work_dir = Path(cfg.work_dir)
-    notes = not check and (launcher == 'none' or _rank() == 0)
-    with claimed(work_dir, wait) if notes else nullcontext():
+    claims = not check and (launcher == 'none' or _rank() == 0)
+    with claimed(Path(cfg.work_dir), wait) if claims else nullcontext(lambda **facts: None) as note:
         preflight = PreflightHook(check, teacher_eval)
-        runner = _build(cfg, resume, preflight)
-        if notes:
-            note(work_dir, max_iters=runner.max_iters)
+        runner = _build(cfg, resume)
+        runner.register_hook(preflight)
+        note(max_iters=runner.max_iters)
         try:
             runner.train()
         except (RuntimeError, IndexError):  # what a loss makes of labels that do not fit
             explain_batch(preflight.batch, unwrap(runner.model))
             raise
-        if notes:
-            note_end(work_dir, cfg.train_cfg, runner.epoch, runner.iter)
+        note(ended=length_of(cfg.train_cfg), epoch=runner.epoch, iter=runner.iter)
     return runner
 
 
-def _build(cfg: Config, resume: Optional[str], preflight: PreflightHook) -> Runner:
+def _build(cfg: Config, resume: Optional[str]) -> Runner:
     """Build a runner, and check what it has to train with."""
-    checkpoint = _resume(cfg, resume)
+    checkpoint = read_resumable(cfg, resume)
     init_cpu_dist(cfg)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
-    if checkpoint is not None:
-        check_resumable(runner, checkpoint, cfg.load_from)
-        del checkpoint
-    elif cfg.get('load_from'):
-        check_loadable(runner.model, cfg.load_from)
-    check_datasets(runner)
-    runner.register_hook(preflight)
+    if cfg.get('load_from'):
+        check = check_loadable if checkpoint is None else check_resumable
+        checkpoint = checkpoint or load_checkpoint(cfg.load_from, 'run')
+        model = unwrap(runner.model)
+        if isinstance(model, nn.Module):  # MMEngine's FlexibleRunner has none before it trains
+            check(model, checkpoint, cfg.load_from)
+    check_datasets(runner, 'train', 'val', 'test')
     return runner
 
 
 def _rank() -> int:
-    """The number of this process, as torchrun, Slurm or MPI say before anything is initialized."""
+    """Read the number of this process, which torchrun, Slurm or MPI say before anything is initialized."""
     names = ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK')
     return next((int(os.environ[name]) for name in names if name in os.environ), 0)
-
-
-def _resume(cfg: Config, resume: Optional[str]) -> Optional[dict]:
-    """Find and read the checkpoint to resume from, and take its seed, which the order of the data hangs on."""
-    if resume is None and not cfg.get('resume'):
-        return None
-    path = cfg.get('load_from') if resume is None else None if resume == 'auto' else resume
-    if path is None:
-        found = find_resumable(Path(cfg.work_dir))
-        path = None if found is None else str(found)
-    elif not os.path.isfile(path):
-        raise SetupError(
-            f'The checkpoint {path!r} to resume from does not exist: correct the path, or give '
-            '--resume alone for the latest one in the work folder.'
-        )
-    if path is None:
-        print_log(f'There is no checkpoint in {cfg.work_dir!r} to resume from: the training starts anew.')
-        cfg.resume = False
-        return None
-    cfg.resume, cfg.load_from = True, path
-    checkpoint = load_checkpoint(path, 'run')
-    cfg.setdefault('randomness', ConfigDict())
-    if cfg.randomness.get('seed') is None:
-        cfg.randomness.seed = checkpoint.get('meta', {}).get('seed')
-    return checkpoint
 
 
 def init_cpu_dist(cfg: Config) -> None:
     """Let several processes train on a machine without an accelerator, where MMEngine asks for one.
 
-    Args:
-        cfg (Config): The config; its model wrapper is set where this applies.
+    The config gets a model wrapper where this applies.
     """
     if cfg.launcher == 'none' or get_device() != 'cpu' or torch.distributed.is_initialized():
         return
@@ -160,24 +130,17 @@ def init_cpu_dist(cfg: Config) -> None:
         # It reads what Slurm or MPI say, and would choose a GPU.
         with patch.object(torch.cuda, 'set_device'):
             init_dist(cfg.launcher, backend='gloo')
-    wrapper = dict(
-        type='ProcessorDataParallel',
-        broadcast_buffers=False,
-        find_unused_parameters=cfg.get('find_unused_parameters', False),
-    )
+    unused = cfg.get('find_unused_parameters', False)
+    wrapper = dict(type='ProcessorDataParallel', broadcast_buffers=False, find_unused_parameters=unused)
     cfg.model_wrapper_cfg = {**wrapper, **(cfg.get('model_wrapper_cfg') or {})}
 
 
 @MODEL_WRAPPERS.register_module()
 class ProcessorDataParallel(MMDistributedDataParallel):
-    """Several processes that train one model on processors.
+    """MMDistributedDataParallel for several processes that train one model on processors.
 
     MMEngine would ask for the device of the local rank, and torch synchronizes batch norm on accelerators alone: every
     process takes the statistics of its own share.
-
-    Args:
-        module (nn.Module): The model.
-        **kwargs: Of MMDistributedDataParallel.
     """
 
     def __init__(self, module: nn.Module, **kwargs) -> None:

@@ -2,12 +2,13 @@
 
 import json
 import os
+import re
 import socket
 import time
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
-from typing import Dict, Iterator, List, Optional
+from typing import Callable, Dict, Iterable, Iterator, List, Optional
 
 from filelock import FileLock, Timeout
 from mmengine.fileio import dump, load
@@ -18,18 +19,10 @@ from cankd_mm.models.checkpoints import load_checkpoint
 
 _STATE = 'training.json'  # who trains here, and how far it has come
 _LOCK = '.training.lock'
-_STUDENT = 'student/'
 
 
 def read_scalars(work_dir: Path) -> List[dict]:
-    """Read the scalars that MMEngine has logged of a training, over all its resumptions.
-
-    Args:
-        work_dir (Path): The work folder.
-
-    Returns:
-        list[dict]: One entry per logged step and per validation, in order.
-    """
+    """Read what MMEngine has logged of a training over all its resumptions, an entry for each step or validation."""
     entries = []
     for path in sorted(work_dir.glob('*/vis_data/scalars.json')):
         for line in path.read_text().splitlines():
@@ -38,59 +31,47 @@ def read_scalars(work_dir: Path) -> List[dict]:
             except ValueError:  # the line that is being written
                 continue
             # Before 0.2 a distillation reported its student's metrics under a prefix.
-            entries.append({key[len(_STUDENT) :] if key.startswith(_STUDENT) else key: entry[key] for key in entry})
+            entries.append({re.sub('^student/', '', key): value for key, value in entry.items()})
     return entries
 
 
+def seconds_per_step(scalars: List[dict]) -> Optional[float]:
+    """Take the median time of an iteration, data loading included, of what :func:`read_scalars` found."""
+    times = [entry['time'] for entry in scalars if 'loss' in entry and 'time' in entry]
+    return round(median(times), 4) if times else None
+
+
 def last_checkpoint(work_dir: Path) -> Optional[Path]:
-    """Find the checkpoint that was written last, and completely.
+    """Find the checkpoint that was written last, and completely; None where there is none.
 
     MMEngine names it in ``last_checkpoint``, in whatever folder it lies; a folder that was moved takes it along.
-
-    Args:
-        work_dir (Path): The work folder.
-
-    Returns:
-        Path | None: The checkpoint, None where there is none.
     """
     pointer = work_dir / 'last_checkpoint'
     if not pointer.exists():
         return None
     named = Path(pointer.read_text().strip())
-    there = [path for path in (work_dir / named.name, named) if path.is_file()]
-    return max(there, key=lambda path: path.stat().st_mtime, default=None)
+    return _newest(path for path in (work_dir / named.name, named) if path.is_file())
 
 
 def find_resumable(work_dir: Path) -> Optional[Path]:
-    """Find the checkpoint that a training goes on from.
+    """Find the checkpoint that a training goes on from: the last one, or where that is gone the newest."""
+    return last_checkpoint(work_dir) or _newest([*work_dir.glob('epoch_*.pth'), *work_dir.glob('iter_*.pth')])
 
-    Args:
-        work_dir (Path): Its work folder.
 
-    Returns:
-        Path | None: The last one, or where that is gone the newest; None where there is none.
-    """
-    checkpoints = [*work_dir.glob('epoch_*.pth'), *work_dir.glob('iter_*.pth')]
-    return last_checkpoint(work_dir) or max(checkpoints, key=lambda path: path.stat().st_mtime, default=None)
+def _newest(paths: Iterable[Path]) -> Optional[Path]:
+    return max(paths, key=lambda path: path.stat().st_mtime, default=None)
 
 
 def is_complete(work_dir: Path, train_cfg: dict) -> bool:
-    """Tell whether a training has come to its end.
+    """Tell whether a training with this ``train_cfg`` has come to its end and left a checkpoint.
 
     ``cankd train`` notes that it has, also where a hook has ended it early. Of any other training the last checkpoint
     tells.
-
-    Args:
-        work_dir (Path): Its work folder.
-        train_cfg (dict): Of its config.
-
-    Returns:
-        bool: Whether it has, and left a checkpoint.
     """
     checkpoint = last_checkpoint(work_dir)
     if checkpoint is None:
         return False
-    length = _length(train_cfg)
+    length = length_of(train_cfg)
     if state_of(work_dir).get('ended') == length:
         return True
     try:
@@ -102,14 +83,9 @@ def is_complete(work_dir: Path, train_cfg: dict) -> bool:
 
 
 def state_of(work_dir: Path) -> dict:
-    """Read what the training in a work folder has noted of itself.
+    """Read what the training in a work folder has noted of itself, where it has.
 
-    Args:
-        work_dir (Path): The work folder.
-
-    Returns:
-        dict: ``host``, ``pid`` and ``since`` of the process, ``max_iters``, and at its end ``ended``, ``epoch`` and
-        ``iter``; empty where nothing is noted.
+    These are ``host``, ``pid``, ``since`` and ``slurm``, ``max_iters``, and at the end ``ended``, ``epoch``, ``iter``.
     """
     try:
         return load(str(work_dir / _STATE))
@@ -117,38 +93,20 @@ def state_of(work_dir: Path) -> dict:
         return {}
 
 
-def note(work_dir: Path, **facts: object) -> None:
-    """Note something of the training in a work folder.
-
-    Args:
-        work_dir (Path): The work folder.
-        **facts: See :func:`state_of`.
-    """
-    dump({**state_of(work_dir), **facts}, str(work_dir / _STATE))
-
-
-def note_end(work_dir: Path, train_cfg: dict, epoch: int, iteration: int) -> None:
-    """Note that a training has come to its end.
-
-    Args:
-        work_dir (Path): Its work folder.
-        train_cfg (dict): Of its config.
-        epoch (int): Epochs that are done.
-        iteration (int): Iterations that are done.
-    """
-    note(work_dir, ended=_length(train_cfg), epoch=epoch, iter=iteration)
+def length_of(train_cfg: dict) -> Dict[str, Optional[int]]:
+    """Take the length of a training, in epochs or iterations, out of its ``train_cfg``."""
+    key = 'max_epochs' if train_cfg.get('max_epochs') is not None else 'max_iters'
+    return {key: train_cfg.get(key)}
 
 
 @contextmanager
-def claimed(work_dir: Path, wait: bool = False) -> Iterator[None]:
+def claimed(work_dir: Path, wait: bool = False) -> Iterator[Callable[..., None]]:
     """Have a work folder for one training alone, as long as its process lives.
 
-    Args:
-        work_dir (Path): The work folder.
-        wait (bool): Whether to wait for a training that runs there. Defaults to False.
+    The context is a function that notes more of the training, see :func:`state_of`.
 
     Raises:
-        SetupError: If another process trains there. The message names it.
+        SetupError: If another process trains there, unless ``wait`` has it waited for. The message names it.
     """
     work_dir.mkdir(parents=True, exist_ok=True)
     lock = FileLock(str(work_dir / _LOCK))
@@ -160,24 +118,23 @@ def claimed(work_dir: Path, wait: bool = False) -> Iterator[None]:
             raise SetupError(f'{busy}: wait for its end, or give another --work-dir.') from None
         print_log(f'{busy}: this training waits for its end.', logger='current')
         lock.acquire()
+    state = dict(host=socket.gethostname(), pid=os.getpid(), since=time.strftime('%Y-%m-%d %H:%M:%S'))
+    if 'SLURM_JOB_ID' in os.environ:
+        state['slurm'] = os.environ['SLURM_JOB_ID']
+
+    def note(**facts: object) -> None:
+        state.update(facts)
+        dump(state, str(work_dir / _STATE))
+
     try:
-        job = {'slurm': os.environ['SLURM_JOB_ID']} if 'SLURM_JOB_ID' in os.environ else {}
-        since = time.strftime('%Y-%m-%d %H:%M:%S')
-        dump(dict(host=socket.gethostname(), pid=os.getpid(), since=since, **job), str(work_dir / _STATE))
-        yield
+        note()
+        yield note
     finally:
         lock.release()
 
 
 def holder(work_dir: Path) -> Optional[str]:
-    """Tell who trains in a work folder.
-
-    Args:
-        work_dir (Path): The work folder.
-
-    Returns:
-        str | None: The process and its host; None where nobody does.
-    """
+    """Name the process that trains in a work folder, and its host; None where nobody does."""
     if not (work_dir / _LOCK).exists():
         return None
     try:
@@ -187,21 +144,3 @@ def holder(work_dir: Path) -> Optional[str]:
         state = state_of(work_dir)
         job = f' (job {state["slurm"]} of Slurm)' if 'slurm' in state else ''
         return f'Process {state.get("pid")} on {state.get("host")}{job}, since {state.get("since")},'
-
-
-def _length(train_cfg: dict) -> Dict[str, Optional[int]]:
-    key = 'max_epochs' if train_cfg.get('max_epochs') is not None else 'max_iters'
-    return {key: train_cfg.get(key)}
-
-
-def seconds_per_step(scalars: List[dict]) -> Optional[float]:
-    """Take the median of the logged times of an iteration.
-
-    Args:
-        scalars (list[dict]): What :func:`read_scalars` found.
-
-    Returns:
-        float | None: Seconds, data loading included; None where nothing was logged.
-    """
-    times = [entry['time'] for entry in scalars if 'loss' in entry and 'time' in entry]
-    return round(median(times), 4) if times else None

@@ -1,8 +1,6 @@
-import logging
 from typing import Dict, Optional, Union
 
 from mmengine.hooks import Hook
-from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import BaseLoop, Runner
 
@@ -32,42 +30,26 @@ class DistillRunner(Runner):
     """
 
     def build_val_loop(self, loop: Union[BaseLoop, Dict]) -> BaseLoop:
-        """Build the loop of the validation.
-
-        Args:
-            loop (BaseLoop | dict): The loop or its config, in which no type and ``'ValLoop'`` are the same.
-
-        Returns:
-            BaseLoop: The loop.
-        """
+        """Build the loop of the validation, ours where the config has no type or ``'ValLoop'``."""
         if isinstance(loop, dict) and type_name(loop.get('type', 'ValLoop')) == 'ValLoop':
             loop = {**loop, 'type': 'DistillValLoop'}
         return super().build_val_loop(loop)
 
     def register_default_hooks(self, hooks: Optional[Dict[str, Union[Hook, Dict]]] = None) -> None:
-        """Register the hooks of every training, and those above.
-
-        Args:
-            hooks (dict[str, Hook | dict], optional): The config's ``default_hooks``. Defaults to None.
-        """
+        """Register the hooks of every training, and those above."""
         ours = dict(finite_loss=dict(type='FiniteLossHook'), best_student=dict(type='BestStudentHook'))
         hooks = {name: hook for name, hook in {**ours, **(hooks or {})}.items() if hook is not None or name not in ours}
         checkpoint = hooks.get('checkpoint', dict(type='CheckpointHook', interval=1))
         if isinstance(checkpoint, dict):
-            hooks['checkpoint'] = self._complete(dict(checkpoint))
+            hooks['checkpoint'] = checkpoint = dict(checkpoint)
+            if 'save_best' not in checkpoint and self._val_loop is not None:
+                metric = metric_of(self.cfg)
+                checkpoint['save_best'] = metric.key if metric else 'auto'
+                checkpoint.setdefault('rule', metric.rule if metric else 'greater')
+            if checkpoint.get('max_keep_ckpts') == 1:
+                self.logger.warning(
+                    'default_hooks.checkpoint.max_keep_ckpts=1 would remove the only checkpoint before the next one is '
+                    'written: two are kept.'
+                )
+                checkpoint['max_keep_ckpts'] = 2
         super().register_default_hooks(hooks)
-
-    def _complete(self, checkpoint: dict) -> dict:
-        if 'save_best' not in checkpoint and self._val_loop is not None:
-            metric = metric_of(self.cfg)
-            checkpoint['save_best'] = metric.key if metric else 'auto'
-            checkpoint.setdefault('rule', metric.rule if metric else 'greater')
-        if checkpoint.get('max_keep_ckpts') == 1:
-            print_log(
-                'default_hooks.checkpoint.max_keep_ckpts=1 would remove the only checkpoint before the next one is '
-                'written: two are kept.',
-                logger='current',
-                level=logging.WARNING,
-            )
-            checkpoint['max_keep_ckpts'] = 2
-        return checkpoint

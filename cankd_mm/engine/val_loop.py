@@ -1,12 +1,10 @@
 from numbers import Real
-from typing import Dict, Iterator, List, Optional, Union
+from typing import Dict, Optional
 
 import torch
 from mmengine.dist import get_dist_info
-from mmengine.evaluator import Evaluator
 from mmengine.registry import LOOPS
-from mmengine.runner import Runner, ValLoop, autocast
-from torch.utils.data import DataLoader
+from mmengine.runner import ValLoop, autocast
 
 from cankd_mm.config.pair import NO_PREDICTIONS
 from cankd_mm.errors import SetupError
@@ -25,12 +23,10 @@ class DistillValLoop(ValLoop):
     it is MMEngine's ``ValLoop``. :class:`DistillRunner` takes it by itself.
 
     Args:
-        runner (Runner): The runner.
-        dataloader (DataLoader | dict): The data loader or its config.
-        evaluator (Evaluator | dict | list): The evaluator or its config.
-        fp16 (bool): Whether to evaluate in half precision. Defaults to False.
+        *args: Of ``ValLoop``: runner, data loader and evaluator.
         teacher (str): When the teacher is evaluated: ``'once'``, with the first validation of a training, ``'always'``
             or ``'never'``. Defaults to 'once'.
+        **kwargs: Of ``ValLoop``, such as ``fp16``.
 
     Raises:
         SetupError: If ``teacher`` is none of these.
@@ -39,27 +35,15 @@ class DistillValLoop(ValLoop):
         >>> val_cfg = dict(type='DistillValLoop', teacher='never')
     """
 
-    def __init__(
-        self,
-        runner: Runner,
-        dataloader: Union[DataLoader, Dict],
-        evaluator: Union[Evaluator, Dict, List],
-        fp16: bool = False,
-        teacher: str = 'once',
-    ) -> None:
-        super().__init__(runner, dataloader, evaluator, fp16)
+    def __init__(self, *args, teacher: str = 'once', **kwargs) -> None:
+        super().__init__(*args, **kwargs)
         if teacher not in ('once', 'always', 'never'):
             raise SetupError(f"val_cfg.teacher is {teacher!r}: use 'once', 'always' or 'never'.")
         self.teacher = teacher
 
     def run(self) -> Dict[str, float]:
-        """Evaluate the teacher where it is its turn, and then the student.
-
-        Returns:
-            dict[str, float]: The student's metrics.
-        """
-        hub = self.runner.message_hub
-        model = unwrap(self.runner.model)
+        """Evaluate the teacher where it is its turn, and then the student, whose metrics are returned."""
+        hub, model = self.runner.message_hub, unwrap(self.runner.model)
         turn = self.teacher == 'always' or self.teacher == 'once' and not hub.runtime_info.get(_EVALUATED)
         if turn and isinstance(model, FeatureDistill) and teacher_is_rateable(model):
             for key, value in self.evaluate_teacher().items():
@@ -70,18 +54,12 @@ class DistillValLoop(ValLoop):
 
     @torch.no_grad()
     def evaluate_teacher(self, images: Optional[int] = None) -> Dict[str, float]:
-        """Evaluate the teacher.
-
-        Args:
-            images (int, optional): On how many images, the first of the validation set. Defaults to None, all.
-
-        Returns:
-            dict[str, float]: What the evaluators report.
+        """Evaluate the teacher, on the first images of the validation set or on all.
 
         Raises:
-            SetupError: If the teacher predicts other classes than the student, for whom the data is.
+            SetupError: If the teacher predicts nothing, or other classes than the student, for whom the data is.
         """
-        model, dataset = unwrap(self.runner.model), self.dataloader.dataset
+        model, loader, dataset = unwrap(self.runner.model), self.dataloader, self.dataloader.dataset
         if isinstance(model.teacher, BackboneTeacher):
             raise SetupError(f'The teacher {NO_PREDICTIONS}: leave --teacher-eval out.')
         if not teacher_is_rateable(model):
@@ -90,7 +68,9 @@ class DistillValLoop(ValLoop):
                 f'{count_classes(model)}: leave --teacher-eval out.'
             )
         size = len(dataset) if images is None else min(images, len(dataset))
-        for batch in self.dataloader if images is None else self._first(size):
+        rank, world = get_dist_info()  # processes share the images out as their results are put together
+        first = (loader.collate_fn([dataset[index]]) for index in range(rank, size, world))
+        for batch in loader if images is None else first:
             with autocast(enabled=self.fp16):
                 outputs = model.teacher.val_step(batch)
             self.evaluator.process(data_samples=outputs, data_batch=batch)
@@ -103,22 +83,9 @@ class DistillValLoop(ValLoop):
             metric.img_ids = None
         return metrics
 
-    def _first(self, size: int) -> Iterator[dict]:
-        """The first images, each a batch; with several processes, shared out as their results are put together."""
-        rank, world = get_dist_info()
-        for index in range(rank, size, world):
-            yield self.dataloader.collate_fn([self.dataloader.dataset[index]])
-
 
 def teacher_is_rateable(model: FeatureDistill) -> bool:
-    """Tell whether the teacher predicts the classes of the student, for whom the data is.
-
-    Args:
-        model (FeatureDistill): The pair.
-
-    Returns:
-        bool: Whether it predicts anything, and as many classes.
-    """
+    """Tell whether the teacher of a pair predicts as many classes as the student, for whom the data is."""
     if isinstance(model.teacher, BackboneTeacher):
         return False
     with model.student_alone() as student:

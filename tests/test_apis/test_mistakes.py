@@ -274,6 +274,10 @@ DETECTION = {
         lambda m: {'val_dataloader.persistent_workers': True},
         'val_dataloader sets persistent_workers=True and num_workers=0',
     ),
+    'workers of the test that stay and are not': (
+        lambda m: {'test_dataloader.persistent_workers': True},
+        'test_dataloader sets persistent_workers=True and num_workers=0',
+    ),
     'batches to fetch by no worker': (
         lambda m: {'train_dataloader.prefetch_factor': 4},
         'train_dataloader sets prefetch_factor=4 and num_workers=0',

@@ -3,12 +3,14 @@
 import copy
 
 import pytest
+import torch
 from mmengine.config import Config
-from mmengine.optim import build_optim_wrapper
-from mmengine.registry import DefaultScope
+from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper, build_optim_wrapper
+from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, DefaultScope
 from mmrazor.registry import MODELS
 from torch import nn
 
+from cankd_mm.engine.optimizer import install
 from cankd_mm.models.builders import build_model
 
 LR, DECAY = 1e-3, 0.05
@@ -162,3 +164,40 @@ def test_model_without_a_teacher_is_as_ever(pairs):
     student = build_model(cfg.model.architecture, 'student')
     optimizer = build_optim_wrapper(student, copy.deepcopy(ADAMW)).optimizer
     assert len(optimizer.param_groups) == 1
+
+
+def constructor_of(**cfg):
+    return OPTIM_WRAPPER_CONSTRUCTORS.build(dict(type='DefaultOptimWrapperConstructor', **cfg))
+
+
+def test_constructor_is_of_its_own_class():
+    constructor = constructor_of(optim_wrapper_cfg=copy.deepcopy(ADAMW))
+    assert isinstance(constructor, DefaultOptimWrapperConstructor)
+    assert type(constructor).__name__ == 'DefaultOptimWrapperConstructor'
+
+
+def test_registry_is_extended_once():
+    before = OPTIM_WRAPPER_CONSTRUCTORS.build_func
+    install()
+    assert OPTIM_WRAPPER_CONSTRUCTORS.build_func is before
+
+
+def test_several_optimizers_of_which_the_first_takes_what_is_trained_beside_the_student(pairs):
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        model = MODELS.build(Config.fromfile(str(pairs['detection'])).model)
+        parts = {part: copy.deepcopy(ADAMW) for part in ('backbone', 'neck', 'bbox_head')}
+        found = build_optim_wrapper(model, dict(constructor='mmrazor.SeparateOptimWrapperConstructor', **parts))
+    names = {part: set(settings(wrapper, model)) for part, wrapper in found.items()}
+    assert {name.split('.')[0] for name in names['backbone']} == {'backbone', 'distiller'}
+    assert set().union(*names.values()) == set(dict(model.named_parameters()))
+
+
+def test_constructor_that_is_a_function(pairs):
+    def optimizer_of_all(optim_wrapper_cfg, paramwise_cfg):
+        return lambda model: OptimWrapper(torch.optim.SGD(model.parameters(), lr=LR))
+
+    OPTIM_WRAPPER_CONSTRUCTORS.register_module(module=optimizer_of_all, force=True)
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        model = MODELS.build(Config.fromfile(str(pairs['detection'])).model)
+        found = build_optim_wrapper(model, dict(constructor='optimizer_of_all'))
+    assert set(settings(found, model)) == set(dict(model.named_parameters()))

@@ -13,7 +13,6 @@ from mmengine.registry import HOOKS
 from mmengine.runner import save_checkpoint
 
 from cankd_mm.apis import train
-from cankd_mm.apis.train import _resume
 from cankd_mm.apis.work_dir import find_resumable
 from cankd_mm.config.read import load_config, load_model_cfg
 from cankd_mm.errors import SetupError
@@ -95,9 +94,13 @@ def test_seed_is_taken_from_the_checkpoint(pair, tmp_path):
 
 
 def test_nothing_to_resume_starts_as_the_config_says(pair, tmp_path):
-    cfg = load_config(pair, {'load_from': 'start.pth'}, work_dir=str(tmp_path))
-    assert _resume(cfg, 'auto') is None
-    assert cfg.load_from == 'start.pth' and cfg.resume is False
+    student = build_model(load_config(pair).model.architecture, 'student')
+    save_checkpoint(dict(state_dict=student.state_dict()), str(tmp_path / 'start.pth'))
+    options = {'load_from': str(tmp_path / 'start.pth')}
+    runner = train(pair, work_dir=str(tmp_path / 'run'), cfg_options=options, resume='auto', check=True)
+    log = next((tmp_path / 'run').glob('*/*.log')).read_text()
+    assert f'student loaded from {tmp_path}/start.pth' in log
+    assert all(torch.equal(value, runner.model.state_dict()[name]) for name, value in student.named_parameters())
 
 
 def test_preflight_leaves_no_trace(pair, tmp_path, monkeypatch):
