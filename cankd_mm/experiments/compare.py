@@ -21,7 +21,7 @@ from cankd_mm.experiments.report import ALONE
 from cankd_mm.experiments.run import run_experiment
 from cankd_mm.models.checkpoints import check_checkpoint
 
-MONITOR = 'CanBlockMonitorHook'
+_MONITOR = 'CanBlockMonitorHook'
 
 
 def compare(
@@ -58,22 +58,15 @@ def compare(
         SetupError: If something in a config or a path is wrong, or a training fails.
     """
     root = Path(work_dir or default_work_dir(pair, 'compare'))
-    configs = method_configs(pair, methods, cfg_options)
+    configs = _method_configs(pair, methods, cfg_options)
     reference = next(name for name in configs if name != ALONE)
     about = dict(pair=pair, cfg_options=dict(cfg_options or {}))
     with claimed(root) if train else nullcontext():
-        return run_experiment(plan(configs, seeds, root), root, reference, place, train, stream, **about)
+        return run_experiment(_plan(configs, seeds, root), root, reference, place, train, stream, **about)
 
 
 def load_pair(config: str, cfg_options: Optional[dict] = None) -> Config:
     """Read a pair whose trainings are to be rated, and check what can be checked before the first of them.
-
-    Args:
-        config (str): A distillation config.
-        cfg_options (dict, optional): Entries that override the config's. Defaults to None.
-
-    Returns:
-        Config: The config.
 
     Raises:
         SetupError: If it is no pair, if its data or the teacher's checkpoint is missing, or if nothing rates a run.
@@ -91,21 +84,8 @@ def load_pair(config: str, cfg_options: Optional[dict] = None) -> Config:
     return cfg
 
 
-def method_configs(pair: str, methods: Sequence[str], cfg_options: Optional[dict] = None) -> Dict[str, Config]:
-    """Put every method on a pair.
-
-    Args:
-        pair (str): A distillation config.
-        methods (Sequence[str]): Config files with what a method changes in the pair's.
-        cfg_options (dict, optional): Entries that override those of every config. Defaults to None.
-
-    Returns:
-        dict[str, Config]: The student alone, the pair under the first part of its file's name, and every method under
-        the name of its file.
-
-    Raises:
-        SetupError: If the pair is no distillation, or two methods have one name.
-    """
+def _method_configs(pair: str, methods: Sequence[str], cfg_options: Optional[dict] = None) -> Dict[str, Config]:
+    """The student alone, the pair under the first part of its file's name, each method under the name of its file."""
     cfg = load_pair(pair, cfg_options)
     for key in ('work_dir', 'launcher'):
         cfg.pop(key, None)
@@ -120,23 +100,21 @@ def method_configs(pair: str, methods: Sequence[str], cfg_options: Optional[dict
     return configs
 
 
-def plan(configs: Dict[str, Config], seeds: Sequence[int], root: Path) -> List[Job]:
-    """Write the configs of a comparison, and list its trainings, all methods with the first seed first.
-
-    Args:
-        configs (dict[str, Config]): By method, as :func:`method_configs` makes them.
-        seeds (Sequence[int]): The seeds of every method.
-        root (Path): Takes ``<method>.py`` and the work folders ``<method>/seed<seed>``.
-
-    Returns:
-        list[Job]: The trainings.
-
-    Raises:
-        SetupError: If ``root`` holds trainings of other configs.
-    """
+def _plan(configs: Dict[str, Config], seeds: Sequence[int], root: Path) -> List[Job]:
+    """Write the configs ``<method>.py``, and list the trainings in ``<method>/seed<seed>``, seed after seed."""
     folders = {name: root / name.replace(' ', '-') for name in configs}
+    root.mkdir(parents=True, exist_ok=True)
     for name, cfg in configs.items():
-        _write_config(_with_monitor(cfg), folders[name])
+        _add_monitor(cfg)
+        path = Path(f'{folders[name]}.py')
+        if path.exists() and folders[name].exists():
+            as_written = Config.fromstring(cfg.pretty_text, '.py').to_dict()
+            if Config.fromfile(str(path)).to_dict() != as_written:
+                raise SetupError(
+                    f'{str(folders[name])!r} holds trainings of another config than this comparison would run: give '
+                    'another --work-dir, or remove that folder.'
+                )
+        cfg.dump(str(path))
     return [
         Job(folder / f'seed{seed}', f'{folder}.py', {'randomness.seed': seed}, method=name)
         for seed in seeds
@@ -144,27 +122,8 @@ def plan(configs: Dict[str, Config], seeds: Sequence[int], root: Path) -> List[J
     ]
 
 
-def _with_monitor(cfg: Config) -> Config:
+def _add_monitor(cfg: Config) -> None:
     """Have a distillation log what its Can blocks add, which changes nothing of the training."""
     hooks = list(cfg.get('custom_hooks') or [])
-    if not is_distillation(cfg) or any(type_name(hook) == MONITOR for hook in hooks):
-        return cfg
-    cfg = copy.deepcopy(cfg)
-    cfg.custom_hooks = [*hooks, dict(type=MONITOR)]
-    return cfg
-
-
-def _write_config(cfg: Config, folder: Path) -> None:
-    path = folder.with_name(f'{folder.name}.py')
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # As it is once it has been written and read.
-    if path.exists() and folder.exists() and Config.fromfile(str(path)).to_dict() != _reread(cfg):
-        raise SetupError(
-            f'{str(folder)!r} holds trainings of another config than this comparison would run: give another '
-            '--work-dir, or remove that folder.'
-        )
-    cfg.dump(str(path))
-
-
-def _reread(cfg: Config) -> dict:
-    return Config.fromstring(cfg.pretty_text, '.py').to_dict()
+    if is_distillation(cfg) and all(type_name(hook) != _MONITOR for hook in hooks):
+        cfg.custom_hooks = [*hooks, dict(type=_MONITOR)]

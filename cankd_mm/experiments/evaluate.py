@@ -22,7 +22,7 @@ from cankd_mm.stack.machine import describe_machine
 
 RESULT = 'result.json'
 
-_POINTS = 10  # at how many iterations what the Can blocks do is kept
+_POINTS = 10  # at how many iterations the figures of the Can blocks are kept
 _TIME = re.compile(r'\d{8}_\d{6}')
 _NO_METRICS = ('epoch', 'iter', 'step', 'time', 'data_time')
 
@@ -78,17 +78,17 @@ def describe(work_dir: Path) -> Optional[dict]:
     config = _config_of(work_dir)
     if config is None:
         return None
-    cfg, scalars, metric = read_config(str(config)), read_scalars(work_dir), None
+    cfg, scalars = read_config(str(config)), read_scalars(work_dir)
     steps = [entry for entry in scalars if 'loss' in entry]
+    validations = [entry for entry in scalars if 'loss' not in entry]
     last = steps[-1] if steps else {}
     ratios = [entry['distill_to_task'] for entry in steps if 'distill_to_task' in entry]
     distill = [value for key, value in last.items() if key.startswith('distill.loss')]
     loss = cfg.model.distiller.get('loss') if is_distillation(cfg) else None
-    metrics, measured = {}, 'not yet'
-    for entry in scalars:
-        if 'loss' not in entry:
-            metric, metrics = metric_of(cfg), _numbers(entry)
-            measured = f'validation at {"epoch" if "epoch" in last else "iteration"} {entry["step"]}'
+    metric, metrics, measured = None, {}, 'not yet'
+    if validations:
+        metric, metrics = metric_of(cfg), _numbers(validations[-1])
+        measured = f'validation at {"epoch" if "epoch" in last else "iteration"} {validations[-1]["step"]}'
     return dict(
         work_dir=str(work_dir),
         name=config.stem,
@@ -109,14 +109,7 @@ def describe(work_dir: Path) -> Optional[dict]:
 
 
 def blocks(steps: List[dict]) -> Dict[str, list]:
-    """Gather what the Can blocks' monitor has logged.
-
-    Args:
-        steps (list[dict]): The logged steps.
-
-    Returns:
-        dict[str, list]: Each quantity as pairs of iteration and value, some ten of them.
-    """
+    """Give each quantity that the Can blocks' monitor has logged as some ten pairs of iteration and value."""
     keys = [key for key in (steps[-1] if steps else {}) if key.startswith('can/')]
     measured: List[dict] = []
     for entry in steps:
@@ -128,24 +121,21 @@ def blocks(steps: List[dict]) -> Dict[str, list]:
 
 
 def _progress(work_dir: Path, cfg: Config, last: dict) -> Optional[str]:
-    """How far a training is: as it has noted at its end, or as was logged last, by whatever is counted there."""
-    key, unit, length = 'epoch', 'epochs', cfg.train_cfg.get('max_epochs')
-    if length is None:
-        key, unit, length = 'iter', 'iterations', cfg.train_cfg.get('max_iters')
+    """How far a training is: as noted at its end, or as logged last, in epochs or iterations, as its config counts."""
+    by_epoch = cfg.train_cfg.get('max_epochs') is not None
+    key, unit, length = ('epoch', 'epochs', 'max_epochs') if by_epoch else ('iter', 'iterations', 'max_iters')
     known = {'iter': last['step'], **last} if last else {}
     state = state_of(work_dir)
     known.update({k: state[k] for k in ('epoch', 'iter') if 'ended' in state})
-    if key in known:
-        return f'{known[key]} of {length} {unit}'
-    return f'{known["iter"]} iterations of {length} {unit}' if known else None
+    if not known:
+        return None
+    done = f'{known[key]}' if key in known else f'{known["iter"]} iterations'
+    return f'{done} of {cfg.train_cfg.get(length)} {unit}'
 
 
 def _numbers(reported: dict) -> Dict[str, float]:
-    return {
-        key: float(value)
-        for key, value in reported.items()
-        if key not in _NO_METRICS and isinstance(value, Real)
-    }
+    numbers = {key: float(value) for key, value in reported.items() if isinstance(value, Real)}
+    return {key: value for key, value in numbers.items() if key not in _NO_METRICS}
 
 
 def _peak_memory(work_dir: Path, scalars: List[dict]) -> Optional[float]:
@@ -158,4 +148,4 @@ def _peak_memory(work_dir: Path, scalars: List[dict]) -> Optional[float]:
 def _config_of(work_dir: Path) -> Optional[Path]:
     """MMEngine keeps the config of a run in its folder under its name; one that was made for a test, under the time."""
     configs = [path for path in work_dir.glob('*.py') if not _TIME.fullmatch(path.stem)]
-    return max(configs, key=lambda path: path.stat().st_mtime) if configs else None
+    return max(configs, key=lambda path: path.stat().st_mtime, default=None)

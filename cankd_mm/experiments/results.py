@@ -28,7 +28,7 @@ def write_results(folder: Path) -> Tuple[str, List[Path]]:
     entries, unread = gather(folder, load_rows(package_folder('configs')))
     if not entries and not unread:
         raise SetupError(f'There is no training under {str(folder)!r}: give the folder of your work folders.')
-    table = '\n\n'.join(filter(None, [runs_table(entries) if entries else '', *unread]))
+    table = '\n\n'.join([*([runs_table(entries)] if entries else []), *unread])
     # Not results.json: the folder may be that of a comparison or of the demo, which have their own.
     written = [folder / 'runs.md', folder / 'runs.json']
     written[0].write_text(table + '\n')
@@ -37,48 +37,31 @@ def write_results(folder: Path) -> Tuple[str, List[Path]]:
 
 
 def gather(folder: Path, rows: Sequence[Row]) -> Tuple[List[dict], List[str]]:
-    """Collect the figures of every run under a folder, beside those of the paper.
+    """Collect the figures of every run under a folder, beside those of the row that has the name of its config.
 
-    A run that was evaluated counts with what the exported student reached in plain MMDetection or MMSegmentation, any
-    other with its last validation.
-
-    Args:
-        folder (Path): Searched for work folders at any depth.
-        rows (Sequence[Row]): The rows that runs are compared with, by the name of their config.
-
-    Returns:
-        tuple[list[dict], list[str]]: One entry per run, in the order of the rows, as :func:`describe` has it, with
-        ``row``, ``paper``, ``student_alone``, ``teacher`` and ``gpus``, None where it is not known; and a sentence for
-        every run that cannot be read.
+    A run that was evaluated counts with what the exported student reached in the plain library, any other with its last
+    validation. Returned are an entry for each run in the order of the rows, as :func:`describe` has it, and a sentence
+    for each run that cannot be read.
     """
-    work_dirs = {path.parents[2] for path in folder.rglob('vis_data/scalars.json')}
     by_name = {row.name: row for row in rows}
     order = {name: i for i, name in enumerate(by_name)}
     entries, unread = [], []
-    for work_dir in sorted(work_dirs):
+    for work_dir in sorted({path.parents[2] for path in folder.rglob('vis_data/scalars.json')}):
         result = work_dir / RESULT
         try:
-            run, evaluated = describe(work_dir), load(str(result)) if result.exists() else {}
-        except (SetupError, ValueError, KeyError, TypeError) as e:  # a config or a file of results that is broken
+            run = describe(work_dir)
+            evaluated = dict(load(str(result))) if result.exists() else {}
+        except (AttributeError, KeyError, TypeError, ValueError) as e:  # a config or a file of results that is broken
             unread.append(f'{work_dir} cannot be read ({reason_of(e)}) and is left out.')
             continue
-        if run is None or not run['progress']:  # nothing was trained, as in the work folder of a test
-            continue
-        entries.append(
-            {**run, 'gpus': None, **evaluated, **beside(by_name.get(run['name'])), 'work_dir': str(work_dir)}
-        )
+        if run is not None and run['progress']:  # otherwise nothing was trained, as in the work folder of a test
+            known = beside(by_name.get(run['name']))
+            entries.append({**run, 'gpus': None, **evaluated, **known, 'work_dir': str(work_dir)})
     return sorted(entries, key=lambda entry: (order.get(entry['name'], len(order)), entry['work_dir'])), unread
 
 
 def runs_table(entries: Sequence[dict]) -> str:
-    """Lay out what :func:`gather` found.
-
-    Args:
-        entries (Sequence[dict]): The runs.
-
-    Returns:
-        str: A table in Markdown.
-    """
+    """Lay out what :func:`gather` found as a table in Markdown."""
     rows = []
     for run in entries:
         known = None not in (run['value'], run['paper'])

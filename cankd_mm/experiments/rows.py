@@ -23,9 +23,8 @@ class Model(NamedTuple):
 class Row(NamedTuple):
     """One config with its figures.
 
-    ``number`` is the row of the paper's tables, None for a pair without a figure there, and ``config`` its path.
-    ``gpus`` and ``batch_size`` (per GPU) are what the learning rate is for. ``paper`` and ``ours`` are figures of
-    ``metric`` in per cent, None where there is none.
+    ``number`` is the row of the paper's tables, None for a pair without a figure there. The learning rate is for
+    ``gpus`` and ``batch_size`` (per GPU). ``paper`` and ``ours`` are figures of ``metric`` in per cent, or None.
     """
 
     name: str
@@ -48,7 +47,7 @@ def load_rows(configs: Path) -> List[Row]:
     """Read the metafiles under a folder of configs.
 
     Args:
-        configs (Path): The folder. The paths in a metafile are relative to the folder that it stands in.
+        configs (Path): The folder.
 
     Returns:
         list[Row]: The rows, those of the paper first.
@@ -57,33 +56,19 @@ def load_rows(configs: Path) -> List[Row]:
     for path in sorted(configs.glob('*/metafile.yml')):
         metafile = load(str(path))
         sources = {data['Name']: data['Source'] for data in metafile['Datasets']}
-        rows += [_row(model, configs.parent, sources) for model in metafile['Models']]
+        for entry in metafile['Models']:
+            result, meta = entry['Results'][0], entry['Metadata']
+            (metric, ours), *_ = result['Metrics'].items()
+            student, teacher = (
+                Model(part['Name'], part['Config'], part[metric], part.get('Weights'))
+                for part in (entry['Student'], entry['Teacher'])
+            )
+            config = dict(name=entry['Name'], number=entry.get('Row'), config=configs.parent / entry['Config'])
+            data = dict(dataset=result['Dataset'], data_source=sources[result['Dataset']], metric=metric)
+            lengths = dict(schedule=meta['Schedule'], gpus=meta['GPUs'], batch_size=meta['Batch Size per GPU'])
+            figures = dict(mu=meta['mu'], paper=result['Paper'][metric], ours=ours)
+            rows.append(Row(student=student, teacher=teacher, **config, **data, **lengths, **figures))
     return sorted(rows, key=lambda row: (row.number is None, not (row.number or '')[:1].isdigit()))
-
-
-def _row(model: dict, root: Path, sources: Dict[str, str]) -> Row:
-    result, meta = model['Results'][0], model['Metadata']
-    (metric, ours), *_ = result['Metrics'].items()
-    student, teacher = (
-        Model(part['Name'], part['Config'], part[metric], part.get('Weights'))
-        for part in (model['Student'], model['Teacher'])
-    )
-    return Row(
-        name=model['Name'],
-        number=model.get('Row'),
-        config=root / model['Config'],
-        dataset=result['Dataset'],
-        data_source=sources[result['Dataset']],
-        metric=metric,
-        schedule=meta['Schedule'],
-        gpus=meta['GPUs'],
-        batch_size=meta['Batch Size per GPU'],
-        mu=meta['mu'],
-        student=student,
-        teacher=teacher,
-        paper=result['Paper'][metric],
-        ours=ours,
-    )
 
 
 def find_row(rows: Sequence[Row], key: str) -> Row:
@@ -109,23 +94,11 @@ def find_row(rows: Sequence[Row], key: str) -> Row:
 
 
 def beside(row: Optional[Row]) -> Dict[str, object]:
-    """Say what stands beside a measured figure.
-
-    Args:
-        row (Row | None): The row that a training is of; None for any other training.
-
-    Returns:
-        dict: ``row``, ``dataset``, ``paper``, ``student_alone`` and ``teacher``, all None without a row.
-    """
+    """Collect the known figures that stand beside a measured one; all are None for a training of no row."""
     if row is None:
         return dict.fromkeys(('row', 'dataset', 'paper', 'student_alone', 'teacher'))
-    return dict(
-        row=row.number,
-        dataset=row.dataset,
-        paper=row.paper,
-        student_alone=row.student.figure,
-        teacher=row.teacher.figure,
-    )
+    figures = dict(paper=row.paper, student_alone=row.student.figure, teacher=row.teacher.figure)
+    return dict(row=row.number, dataset=row.dataset, **figures)
 
 
 def table(rows: Sequence[Row], folder: Path) -> str:
@@ -138,13 +111,12 @@ def table(rows: Sequence[Row], folder: Path) -> str:
     Returns:
         str: A table in Markdown.
     """
-    metric = rows[0].metric
     return markdown(
         pd.DataFrame(
             {
                 'row': row.number or '',
-                f'student ({metric})': f'{row.student.name} ({_figure(row.student.figure)})',
-                f'teacher ({metric})': f'{row.teacher.name} ({_published(row.teacher)})',
+                f'student ({row.metric})': f'{row.student.name} ({_figure(row.student.figure)})',
+                f'teacher ({row.metric})': f'{row.teacher.name} ({_published(row.teacher)})',
                 'paper': _figure(row.paper),
                 'ours': 'not run yet' if row.ours is None else str(row.ours),
                 'schedule': row.schedule,

@@ -13,7 +13,7 @@ from mmengine.fileio import load, put
 
 from cankd_mm.errors import SetupError
 from cankd_mm.experiments.evaluate import evaluate
-from cankd_mm.experiments.jobs import Job, Local, run_jobs, say
+from cankd_mm.experiments.jobs import Job, Local, run_jobs
 from cankd_mm.experiments.report import write_report
 
 
@@ -38,7 +38,7 @@ def run_experiment(
         place (Local | Slurm, optional): Where the trainings run. Defaults to None, this machine.
         train (bool): Whether to train what is missing; False reports what is there. Defaults to True.
         stream (TextIO): Takes the progress. Defaults to the standard output.
-        **about: What else is to stand in the results.
+        **about: Further entries of the results.
 
     Returns:
         dict: The results, as they are written: ``command``, ``reference``, ``metric``, what ``about`` says, ``methods``
@@ -49,23 +49,23 @@ def run_experiment(
     """
     path = root / 'results.json'
     earlier = load(str(path)) if path.exists() else dict(methods={}, runs=[])
-    digests: Dict[str, str] = {}
+    firsts: Dict[str, Job] = {}
     for job in jobs:
-        if job.method not in digests:
-            digests[job.method] = _digest(job)
+        firsts.setdefault(job.method, job)
+    digests = {method: _digest(job) for method, job in firsts.items()}
     for name, digest in earlier['methods'].items():
         if digests.setdefault(name, digest) != digest:
             raise SetupError(
                 f'{str(path)!r} holds figures of {name!r} with another config than would run now: give another '
                 'folder, or move that file away.'
             )
-    known = {(run['method'], run['seed']) for run in earlier['runs']}
+    runs = list(earlier['runs'])
+    known = {(run['method'], run['seed']) for run in runs}
     jobs = [job for job in jobs if (job.method, job.seed) not in known]
     if train:
         run_jobs(jobs, place, stream)
-    runs = list(earlier['runs'])
     for job in (job for job in jobs if job.done):
-        say(stream, f'evaluating {job.work_dir}')
+        print(f'evaluating {job.work_dir}', file=stream, flush=True)
         # What is said stands in the log of the evaluation's own folder. Loggers keep this stream; nothing closes it.
         with redirect_stdout(io.StringIO()):
             runs.append(dict(method=job.method, seed=job.seed, **evaluate(job.work_dir)))
@@ -73,20 +73,20 @@ def run_experiment(
     command = earlier.get('command') or shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
     results = dict(command=command, **about, reference=reference, metric=metric, methods=digests, runs=runs)
     root.mkdir(parents=True, exist_ok=True)
-    put(_lines(results), str(path))  # whole or not at all, as stack/patch.py has it
+    put(_as_json(results), str(path))  # whole or not at all, as stack/patch.py has it
     write_report(results, root)
     return results
 
 
-def _lines(results: dict) -> bytes:
-    """Results as JSON, with a line for each training."""
+def _as_json(results: dict) -> bytes:
+    """Results with a line for each training."""
     head = json.dumps({**results, 'runs': []}, indent=2)
     lines = ',\n    '.join(map(json.dumps, results['runs']))
     return head.replace('"runs": []', f'"runs": [\n    {lines}\n  ]').encode() + b'\n'
 
 
 def _digest(job: Job) -> str:
-    """Tell one method's config from another's."""
+    """Tell one method's config from another's, whatever the seed and the folder."""
     options = {key: value for key, value in job.options.items() if key != 'randomness.seed'}
     cfg = job._replace(options=options).cfg.to_dict()
     text = json.dumps({key: value for key, value in cfg.items() if key != 'work_dir'}, sort_keys=True, default=str)

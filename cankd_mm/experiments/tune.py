@@ -6,10 +6,12 @@ import sys
 import threading
 import time
 from concurrent.futures import as_completed
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import List, Optional, Sequence, TextIO
 
 import optuna
+import psutil
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from cankd_mm.apis.work_dir import read_scalars
@@ -18,9 +20,9 @@ from cankd_mm.config.paths import default_work_dir
 from cankd_mm.config.write import write_changes
 from cankd_mm.errors import SetupError
 from cankd_mm.experiments.compare import load_pair
-from cankd_mm.experiments.jobs import Job, Local, say, side_by_side
+from cankd_mm.experiments.jobs import Job, Local, side_by_side
 from cankd_mm.experiments.tune_report import shown, write_report
-from cankd_mm.experiments.tune_space import DEFAULT, Space, make_space
+from cankd_mm.experiments.tune_space import DEFAULT, Space
 
 _FAILURES = 3  # with none that succeeds, after which a search ends
 _OVER = (TrialState.COMPLETE, TrialState.PRUNED)
@@ -46,7 +48,7 @@ def tune(
 
     Args:
         config (str): The config of a pair.
-        search (Sequence[str]): What is searched, see :func:`make_space`. Defaults to ``('weight', 'levels', 'init')``.
+        search (Sequence[str]): What is searched, see :class:`Space`. Defaults to ``('weight', 'levels', 'init')``.
         trials (int): How many trials the search has, those of other calls included. Defaults to 20.
         hours (float, optional): After how much time no trial is begun. Defaults to None, any.
         seed (int): Of every training. Defaults to 0.
@@ -64,10 +66,9 @@ def tune(
         SetupError: If something in the config, what is searched or a path is wrong, or if no training succeeds.
     """
     cfg = load_pair(config, cfg_options)
-    metric = required_metric(cfg, config)
+    metric, space, place = required_metric(cfg, config), Space(cfg, search), place or Local()
     root = Path(work_dir or default_work_dir(config, 'tune'))
     root.mkdir(parents=True, exist_ok=True)
-    space = make_space(cfg, search)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(
         study_name=Path(config).stem,
@@ -76,51 +77,45 @@ def tune(
         load_if_exists=True,
         pruner=optuna.pruners.MedianPruner(n_startup_trials=4),
     )
-    # What several calls propose is not to be the same, nor what one call proposes after another.
+    # Several calls are not to propose the same, nor one call after another.
     sampler_seed = seed + len(study.trials) if storage is None else None
     study.sampler = optuna.samplers.TPESampler(seed=sampler_seed, n_startup_trials=6)
     _check_same(study, config, space, cfg_options, seed)
     _take_up(study)
     study.set_user_attr('metric', metric.name)
-    place = place or Local()
-    options = {**(cfg_options or {}), 'randomness.seed': seed}
-    deadline = None if hours is None else time.monotonic() + 3600 * hours
-    worker = _Worker(study, config, metric, space, root, options, trials, deadline, place, stream)
+    deadline = time.monotonic() + 3600 * (float('inf') if hours is None else hours)
+    search = _Search(study, config, metric, space, root, seed, cfg_options or {}, trials, deadline, place, stream)
     count = max(min(place.count or trials, trials), 1)
     with side_by_side(place, count) as pool:
-        for future in as_completed([pool.submit(worker.work) for _ in range(count)]):
+        for future in as_completed([pool.submit(search.work) for _ in range(count)]):
             future.result()
     return write_report(study, root, config)
 
 
-class _Worker:
+@dataclass
+class _Search:
     """One call's part in a search; several threads work at it."""
 
-    def __init__(
-        self,
-        study: optuna.Study,
-        config: str,
-        metric: Metric,
-        space: Space,
-        root: Path,
-        options: dict,
-        trials: int,
-        deadline: Optional[float],
-        place: Local,
-        stream: TextIO,
-    ) -> None:
-        self.study, self.config, self.metric, self.space, self.root = study, config, metric, space, root
-        self.options, self.trials, self.deadline = options, trials, deadline
-        self.place, self.stream = place, stream
-        self._lock = threading.Lock()
-        self._failed = 0
+    study: optuna.Study
+    config: str
+    metric: Metric
+    space: Space
+    root: Path
+    seed: int
+    options: dict
+    trials: int
+    deadline: float
+    place: Local
+    stream: TextIO
+    failed: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
     def work(self) -> None:
         """Run trial after trial until there are enough, or the time is over."""
         while not self.place.stopped:
-            with self._lock:
-                wanted = self.trials - len(self.study.get_trials(False, (*_OVER, TrialState.RUNNING)))
-                if wanted <= 0 or self.deadline is not None and time.monotonic() >= self.deadline:
+            with self.lock:
+                begun = len(self.study.get_trials(False, (*_OVER, TrialState.RUNNING)))
+                if begun >= self.trials or time.monotonic() >= self.deadline:
                     return
                 trial = self.study.ask(self.space.distributions)
             self._run(trial)
@@ -130,29 +125,25 @@ class _Worker:
         for key, value in dict(folder=number, host=socket.gethostname(), pid=os.getpid()).items():
             trial.set_user_attr(key, value)
         path = self.root / f'trial_{number:03d}.py'
-        options = {**self.options, **self.space.options(trial.params)}
-        seed = {'randomness.seed': options.pop('randomness.seed')}
-        with self._lock:
-            write_changes(path, self.config, options)
-            say(
-                self.stream,
-                f'trial {number}: {", ".join(f"{name} {shown(value)}" for name, value in trial.params.items())}',
-            )
-        job = Job(path.with_suffix(''), str(path), seed)
-        poor = []  # whether the trial was given up
+        job = Job(path.with_suffix(''), str(path), {'randomness.seed': self.seed})
+        with self.lock:
+            write_changes(path, self.config, {**self.options, **self.space.options(trial.params)})
+            chosen = ', '.join(f'{name} {shown(value)}' for name, value in trial.params.items())
+            print(f'trial {number}: {chosen}', file=self.stream, flush=True)
+        poor = threading.Event()  # the trial is given up
 
         def ends() -> bool:
             if self._report(trial, job) and trial.should_prune():
-                poor.append(True)
-            return bool(poor)
+                poor.set()
+            return poor.is_set()
 
         done = job.done or self.place.run(job, ends)  # done where it was interrupted when it was all but told
         if self.place.stopped and not done:
             return  # the next call takes it up
         self._report(trial, job)
         values = self._validated(job)
-        with self._lock:
-            if not (done or poor):
+        with self.lock:
+            if not (done or poor.is_set()):
                 self._fail(trial, job)
             elif not values:
                 self.study.tell(trial, state=TrialState.FAIL)
@@ -161,25 +152,26 @@ class _Worker:
                     'a validation.'
                 )
             else:
-                self.study.tell(trial, None if poor else values[-1], TrialState.PRUNED if poor else None)
-                given_up = ', given up' if poor else ''
-                say(self.stream, f'trial {number}: {self.metric.name} {values[-1]:.2f}{given_up}')
+                self.study.tell(trial, *((None, TrialState.PRUNED) if poor.is_set() else (values[-1],)))
+                given_up = ', given up' if poor.is_set() else ''
+                words = f'trial {number}: {self.metric.name} {values[-1]:.2f}{given_up}'
+                print(words, file=self.stream, flush=True)
 
     def _fail(self, trial: Trial, job: Job) -> None:
         self.study.tell(trial, state=TrialState.FAIL)
-        self._failed += 1
-        if self._failed >= _FAILURES and not self.study.get_trials(False, _OVER):
+        self.failed += 1
+        if self.failed >= _FAILURES and not self.study.get_trials(False, _OVER):
             raise job.failure()
-        say(self.stream, str(job.failure()))
+        print(job.failure(), file=self.stream, flush=True)
 
-    def _report(self, trial: Trial, job: Job) -> int:
-        """Report what a training has validated, and count what is new."""
+    def _report(self, trial: Trial, job: Job) -> bool:
+        """Report what a training has validated, and tell whether there is something new."""
         values, known = self._validated(job), trial.user_attrs.get('reported', 0)
-        for number in range(known, len(values)):
-            trial.report(values[number], number)
+        for step in range(known, len(values)):
+            trial.report(values[step], step)
         if len(values) > known:
             trial.set_user_attr('reported', len(values))
-        return len(values) - known
+        return len(values) > known
 
     def _validated(self, job: Job) -> List[float]:
         return [self.metric.of(entry) for entry in read_scalars(job.work_dir) if 'loss' not in entry]
@@ -213,10 +205,5 @@ def _take_up(study: optuna.Study) -> None:
 
 
 def _is_orphan(trial: FrozenTrial) -> bool:
-    if trial.user_attrs.get('host') != socket.gethostname():
-        return False
-    try:
-        os.kill(trial.user_attrs['pid'], 0)
-    except ProcessLookupError:
-        return True
-    return trial.user_attrs['pid'] == os.getpid()
+    host, pid = (trial.user_attrs.get(key) for key in ('host', 'pid'))
+    return host == socket.gethostname() and (pid == os.getpid() or not psutil.pid_exists(pid))
