@@ -63,17 +63,11 @@ def evaluate(work_dir: Path) -> dict:
 
 
 def describe(work_dir: Path) -> Optional[dict]:
-    """Gather what a training has logged.
-
-    Args:
-        work_dir (Path): The work folder.
+    """Gather what a training has logged in its work folder.
 
     Returns:
         dict | None: The training, with ``metric`` and ``value`` of its last validation; what is not known is None.
         None where no config tells of a training.
-
-    Raises:
-        SetupError: If the config cannot be read.
     """
     config = _config_of(work_dir)
     if config is None:

@@ -60,10 +60,7 @@ class Job(NamedTuple):
 
         Args:
             gpus (int): How many processes there are, each on a GPU. Defaults to 1, a single process.
-            *arguments (str): What else ``cankd train`` is to do.
-
-        Returns:
-            list[str]: The words of the command.
+            *arguments (str): Further arguments of ``cankd train``.
         """
         words = [sys.executable, '-W', 'ignore']
         if gpus > 1:
@@ -97,10 +94,11 @@ class Local:
         gpus, cores = torch.cuda.device_count(), os.cpu_count() or 1
         self.count = count or gpus or min(cores, 4)
         self.stopped = False
-        self._threads = max(cores // self.count, 1)
-        self._gpus: Queue = Queue()
+        self._threads = str(max(cores // self.count, 1))
+        devices = (os.environ.get('CUDA_VISIBLE_DEVICES') or ','.join(map(str, range(gpus)))).split(',')
+        self._slots: Queue = Queue()
         for slot in range(self.count):
-            self._gpus.put(slot % gpus if gpus else None)
+            self._slots.put({'CUDA_VISIBLE_DEVICES': devices[slot % gpus]} if gpus else {})
 
     def run(self, job: Job, ends: Callable[[], bool] = lambda: False) -> bool:
         """Train, and wait for the end.
@@ -112,11 +110,14 @@ class Local:
         Returns:
             bool: Whether the training has come to its own end.
         """
-        gpu, process = self._gpus.get(), None
+        slot, process = self._slots.get(), None
         try:
             if self.stopped:
                 return False
-            process = self._start(job, gpu)
+            job.work_dir.mkdir(parents=True, exist_ok=True)
+            environment = {'OMP_NUM_THREADS': self._threads, **os.environ, **slot}
+            with open(job.work_dir / 'train.log', 'ab') as log:
+                process = subprocess.Popen(job.command(), stdout=log, stderr=subprocess.STDOUT, env=environment)
             while process.poll() is None:
                 time.sleep(SECONDS)
                 _note_memory(job, process)
@@ -127,17 +128,7 @@ class Local:
             if process is not None:
                 process.terminate()
                 process.wait()
-            self._gpus.put(gpu)
-
-    def _start(self, job: Job, gpu: Optional[int]) -> subprocess.Popen:
-        job.work_dir.mkdir(parents=True, exist_ok=True)
-        threads = os.environ.get('OMP_NUM_THREADS', str(self._threads))
-        environment = {'MKL_NUM_THREADS': threads, **os.environ, 'OMP_NUM_THREADS': threads}
-        if gpu is not None:
-            visible = environment.get('CUDA_VISIBLE_DEVICES')
-            environment['CUDA_VISIBLE_DEVICES'] = visible.split(',')[gpu] if visible else str(gpu)
-        with open(job.work_dir / 'train.log', 'ab') as log:
-            return subprocess.Popen(job.command(), stdout=log, stderr=subprocess.STDOUT, env=environment)
+            self._slots.put(slot)
 
 
 def run_jobs(jobs: Sequence[Job], place: Optional[Local] = None, stream: TextIO = sys.stdout) -> None:
@@ -191,7 +182,8 @@ def side_by_side(place: Local, count: int) -> Iterator[ThreadPoolExecutor]:
     """
     before = {}
     if threading.current_thread() is threading.main_thread():
-        before = {number: signal.signal(number, _interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+        numbers = signal.SIGTERM, signal.SIGHUP
+        before = {number: signal.signal(number, signal.default_int_handler) for number in numbers}
     pool = ThreadPoolExecutor(min(place.count or count, count))
     try:
         yield pool
@@ -202,10 +194,6 @@ def side_by_side(place: Local, count: int) -> Iterator[ThreadPoolExecutor]:
         pool.shutdown(wait=True, cancel_futures=True)
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _interrupt(number: int, frame: object) -> None:
-    raise KeyboardInterrupt
 
 
 def _note_memory(job: Job, process: subprocess.Popen) -> None:
@@ -224,15 +212,14 @@ def _progress(running: List[Job], waiting: int) -> str:
     """How far the running trainings are, and how long all will take, if the rest takes as long as these."""
     parts, left, whole = [], [], []
     for job in running:
+        parts.append('/'.join(job.work_dir.parts[-2:]))
         scalars, iters = read_scalars(job.work_dir), state_of(job.work_dir).get('max_iters')
         steps = [entry.get('iter', entry['step']) for entry in scalars if 'loss' in entry]
-        part = '/'.join(job.work_dir.parts[-2:])
         if steps and iters:
-            part += f' {100 * steps[-1] / iters:.0f}%'
+            parts[-1] += f' {100 * steps[-1] / iters:.0f}%'
             seconds = seconds_per_step(scalars) or 0.0
             left.append((iters - steps[-1]) * seconds)
             whole.append(iters * seconds)
-        parts.append(part)
     minutes = ''
     if left:
         all_left = sum(left) + waiting * sum(whole) / len(whole)

@@ -31,15 +31,9 @@ def markdown(table: pd.DataFrame, align: bool = True) -> str:
 
 
 def paired_difference(values: pd.Series, others: pd.Series) -> str:
-    """Compare the figures of two methods seed by seed.
+    """Compare the figures of two methods, by seed, over the seeds that both have.
 
-    Args:
-        values (Series): The first method's figures by seed.
-        others (Series): The second's.
-
-    Returns:
-        str: The mean of the first minus the second, and the half width of Student's t interval at 95 %, over the seeds
-        that both have; for one seed without an interval, for none empty.
+    The words are the mean of the differences and half of Student's t interval at 95 %, which a single seed has not.
     """
     differences = (values - others).dropna()
     if differences.empty:
@@ -64,14 +58,7 @@ def _by_method(results: dict) -> Dict[str, pd.DataFrame]:
 
 
 def results_table(results: dict) -> str:
-    """Lay out an experiment.
-
-    Args:
-        results (dict): The results of :func:`run_experiment`.
-
-    Returns:
-        str: A table in Markdown, one row per method.
-    """
+    """Lay out the results of :func:`run_experiment` as a table in Markdown, one row per method."""
     groups, reference = _by_method(results), results['reference']
     rows = []
     for name, group in groups.items():
@@ -93,14 +80,9 @@ def results_table(results: dict) -> str:
 
 
 def blocks_table(results: dict) -> str:
-    """Lay out the state of an experiment's Can blocks at the end of the training.
+    """Lay out the state of an experiment's Can blocks at the end of the training, as means over the seeds.
 
-    Args:
-        results (dict): The results of :func:`run_experiment`.
-
-    Returns:
-        str: A table in Markdown, one row per method whose loss is a ``CanKDLoss``, with means over the seeds; empty
-        where no method has a block.
+    The table has one row per method whose loss is a ``CanKDLoss``; it is empty where no method has a block.
     """
     rows = []
     for name, group in _by_method(results).items():
@@ -158,14 +140,7 @@ def _draw_results(results: dict, path: Path) -> None:
 
 
 def tables(results: dict) -> str:
-    """Lay out an experiment and, where it has Can blocks, these.
-
-    Args:
-        results (dict): The results of :func:`run_experiment`.
-
-    Returns:
-        str: The tables of :func:`results_table` and :func:`blocks_table`.
-    """
+    """Lay out an experiment by :func:`results_table` and, where it has Can blocks, by :func:`blocks_table`."""
     return '\n\n'.join(filter(None, [results_table(results), blocks_table(results)]))
 
 
@@ -174,9 +149,8 @@ def write_report(results: dict, folder: Path, stem: str = 'results') -> str:
 
     Args:
         results (dict): The results of :func:`run_experiment`.
-        folder (Path): Takes the files: ``<stem>.md``, ``<stem>.png``, and where a method has Can blocks,
-            ``<stem>_blocks.md`` and ``<stem>_blocks.png``.
-        stem (str): The beginning of their names. Defaults to 'results'.
+        folder (Path): Takes ``<stem>.md``, ``<stem>.png``, and for Can blocks ``<stem>_blocks.md`` and ``.png``.
+        stem (str): The beginning of the names. Defaults to 'results'.
 
     Returns:
         str: The tables, as :func:`tables` gives them.

@@ -87,11 +87,7 @@ def reproduce(
 def row_options(
     teacher_ckpt: Optional[str] = None, seed: Optional[int] = None, cfg_options: Optional[dict] = None
 ) -> Dict[str, object]:
-    """Collect what overrides a row's config; the arguments are those of :func:`reproduce`.
-
-    Returns:
-        dict: The entries by their dotted keys.
-    """
+    """Collect what overrides a row's config, by dotted keys; the arguments are those of :func:`reproduce`."""
     given = {'model.teacher_ckpt': teacher_ckpt, 'randomness.seed': seed}
     return {**(cfg_options or {}), **{key: value for key, value in given.items() if value is not None}}
 
@@ -112,7 +108,7 @@ def missing(row: Row, cfg: Config, gpus: Optional[int] = None) -> List[str]:
         gpus (int, optional): How many GPUs the user asks for. Defaults to None, all there are.
 
     Returns:
-        list[str]: One sentence for each thing, with where to put it; empty where nothing is missing.
+        list[str]: One sentence for each thing, with where to put it.
     """
     return [*_missing_data(row, cfg), *_missing_teacher(row, cfg), *_missing_student(cfg), *_missing_gpus(row, gpus)]
 

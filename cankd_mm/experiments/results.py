@@ -17,10 +17,10 @@ def write_results(folder: Path) -> Tuple[str, List[Path]]:
     """Write the table of every run under a folder.
 
     Args:
-        folder (Path): Searched for work folders at any depth.
+        folder (Path): Searched for work folders at any depth; takes ``runs.md`` and ``runs.json``.
 
     Returns:
-        tuple[str, list[Path]]: The table, and the files ``runs.md`` and ``runs.json`` in ``folder``.
+        tuple[str, list[Path]]: The table, and the files.
 
     Raises:
         SetupError: If there is no training.

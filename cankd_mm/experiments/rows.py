@@ -44,14 +44,7 @@ class Row(NamedTuple):
 
 
 def load_rows(configs: Path) -> List[Row]:
-    """Read the metafiles under a folder of configs.
-
-    Args:
-        configs (Path): The folder.
-
-    Returns:
-        list[Row]: The rows, those of the paper first.
-    """
+    """Read the rows of the metafiles under a folder of configs; those of the paper come first."""
     rows = []
     for path in sorted(configs.glob('*/metafile.yml')):
         metafile = load(str(path))
@@ -78,9 +71,6 @@ def find_row(rows: Sequence[Row], key: str) -> Row:
         rows (Sequence[Row]): The rows.
         key (str): ``'2'``, ``'2-init'``, ``'cankd_retinanet-r101_retinanet-r50_2x_coco'`` or the config's path.
 
-    Returns:
-        Row: The row.
-
     Raises:
         SetupError: If there is none. The message lists the nearest.
     """
@@ -102,15 +92,7 @@ def beside(row: Optional[Row]) -> Dict[str, object]:
 
 
 def table(rows: Sequence[Row], folder: Path) -> str:
-    """Write rows as the table of a README.
-
-    Args:
-        rows (Sequence[Row]): The rows, of one metric.
-        folder (Path): Where the README stands, for its links.
-
-    Returns:
-        str: A table in Markdown.
-    """
+    """Lay out rows of one metric as the table of a README, whose links start from its ``folder``."""
     return markdown(
         pd.DataFrame(
             {

@@ -8,6 +8,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
+from cankd_mm.config.options import parse_options
 from cankd_mm.errors import SetupError
 from cankd_mm.models import FeatureDistill
 from cankd_mm.models.algorithms.parts import fitting_parts
@@ -138,7 +139,8 @@ def _init(part: str) -> str:
 def _distribution(key: str, values: str) -> BaseDistribution:
     """Read ``LOW..HIGH``, ``LOW..HIGH:log`` or ``A,B,C``."""
     if '..' not in values:
-        return CategoricalDistribution([_literal(value) for value in values.split(',')])
+        found = parse_options([f'{key}={values}'])[key]
+        return CategoricalDistribution(found if isinstance(found, list) else [found])
     text, _, scale = values.partition(':')
     try:
         low, high = (ast.literal_eval(end) for end in text.split('..'))
@@ -151,13 +153,6 @@ def _distribution(key: str, values: str) -> BaseDistribution:
             f'{values!r} is no range of {key}: write LOW..HIGH with LOW below HIGH, LOW..HIGH:log with LOW above 0, or '
             'A,B,C.'
         ) from e
-
-
-def _literal(text: str) -> object:
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
 
 
 def _short(value: float) -> float:
