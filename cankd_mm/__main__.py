@@ -210,8 +210,7 @@ def reproduce(parser: argparse.ArgumentParser) -> Run:
 
     def run(row, check, gpus, teacher_ckpt, work_dir, seed, cfg_options) -> None:
         from cankd_mm.config.read import load_config
-        from cankd_mm.experiments.reproduce import reproduce, row_options
-        from cankd_mm.experiments.requirements import missing
+        from cankd_mm.experiments.reproduce import missing, reproduce, row_options
         from cankd_mm.experiments.rows import find_row, load_rows
 
         rows = load_rows(folder('configs'))

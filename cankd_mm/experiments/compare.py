@@ -41,8 +41,7 @@ def compare(
 
     Args:
         pair (str): A distillation config.
-        methods (Sequence[str]): Config files with what each further method changes in the pair's, such as
-            ``model = dict(distiller=dict(loss=dict(_delete_=True, type='PKDLoss', loss_weight=10)))``.
+        methods (Sequence[str]): Config files with what each further method changes in the pair's.
         seeds (Sequence[int]): The seeds of every method. Defaults to (0, 1, 2).
         work_dir (str, optional): Takes configs, work folders, ``results.json``, ``results.md`` and ``results.png``.
             Defaults to None, ``./work_dirs/compare/<name of the pair>``.
@@ -105,11 +104,13 @@ def _plan(configs: Dict[str, Config], seeds: Sequence[int], root: Path) -> List[
     folders = {name: root / name.replace(' ', '-') for name in configs}
     root.mkdir(parents=True, exist_ok=True)
     for name, cfg in configs.items():
-        _add_monitor(cfg)
+        hooks = list(cfg.get('custom_hooks') or [])
+        if is_distillation(cfg) and all(type_name(hook) != _MONITOR for hook in hooks):
+            cfg.custom_hooks = [*hooks, dict(type=_MONITOR)]  # which changes nothing of the training
         path = Path(f'{folders[name]}.py')
         if path.exists() and folders[name].exists():
-            as_written = Config.fromstring(cfg.pretty_text, '.py').to_dict()
-            if Config.fromfile(str(path)).to_dict() != as_written:
+            reread = Config.fromstring(cfg.pretty_text, '.py').to_dict()
+            if Config.fromfile(str(path)).to_dict() != reread:
                 raise SetupError(
                     f'{str(folders[name])!r} holds trainings of another config than this comparison would run: give '
                     'another --work-dir, or remove that folder.'
@@ -120,10 +121,3 @@ def _plan(configs: Dict[str, Config], seeds: Sequence[int], root: Path) -> List[
         for seed in seeds
         for name, folder in folders.items()
     ]
-
-
-def _add_monitor(cfg: Config) -> None:
-    """Have a distillation log what its Can blocks add, which changes nothing of the training."""
-    hooks = list(cfg.get('custom_hooks') or [])
-    if is_distillation(cfg) and all(type_name(hook) != _MONITOR for hook in hooks):
-        cfg.custom_hooks = [*hooks, dict(type=_MONITOR)]

@@ -14,7 +14,6 @@ from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Sequenc
 
 import psutil
 import torch
-from mmengine.config import Config
 from mmengine.fileio import dump, load
 
 from cankd_mm.apis.work_dir import holder, is_complete, last_checkpoint, read_scalars, seconds_per_step, state_of
@@ -41,19 +40,11 @@ class Job(NamedTuple):
     method: str = ''
 
     @property
-    def cfg(self) -> Config:
-        """The config, with what overrides it."""
-        return read_config(self.config, self.options)
-
-    @property
-    def seed(self) -> int:
-        """The seed."""
-        return self.options.get('randomness.seed', 0)
-
-    @property
     def done(self) -> bool:
         """Whether the training has come to its end."""
-        return last_checkpoint(self.work_dir) is not None and is_complete(self.work_dir, self.cfg.train_cfg)
+        if last_checkpoint(self.work_dir) is None:
+            return False
+        return is_complete(self.work_dir, read_config(self.config, self.options).train_cfg)
 
     def command(self, gpus: int = 1, *arguments: str) -> List[str]:
         """Write the training as a command line, which resumes by itself and waits for whoever trains in its folder.
@@ -81,8 +72,7 @@ class Job(NamedTuple):
 class Local:
     """Trainings on this machine: on its GPUs, or on shares of the processor's cores.
 
-    Once ``stopped`` is set, trainings end, and none is started; each goes on at its last checkpoint when it is started
-    again.
+    Once ``stopped`` is set, trainings end, and none is started; started again, each goes on at its last checkpoint.
 
     Args:
         count (int, optional): How many trainings at most; more than there are GPUs share them. Defaults to None: one on
@@ -142,14 +132,8 @@ def run_jobs(jobs: Sequence[Job], place: Optional[Local] = None, stream: TextIO 
     Raises:
         SetupError: If a training fails. The message names its log.
     """
+    place, running = place or Local(), []
     left = [job for job in jobs if not job.done]
-    for wave in ([job for job in left if job.needs is None], [job for job in left if job.needs is not None]):
-        if wave:
-            _run_wave(wave, place or Local(), stream)
-
-
-def _run_wave(jobs: Sequence[Job], place: Local, stream: TextIO) -> None:
-    running: List[Job] = []
 
     def run(job: Job) -> bool:
         running.append(job)
@@ -161,30 +145,28 @@ def _run_wave(jobs: Sequence[Job], place: Local, stream: TextIO) -> None:
         finally:
             running.remove(job)
 
-    with side_by_side(place, len(jobs)) as pool:
-        futures = {pool.submit(run, job): job for job in jobs}
-        while futures:
-            ended, _ = wait(futures, 15 * SECONDS, FIRST_COMPLETED)
-            for future in ended:
-                job = futures.pop(future)
-                if not future.result():
-                    raise job.failure()
-                print(f'finished  {job.work_dir}', file=stream, flush=True)
-            if running and not ended:
-                print(_progress(list(running), len(futures) - len(running)), file=stream, flush=True)
+    for wave in ([job for job in left if job.needs is None], [job for job in left if job.needs is not None]):
+        with side_by_side(place, len(wave)) as pool:
+            futures = {pool.submit(run, job): job for job in wave}
+            while futures:
+                ended, _ = wait(futures, 15 * SECONDS, FIRST_COMPLETED)
+                for future in ended:
+                    job = futures.pop(future)
+                    if not future.result():
+                        raise job.failure()
+                    print(f'finished  {job.work_dir}', file=stream, flush=True)
+                if running and not ended:
+                    print(_progress(list(running), len(futures) - len(running)), file=stream, flush=True)
 
 
 @contextmanager
 def side_by_side(place: Local, count: int) -> Iterator[ThreadPoolExecutor]:
-    """Give a pool of threads that wait for ``count`` trainings in ``place``.
-
-    Whatever ends this process early, a signal as well, ends them.
-    """
+    """Give a pool of threads for ``count`` trainings; an error or a signal that ends this process early ends them."""
     before = {}
     if threading.current_thread() is threading.main_thread():
         numbers = signal.SIGTERM, signal.SIGHUP
         before = {number: signal.signal(number, signal.default_int_handler) for number in numbers}
-    pool = ThreadPoolExecutor(min(place.count or count, count))
+    pool = ThreadPoolExecutor(max(min(place.count or count, count), 1))
     try:
         yield pool
     except BaseException:

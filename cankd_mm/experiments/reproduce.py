@@ -110,20 +110,27 @@ def missing(row: Row, cfg: Config, gpus: Optional[int] = None) -> List[str]:
     Returns:
         list[str]: One sentence for each thing, with where to put it.
     """
-    return [*_missing_data(row, cfg), *_missing_teacher(row, cfg), *_missing_student(cfg), *_missing_gpus(row, gpus)]
-
-
-def _missing_data(row: Row, cfg: Config) -> Iterator[str]:
-    paths: List[str] = []
+    lacking, paths, there = [], [], torch.cuda.device_count()
     for _, path in missing_data(cfg, 'train', 'val', 'test'):
         if not path.startswith(tuple(paths)):  # what a missing folder would hold need not be told
             paths.append(path)
     if paths:
-        yield f'The data set {row.dataset} lacks {", ".join(map(repr, paths))}: {row.data_source}.'
+        lacking.append(f'The data set {row.dataset} lacks {", ".join(map(repr, paths))}: {row.data_source}.')
+    lacking += [*_missing_teacher(row, cfg.model.get('teacher_ckpt')), *_missing_student(cfg.model.architecture)]
+    if gpus is not None and gpus > there:
+        lacking.append(
+            f'{gpus} GPUs are asked for and torch sees {there}: give --gpus {there}, or check CUDA_VISIBLE_DEVICES.'
+        )
+    elif gpus is None and row.gpus and not there:
+        lacking.append(
+            f'torch sees no GPU, and the row is trained on {row.gpus}: run it where there is one, or give --gpus 0 to '
+            'train on the processor all the same.'
+        )
+    return lacking
 
 
-def _missing_teacher(row: Row, cfg: Config) -> Iterator[str]:
-    checkpoint, give = cfg.model.get('teacher_ckpt'), 'give the file with --teacher-ckpt PATH'
+def _missing_teacher(row: Row, checkpoint: Optional[str]) -> Iterator[str]:
+    give = 'give the file with --teacher-ckpt PATH'
     train = f'train it with `cankd train {shlex.quote(str(row.teacher.config))}`'
     if checkpoint is None:
         then = 'then give its checkpoint with --teacher-ckpt PATH'
@@ -135,9 +142,9 @@ def _missing_teacher(row: Row, cfg: Config) -> Iterator[str]:
         yield f"The teacher's weights {checkpoint!r} do not exist: {how}."
 
 
-def _missing_student(cfg: Config) -> Iterator[str]:
+def _missing_student(student: dict) -> Iterator[str]:
     """Name what the student starts from, and what its text encoder imports, where it is missing."""
-    for address in sorted(set(_pretrained(cfg.model.architecture))):
+    for address in sorted(set(_pretrained(student))):
         scheme, _, name = address.partition('://')
         if scheme in ('modelzoo', 'torchvision') and find_spec('torchvision') is None:
             yield f'The student starts from {address!r}, and torchvision, which names it, is not installed: install it.'
@@ -150,7 +157,7 @@ def _missing_student(cfg: Config) -> Iterator[str]:
             yield from _unreachable(path, "The student's initial weights", 'set its init_cfg')
         elif not osp.isfile(path):
             yield f"The student's initial weights {path!r} do not exist: put them there, or set its init_cfg."
-    if 'language_model' in cfg.model.architecture:
+    if 'language_model' in student:
         for package, requirement in dict(transformers='"transformers<5"', fairscale='fairscale').items():
             if find_spec(package) is None:
                 yield f"The student's text encoder needs {package}, which is not installed: pip install {requirement}."
@@ -178,14 +185,3 @@ def _unreachable(address: str, what: str, otherwise: str) -> Iterator[str]:
         urlopen(Request(address, method='HEAD'), timeout=_TIMEOUT).close()
     except (OSError, ValueError) as e:
         yield f'{what} cannot be fetched ({getattr(e, "reason", e)}): put {address} at {cached}, or {otherwise}.'
-
-
-def _missing_gpus(row: Row, gpus: Optional[int]) -> Iterator[str]:
-    there = torch.cuda.device_count()
-    if gpus is not None and gpus > there:
-        yield f'{gpus} GPUs are asked for and torch sees {there}: give --gpus {there}, or check CUDA_VISIBLE_DEVICES.'
-    elif gpus is None and row.gpus and not there:
-        yield (
-            f'torch sees no GPU, and the row is trained on {row.gpus}: run it where there is one, or give --gpus 0 to '
-            'train on the processor all the same.'
-        )

@@ -79,7 +79,7 @@ def runs_table(entries: Sequence[dict]) -> str:
                 'difference': f'{run["value"] - run["paper"]:+.1f}' if known else None,
                 'measured': run['measured'],
                 'trained': run['progress'],
-                'batch, lr': f'{gpus}{run["batch_size"]}, {run["lr"]:.3g}',
+                'batch, lr': f'{gpus}{run["batch_size"]}' + ('' if run['lr'] is None else f', {run["lr"]:.3g}'),
             }
         )
     return markdown(pd.DataFrame(rows, dtype=object))

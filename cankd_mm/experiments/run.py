@@ -11,6 +11,7 @@ from typing import Dict, List, Optional, TextIO
 
 from mmengine.fileio import load, put
 
+from cankd_mm.config.read import read_config
 from cankd_mm.errors import SetupError
 from cankd_mm.experiments.evaluate import evaluate
 from cankd_mm.experiments.jobs import Job, Local, run_jobs
@@ -49,10 +50,9 @@ def run_experiment(
     """
     path = root / 'results.json'
     earlier = load(str(path)) if path.exists() else dict(methods={}, runs=[])
-    firsts: Dict[str, Job] = {}
+    digests: Dict[str, str] = {}
     for job in jobs:
-        firsts.setdefault(job.method, job)
-    digests = {method: _digest(job) for method, job in firsts.items()}
+        digests[job.method] = digests.get(job.method) or _digest(job)
     for name, digest in earlier['methods'].items():
         if digests.setdefault(name, digest) != digest:
             raise SetupError(
@@ -61,14 +61,16 @@ def run_experiment(
             )
     runs = list(earlier['runs'])
     known = {(run['method'], run['seed']) for run in runs}
-    jobs = [job for job in jobs if (job.method, job.seed) not in known]
+    new = {(job.method, job.options.get('randomness.seed', 0)): job for job in jobs}
+    new = {key: job for key, job in new.items() if key not in known}
     if train:
-        run_jobs(jobs, place, stream)
-    for job in (job for job in jobs if job.done):
-        print(f'evaluating {job.work_dir}', file=stream, flush=True)
-        # What is said stands in the log of the evaluation's own folder. Loggers keep this stream; nothing closes it.
-        with redirect_stdout(io.StringIO()):
-            runs.append(dict(method=job.method, seed=job.seed, **evaluate(job.work_dir)))
+        run_jobs(list(new.values()), place, stream)
+    for (method, seed), job in new.items():
+        if job.done:
+            print(f'evaluating {job.work_dir}', file=stream, flush=True)
+            # The log of the evaluation's own folder has what is said. Loggers keep this stream; nothing closes it.
+            with redirect_stdout(io.StringIO()):
+                runs.append(dict(method=method, seed=seed, **evaluate(job.work_dir)))
     metric = runs[0]['metric'] if runs else None
     command = earlier.get('command') or shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
     results = dict(command=command, **about, reference=reference, metric=metric, methods=digests, runs=runs)
@@ -88,6 +90,7 @@ def _as_json(results: dict) -> bytes:
 def _digest(job: Job) -> str:
     """Tell one method's config from another's, whatever the seed and the folder."""
     options = {key: value for key, value in job.options.items() if key != 'randomness.seed'}
-    cfg = job._replace(options=options).cfg.to_dict()
-    text = json.dumps({key: value for key, value in cfg.items() if key != 'work_dir'}, sort_keys=True, default=str)
+    cfg = read_config(job.config, options).to_dict()
+    cfg.pop('work_dir', None)
+    text = json.dumps(cfg, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:12]

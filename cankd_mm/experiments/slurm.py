@@ -4,7 +4,7 @@ import os
 import subprocess
 import time
 from pathlib import Path
-from typing import Callable, Dict, List, Optional
+from typing import Callable, List, Optional
 
 import submitit
 
@@ -34,11 +34,7 @@ class Slurm:
     """
 
     def __init__(
-        self,
-        folder: Path,
-        count: Optional[int] = None,
-        partition: Optional[str] = None,
-        options: Optional[Dict[str, str]] = None,
+        self, folder: Path, count: Optional[int] = None, partition: Optional[str] = None, options: Optional[dict] = None
     ) -> None:
         options = {'gres': 'gpu:1', **(options or {})}
         minutes = options.pop('time', 60 * _HOURS)

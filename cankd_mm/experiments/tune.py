@@ -106,7 +106,7 @@ def tune(
                     raise job.failure()
                 print(job.failure(), file=stream, flush=True)
 
-    count = max(min(place.count or trials, trials), 1)
+    count = min(place.count or trials, trials)
     with side_by_side(place, count) as pool:
         for future in as_completed([pool.submit(work) for _ in range(count)]):
             future.result()

@@ -140,7 +140,7 @@ def _distribution(key: str, values: str) -> BaseDistribution:
     """Read ``LOW..HIGH``, ``LOW..HIGH:log`` or ``A,B,C``."""
     if '..' not in values:
         found = parse_options([f'{key}={values}'])[key]
-        return CategoricalDistribution(found if isinstance(found, list) else [found])
+        return CategoricalDistribution(found if isinstance(found, (list, tuple)) else [found])
     text, _, scale = values.partition(':')
     try:
         low, high = (ast.literal_eval(end) for end in text.split('..'))
