@@ -263,7 +263,7 @@ def results(parser: argparse.ArgumentParser) -> Run:
     parser.add_argument('folder', nargs='?', type=Path, default=Path('work_dirs'), help='defaults to work_dirs')
 
     def run(folder) -> None:
-        from cankd_mm.experiments.results import write_results
+        from cankd_mm.experiments.rows import write_results
 
         table, written = write_results(folder)
         _say(f'{table}\n\nWritten to {" and ".join(map(str, written))}')

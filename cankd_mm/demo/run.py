@@ -10,9 +10,9 @@ from cankd_mm.apis.work_dir import claimed, last_checkpoint
 from cankd_mm.demo import report
 from cankd_mm.demo.dataset import prepare
 from cankd_mm.demo.plan import KINDS, NUM_SMALL, NUM_TRAIN, NUM_VAL, TASKS, plan
+from cankd_mm.experiments.compare import run_experiment
 from cankd_mm.experiments.jobs import Job, run_jobs
 from cankd_mm.experiments.report import results_table
-from cankd_mm.experiments.run import run_experiment
 from cankd_mm.show.show import show
 
 _SCENES = 8  # of the picture

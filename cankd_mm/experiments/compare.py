@@ -1,12 +1,17 @@
-"""A comparison: every method on the same pair, with the same seeds."""
+"""Experiments: trainings, one evaluation of each, one table; and comparisons of methods on the same pair."""
 
 import copy
+import hashlib
+import io
+import json
+import shlex
 import sys
-from contextlib import nullcontext
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Dict, List, Optional, Sequence, TextIO
 
 from mmengine.config import Config
+from mmengine.fileio import load, put
 
 from cankd_mm.apis.data import check_data
 from cankd_mm.apis.work_dir import claimed
@@ -16,9 +21,9 @@ from cankd_mm.config.paths import default_work_dir
 from cankd_mm.config.read import load_config, read_config
 from cankd_mm.config.types import from_timm, type_name
 from cankd_mm.errors import SetupError
-from cankd_mm.experiments.jobs import Job, Local
-from cankd_mm.experiments.report import ALONE
-from cankd_mm.experiments.run import run_experiment
+from cankd_mm.experiments.evaluate import evaluate
+from cankd_mm.experiments.jobs import Job, Local, run_jobs
+from cankd_mm.experiments.report import ALONE, write_report
 from cankd_mm.models.checkpoints import check_checkpoint
 
 _MONITOR = 'CanBlockMonitorHook'
@@ -43,8 +48,7 @@ def compare(
         pair (str): A distillation config.
         methods (Sequence[str]): Config files with what each further method changes in the pair's.
         seeds (Sequence[int]): The seeds of every method. Defaults to (0, 1, 2).
-        work_dir (str, optional): Takes configs, work folders, ``results.json``, ``results.md`` and ``results.png``.
-            Defaults to None, ``./work_dirs/compare/<name of the pair>``.
+        work_dir (str, optional): Takes all that is written. Defaults to ``./work_dirs/compare/<name of the pair>``.
         place (Local | Slurm, optional): Where the trainings run. Defaults to None, this machine.
         cfg_options (dict, optional): Entries that override those of every config. Defaults to None.
         train (bool): Whether to train what is missing; False reports what is there. Defaults to True.
@@ -57,11 +61,10 @@ def compare(
         SetupError: If something in a config or a path is wrong, or a training fails.
     """
     root = Path(work_dir or default_work_dir(pair, 'compare'))
-    configs = _method_configs(pair, methods, cfg_options)
-    reference = next(name for name in configs if name != ALONE)
-    about = dict(pair=pair, cfg_options=dict(cfg_options or {}))
+    jobs = _plan(pair, methods, seeds, root, cfg_options or {})
+    reference = next(job.method for job in jobs if job.method != ALONE)
     with claimed(root) if train else nullcontext():
-        return run_experiment(_plan(configs, seeds, root), root, reference, place, train, stream, **about)
+        return run_experiment(jobs, root, reference, place, train, stream, pair=pair, cfg_options=cfg_options or {})
 
 
 def load_pair(config: str, cfg_options: Optional[dict] = None) -> Config:
@@ -83,8 +86,8 @@ def load_pair(config: str, cfg_options: Optional[dict] = None) -> Config:
     return cfg
 
 
-def _method_configs(pair: str, methods: Sequence[str], cfg_options: Optional[dict] = None) -> Dict[str, Config]:
-    """The student alone, the pair under the first part of its file's name, each method under the name of its file."""
+def _plan(pair: str, methods: Sequence[str], seeds: Sequence[int], root: Path, cfg_options: dict) -> List[Job]:
+    """Write ``<method>.py`` for the student alone, the pair and every method; list the trainings, seed after seed."""
     cfg = load_pair(pair, cfg_options)
     for key in ('work_dir', 'launcher'):
         cfg.pop(key, None)
@@ -95,14 +98,9 @@ def _method_configs(pair: str, methods: Sequence[str], cfg_options: Optional[dic
             raise SetupError(f'Two methods of the comparison are called {name!r}: rename {path!r}.')
         configs[name] = copy.deepcopy(cfg)
         configs[name].merge_from_dict(read_config(path).to_dict())
-        configs[name].merge_from_dict(copy.deepcopy(cfg_options or {}))
-    return configs
-
-
-def _plan(configs: Dict[str, Config], seeds: Sequence[int], root: Path) -> List[Job]:
-    """Write the configs ``<method>.py``, and list the trainings in ``<method>/seed<seed>``, seed after seed."""
-    folders = {name: root / name.replace(' ', '-') for name in configs}
+        configs[name].merge_from_dict(copy.deepcopy(cfg_options))
     root.mkdir(parents=True, exist_ok=True)
+    folders = {name: root / name.replace(' ', '-') for name in configs}
     for name, cfg in configs.items():
         hooks = list(cfg.get('custom_hooks') or [])
         if is_distillation(cfg) and all(type_name(hook) != _MONITOR for hook in hooks):
@@ -121,3 +119,76 @@ def _plan(configs: Dict[str, Config], seeds: Sequence[int], root: Path) -> List[
         for seed in seeds
         for name, folder in folders.items()
     ]
+
+
+def run_experiment(
+    jobs: List[Job],
+    root: Path,
+    reference: str,
+    place: Optional[Local] = None,
+    train: bool = True,
+    stream: TextIO = sys.stdout,
+    **about: object,
+) -> dict:
+    """Run trainings, evaluate what each of them would deploy, and write figures, tables and pictures.
+
+    What is done is kept, what was interrupted goes on at its last checkpoint. A training whose figures stand in
+    ``results.json`` counts as done, whether its folder is still there or not, and stays in the table.
+
+    Args:
+        jobs (list[Job]): The trainings.
+        root (Path): Takes ``results.json``, ``results.md`` and ``results.png``.
+        reference (str): The method that the others are compared with.
+        place (Local | Slurm, optional): Where the trainings run. Defaults to None, this machine.
+        train (bool): Whether to train what is missing; False reports what is there. Defaults to True.
+        stream (TextIO): Takes the progress. Defaults to the standard output.
+        **about: Further entries of the results.
+
+    Returns:
+        dict: The results, as they are written: ``command``, ``reference``, ``metric``, what ``about`` says, ``methods``
+        with a digest of each one's config, and ``runs``, each with ``method``, ``seed`` and what :func:`evaluate` says.
+
+    Raises:
+        SetupError: If a training fails, or ``results.json`` has figures of other configs.
+    """
+    path = root / 'results.json'
+    earlier = load(str(path)) if path.exists() else dict(methods={}, runs=[])
+    digests: Dict[str, str] = {}
+    for job in jobs:
+        digests[job.method] = digests.get(job.method) or _digest(job)
+    for name, digest in earlier['methods'].items():
+        if digests.setdefault(name, digest) != digest:
+            raise SetupError(
+                f'{str(path)!r} holds figures of {name!r} with another config than would run now: give another '
+                'folder, or move that file away.'
+            )
+    runs = list(earlier['runs'])
+    known = {(run['method'], run['seed']) for run in runs}
+    new = {(job.method, job.options.get('randomness.seed', 0)): job for job in jobs}
+    new = {key: job for key, job in new.items() if key not in known}
+    if train:
+        run_jobs(list(new.values()), place, stream)
+    for (method, seed), job in new.items():
+        if job.done:
+            print(f'evaluating {job.work_dir}', file=stream, flush=True)
+            # The log of the evaluation's own folder has what is said. Loggers keep this stream; nothing closes it.
+            with redirect_stdout(io.StringIO()):
+                runs.append(dict(method=method, seed=seed, **evaluate(job.work_dir)))
+    metric = runs[0]['metric'] if runs else None
+    command = earlier.get('command') or shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    results = dict(command=command, **about, reference=reference, metric=metric, methods=digests, runs=runs)
+    root.mkdir(parents=True, exist_ok=True)
+    head, lines = json.dumps({**results, 'runs': []}, indent=2), ',\n    '.join(map(json.dumps, runs))
+    text = head.replace('"runs": []', f'"runs": [\n    {lines}\n  ]') + '\n'  # a line for each training
+    put(text.encode(), str(path))  # whole or not at all, as stack/patch.py has it
+    write_report(results, root)
+    return results
+
+
+def _digest(job: Job) -> str:
+    """Tell one method's config from another's, whatever the seed and the folder."""
+    options = {key: value for key, value in job.options.items() if key != 'randomness.seed'}
+    cfg = read_config(job.config, options).to_dict()
+    cfg.pop('work_dir', None)
+    text = json.dumps(cfg, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

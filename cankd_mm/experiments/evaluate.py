@@ -6,7 +6,6 @@ from pathlib import Path
 from statistics import median
 from typing import Dict, List, Optional
 
-from mmengine.config import Config
 from mmengine.fileio import dump, load
 
 from cankd_mm.apis import export_student, test
@@ -79,6 +78,9 @@ def describe(work_dir: Path) -> Optional[dict]:
     ratios = [entry['distill_to_task'] for entry in steps if 'distill_to_task' in entry]
     distill = [value for key, value in last.items() if key.startswith('distill.loss')]
     loss = cfg.model.distiller.get('loss') if is_distillation(cfg) else None
+    # Of the GPU where there was one, otherwise of the whole process, as its launcher noted.
+    of_gpu, usage = [entry['memory'] for entry in scalars if 'memory' in entry], work_dir / USAGE
+    peak_mb = float(max(of_gpu)) if of_gpu else load(str(usage))['peak_mb'] if usage.exists() else None
     metric, metrics, measured = None, {}, 'not yet'
     if validations:
         metric, metrics = metric_of(cfg), _numbers(validations[-1])
@@ -90,11 +92,11 @@ def describe(work_dir: Path) -> Optional[dict]:
         metric=metric and metric.name,
         value=metric and metric.of(metrics),
         measured=measured,
-        progress=_progress(work_dir, cfg, last),
+        progress=_progress(cfg.train_cfg, state_of(work_dir), last),
         lr=max((entry['lr'] for entry in steps if 'lr' in entry), default=None),
         batch_size=cfg.train_dataloader.get('batch_size', 1),
         seconds_per_step=seconds_per_step(scalars),
-        peak_mb=_peak_memory(work_dir, scalars),
+        peak_mb=peak_mb,
         distill_to_task=round(median(ratios), 3) if ratios else None,
         distill_loss=round(sum(distill), 4) if distill else None,
         loss=loss and type_name(loss),
@@ -114,29 +116,20 @@ def blocks(steps: List[dict]) -> Dict[str, list]:
     return {key[len('can/') :]: [[int(entry['step']), round(entry[key], 5)] for entry in kept] for key in keys}
 
 
-def _progress(work_dir: Path, cfg: Config, last: dict) -> Optional[str]:
+def _progress(train_cfg: dict, state: dict, last: dict) -> Optional[str]:
     """How far a training is: as noted at its end, or as logged last, in epochs or iterations, as its config counts."""
-    by_epoch = cfg.train_cfg.get('max_epochs') is not None
+    by_epoch = train_cfg.get('max_epochs') is not None
     key, unit, length = ('epoch', 'epochs', 'max_epochs') if by_epoch else ('iter', 'iterations', 'max_iters')
-    known = {'iter': last['step'], **last} if last else {}
-    state = state_of(work_dir)
-    known.update({k: state[k] for k in ('epoch', 'iter') if 'ended' in state})
-    if not known:
+    known = state if 'ended' in state else {'iter': last['step'], **last} if last else None
+    if known is None:
         return None
-    done = f'{known[key]}' if key in known else f'{known["iter"]} iterations'
-    return f'{done} of {cfg.train_cfg.get(length)} {unit}'
+    done = known[key] if key in known else f'{known["iter"]} iterations'
+    return f'{done} of {train_cfg.get(length)} {unit}'
 
 
 def _numbers(reported: dict) -> Dict[str, float]:
     numbers = {key: float(value) for key, value in reported.items() if isinstance(value, Real)}
     return {key: value for key, value in numbers.items() if key not in _NO_METRICS}
-
-
-def _peak_memory(work_dir: Path, scalars: List[dict]) -> Optional[float]:
-    """Megabytes: of the GPU where there was one, otherwise of the whole process, as its launcher noted."""
-    of_gpu = [entry['memory'] for entry in scalars if 'memory' in entry]
-    usage = work_dir / USAGE
-    return float(max(of_gpu)) if of_gpu else load(str(usage))['peak_mb'] if usage.exists() else None
 
 
 def _config_of(work_dir: Path) -> Optional[Path]:

@@ -46,11 +46,9 @@ def reproduce(
 
     Args:
         row (Row): The row.
-        gpus (int, optional): How many GPUs to train on, 0 for the processor. The learning rate is scaled to their
-            number. Defaults to None, all that torch sees.
+        gpus (int, optional): How many GPUs to train on, which scale the learning rate, or 0. Defaults to None, all.
         teacher_ckpt (str, optional): The teacher's checkpoint, in place of the config's. Defaults to None.
-        work_dir (str, optional): Folder of logs, checkpoints and the result. Defaults to None,
-            ``./work_dirs/<name of the config>``.
+        work_dir (str, optional): Takes all that is written. Defaults to ``./work_dirs/<name of the config>``.
         seed (int, optional): The random seed. Defaults to None, one that MMEngine draws.
         cfg_options (dict, optional): Entries that override the config's. Defaults to None.
 

@@ -52,8 +52,7 @@ def tune(
         hours (float, optional): After how much time no trial is begun. Defaults to None, any.
         seed (int): Of every training. Defaults to 0.
         storage (str, optional): An address that Optuna knows. Defaults to None, a SQLite file in ``work_dir``.
-        work_dir (str, optional): Takes configs, trainings, and the report. Defaults to None,
-            ``./work_dirs/tune/<name of the config>``.
+        work_dir (str, optional): Takes all that is written. Defaults to ``./work_dirs/tune/<name of the config>``.
         place (Local | Slurm, optional): Where the trainings run. Defaults to None, this machine.
         cfg_options (dict, optional): Entries that override the config's in every trial. Defaults to None.
         stream (TextIO): Takes the progress. Defaults to the standard output.

@@ -10,8 +10,7 @@ from cankd_mm.config.metric import metric_of
 from cankd_mm.config.read import load_config
 from cankd_mm.errors import SetupError
 from cankd_mm.experiments.reproduce import reproduce
-from cankd_mm.experiments.results import gather, runs_table, write_results
-from cankd_mm.experiments.rows import Model, Row, find_row, load_rows
+from cankd_mm.experiments.rows import Model, Row, find_row, gather, load_rows, runs_table, write_results
 from cankd_mm.models.builders import build_model
 from tests.conftest import ROOT
 from tests.test_configs.small import make_data, shrink
