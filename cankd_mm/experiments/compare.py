@@ -163,9 +163,9 @@ def run_experiment(
                 'folder, or move that file away.'
             )
     runs = list(earlier['runs'])
-    known = {(run['method'], run['seed']) for run in runs}
     new = {(job.method, job.options.get('randomness.seed', 0)): job for job in jobs}
-    new = {key: job for key, job in new.items() if key not in known}
+    for run in runs:
+        new.pop((run['method'], run['seed']), None)
     if train:
         run_jobs(list(new.values()), place, stream)
     for (method, seed), job in new.items():

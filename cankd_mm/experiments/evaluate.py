@@ -55,8 +55,8 @@ def evaluate(work_dir: Path) -> dict:
         metrics = _numbers(test(*student, work_dir=str(work_dir / 'test')))
         measured = f'exported student in plain {cfg.get("default_scope", "MMEngine")}'
         run.update(metrics=metrics, metric=metric.name, value=metric.of(metrics), measured=measured)
-    parameters = sum(parameter.numel() for parameter in build_model(student[0], 'model').parameters())
-    run.update(parameters=parameters, student=list(student), machine=describe_machine())
+    run['parameters'] = sum(parameter.numel() for parameter in build_model(student[0], 'model').parameters())
+    run.update(student=list(student), machine=describe_machine())
     dump(run, str(path), indent=2)
     return run
 

@@ -76,7 +76,10 @@ def reproduce(
             )
         if not job.done:
             raise SetupError(f'The training of {row.name} ended early: the same command resumes it.')
-    about = dict(gpus=gpus, lr=_learning_rate(cfg, gpus), seed=seed, options=options)
+    base = (cfg.get('auto_scale_lr') or {}).get('base_batch_size')
+    batch = max(gpus, 1) * cfg.train_dataloader.get('batch_size', 1)
+    lr = cfg.optim_wrapper.optimizer.lr * (batch / base if base else 1)  # as MMEngine scales it to the batch
+    about = dict(gpus=gpus, lr=lr, seed=seed, options=options)
     result = {**evaluate(job.work_dir), **beside(row), **about, 'date': datetime.date.today().isoformat()}
     dump(result, str(job.work_dir / RESULT), indent=2)
     return result
@@ -90,13 +93,6 @@ def row_options(
     return {**(cfg_options or {}), **{key: value for key, value in given.items() if value is not None}}
 
 
-def _learning_rate(cfg: Config, gpus: int) -> float:
-    """The learning rate after MMEngine's scaling to the batch."""
-    base = (cfg.get('auto_scale_lr') or {}).get('base_batch_size')
-    batch = max(gpus, 1) * cfg.train_dataloader.get('batch_size', 1)
-    return cfg.optim_wrapper.optimizer.lr * (batch / base if base else 1)
-
-
 def missing(row: Row, cfg: Config, gpus: Optional[int] = None) -> List[str]:
     """List what a row lacks on this machine: data, weights, packages, GPUs.
 
@@ -104,9 +100,6 @@ def missing(row: Row, cfg: Config, gpus: Optional[int] = None) -> List[str]:
         row (Row): The row.
         cfg (Config): Its config, with what the user overrides.
         gpus (int, optional): How many GPUs the user asks for. Defaults to None, all there are.
-
-    Returns:
-        list[str]: One sentence for each thing, with where to put it.
     """
     lacking, paths, there = [], [], torch.cuda.device_count()
     for _, path in missing_data(cfg, 'train', 'val', 'test'):

@@ -123,11 +123,15 @@ def _figure(value: Optional[float]) -> str:
     return '-' if value is None else str(value)
 
 
-def write_results(folder: Path) -> Tuple[str, List[Path]]:
-    """Write the table of every run under a folder.
+def write_results(folder: Path, rows: Optional[Sequence[Row]] = None) -> Tuple[str, List[Path]]:
+    """Write the table of every run under a folder, beside the figures of the row that has the name of its config.
+
+    A run that was evaluated counts with what the exported student reached in the plain library, any other with its last
+    validation. A run that cannot be read is named below the table.
 
     Args:
         folder (Path): Searched for work folders at any depth; takes ``runs.md`` and ``runs.json``.
+        rows (Sequence[Row], optional): The rows. Defaults to None, those of the package.
 
     Returns:
         tuple[str, list[Path]]: The table, and the files.
@@ -135,26 +139,7 @@ def write_results(folder: Path) -> Tuple[str, List[Path]]:
     Raises:
         SetupError: If there is no training.
     """
-    entries, unread = gather(folder, load_rows(package_folder('configs')))
-    if not entries and not unread:
-        raise SetupError(f'There is no training under {str(folder)!r}: give the folder of your work folders.')
-    table = '\n\n'.join([*([runs_table(entries)] if entries else []), *unread])
-    # Not results.json: the folder may be that of a comparison or of the demo, which have their own.
-    written = [folder / 'runs.md', folder / 'runs.json']
-    written[0].write_text(table + '\n')
-    dump(entries, str(written[1]), indent=2)
-    return table, written
-
-
-def gather(folder: Path, rows: Sequence[Row]) -> Tuple[List[dict], List[str]]:
-    """Collect the figures of every run under a folder, beside those of the row that has the name of its config.
-
-    A run that was evaluated counts with what the exported student reached in the plain library, any other with its last
-    validation. Returned are an entry for each run in the order of the rows, as :func:`describe` has it, and a sentence
-    for each run that cannot be read.
-    """
-    by_name = {row.name: row for row in rows}
-    order = {name: i for i, name in enumerate(by_name)}
+    by_name = {row.name: row for row in (load_rows(package_folder('configs')) if rows is None else rows)}
     entries, unread = [], []
     for work_dir in sorted({path.parents[2] for path in folder.rglob('vis_data/scalars.json')}):
         result = work_dir / RESULT
@@ -167,11 +152,19 @@ def gather(folder: Path, rows: Sequence[Row]) -> Tuple[List[dict], List[str]]:
         if run is not None and run['progress']:  # otherwise nothing was trained, as in the work folder of a test
             known = beside(by_name.get(run['name']))
             entries.append({**run, 'gpus': None, **evaluated, **known, 'work_dir': str(work_dir)})
-    return sorted(entries, key=lambda entry: (order.get(entry['name'], len(order)), entry['work_dir'])), unread
+    if not entries and not unread:
+        raise SetupError(f'There is no training under {str(folder)!r}: give the folder of your work folders.')
+    order = {name: i for i, name in enumerate(by_name)}
+    entries.sort(key=lambda entry: (order.get(entry['name'], len(order)), entry['work_dir']))
+    table = '\n\n'.join([*([_runs_table(entries)] if entries else []), *unread])
+    # Not results.json: the folder may be that of a comparison or of the demo, which have their own.
+    written = [folder / 'runs.md', folder / 'runs.json']
+    written[0].write_text(table + '\n')
+    dump(entries, str(written[1]), indent=2)
+    return table, written
 
 
-def runs_table(entries: Sequence[dict]) -> str:
-    """Lay out what :func:`gather` found as a table in Markdown."""
+def _runs_table(entries: Sequence[dict]) -> str:
     rows = []
     for run in entries:
         known = None not in (run['value'], run['paper'])

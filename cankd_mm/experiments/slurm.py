@@ -26,8 +26,7 @@ class Slurm:
         folder (Path): Takes what submitit writes.
         count (int, optional): How many jobs are in the queue at most. Defaults to None, all.
         partition (str, optional): The partition. Defaults to None, the cluster's default.
-        options (dict[str, str], optional): Options of sbatch: ``gres``, ``account``, ``cpus-per-task``, ``time`` in
-            minutes. Defaults to None; ``gres`` is ``gpu:1`` unless it is given, and none where it is empty.
+        options (dict, optional): Options of sbatch, ``time`` in minutes. Without ``gres`` a job has ``gpu:1``.
 
     Raises:
         SetupError: If there is no Slurm.
@@ -54,11 +53,7 @@ class Slurm:
         self.count, self.stopped = count, False
 
     def run(self, job: Job, ends: Callable[[], bool] = lambda: False) -> bool:
-        """Put a training into the queue, and wait for its end, as :meth:`cankd_mm.experiments.jobs.Local.run`.
-
-        Raises:
-            SetupError: If Slurm does not take the job.
-        """
+        """Put a training into the queue, and wait for its end, as :meth:`cankd_mm.experiments.jobs.Local.run`."""
         job.work_dir.mkdir(parents=True, exist_ok=True)
         try:
             submitted = self._executor.submit(_Training(), job, os.getcwd())

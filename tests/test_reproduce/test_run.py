@@ -10,7 +10,7 @@ from cankd_mm.config.metric import metric_of
 from cankd_mm.config.read import load_config
 from cankd_mm.errors import SetupError
 from cankd_mm.experiments.reproduce import reproduce
-from cankd_mm.experiments.rows import Model, Row, find_row, gather, load_rows, runs_table, write_results
+from cankd_mm.experiments.rows import Model, Row, find_row, load_rows, write_results
 from cankd_mm.models.builders import build_model
 from tests.conftest import ROOT
 from tests.test_configs.small import make_data, shrink
@@ -76,12 +76,11 @@ def test_table(done):
     row, folder, result = done
     shutil.copytree(folder / 'run', folder / 'log')
     (folder / 'log' / 'result.json').unlink()
-    (logged, reproduced), unread = gather(folder, [row])
-    assert not unread
+    text, (_, runs) = write_results(folder, [row])
+    logged, reproduced = json.loads(runs.read_text())
     assert reproduced['value'] == result['value'] and 'in plain mm' in reproduced['measured']
     assert logged['value'] == pytest.approx(result['value'], abs=0.1)
     assert logged['measured'].startswith('validation at') and logged['progress'] == '2 of 2 epochs'
-    text = runs_table([logged, reproduced])
     assert row.number in text and f' {reproduced["value"] - 0.5:+.1f} ' in text
     # The folder of the evaluation is no run.
     assert len(text.splitlines()) == 4
@@ -118,7 +117,8 @@ def test_a_run_that_logged_no_learning_rate_is_in_the_table(done, tmp_path):
 
 def test_a_run_of_no_row_is_shown_without_figures_of_the_paper(done):
     _, folder, result = done
-    (entry,), _ = gather(folder / 'run', [])
+    _, (_, runs) = write_results(folder / 'run')
+    (entry,) = json.loads(runs.read_text())
     assert entry['value'] == result['value'] and entry['paper'] is None and entry['row'] is None
 
 
