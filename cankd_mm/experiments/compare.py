@@ -68,11 +68,7 @@ def compare(
 
 
 def load_pair(config: str, cfg_options: Optional[dict] = None) -> Config:
-    """Read a pair whose trainings are to be rated, and check what can be checked before the first of them.
-
-    Raises:
-        SetupError: If it is no pair, if its data or the teacher's checkpoint is missing, or if nothing rates a run.
-    """
+    """Read a pair, and check before its first training that data, the teacher's weights and a metric are there."""
     cfg = load_config(config, cfg_options)
     if not is_distillation(cfg):
         raise SetupError(f'{config!r} is no distillation config: give one that has a teacher and a student.')

@@ -91,15 +91,7 @@ class Local:
             self._slots.put({'CUDA_VISIBLE_DEVICES': devices[slot % gpus]} if gpus else {})
 
     def run(self, job: Job, ends: Callable[[], bool] = lambda: False) -> bool:
-        """Train, and wait for the end.
-
-        Args:
-            job (Job): The training.
-            ends (Callable): Asked every second whether the training is to be ended early. Defaults to never.
-
-        Returns:
-            bool: Whether the training has come to its own end.
-        """
+        """Train, and tell whether the training came to its own end; ``ends`` tells every second whether to end it."""
         slot, process = self._slots.get(), None
         try:
             if self.stopped:

@@ -53,7 +53,7 @@ class Slurm:
         self.count, self.stopped = count, False
 
     def run(self, job: Job, ends: Callable[[], bool] = lambda: False) -> bool:
-        """Put a training into the queue, and wait for its end, as :meth:`cankd_mm.experiments.jobs.Local.run`."""
+        """Train as a job in the queue; otherwise as :meth:`cankd_mm.experiments.jobs.Local.run`."""
         job.work_dir.mkdir(parents=True, exist_ok=True)
         try:
             submitted = self._executor.submit(_Training(), job, os.getcwd())

@@ -53,7 +53,7 @@ class Space:
         """Turn the values of the parameters into entries of the config by their dotted keys."""
         options = {name: value for name, value in values.items() if name in self._keys}
         if 'levels' in values:
-            options[_LEVELS] = [int(level) for level in str(values['levels']).split(',')]
+            options[_LEVELS] = list(map(int, values['levels'].split(',')))
         if 'mode' in values:
             options[f'{_LOSS}.mode'] = None if values['mode'] == _NONE else values['mode']
         factors = {int(name.split()[1]): value for name, value in values.items() if name.startswith('level ')}
@@ -71,10 +71,8 @@ class Space:
         """The parameters of a word, for this pair."""
         if word == 'weight':
             if self._weight == 0:
-                raise SetupError(
-                    'The weight is searched from a tenth to a hundred times that of the config, which is 0: give '
-                    'another.'
-                )
+                searched = 'from a tenth to a hundred times that of the config'
+                raise SetupError(f'The weight is searched {searched}, which is 0: give another.')
             # Ten times was too little: the best of two methods lay at nine times their authors' weight.
             return {'weight': FloatDistribution(self._weight / 10, self._weight * 100, log=True)}
         if word == 'level-weights':  # factors on the weight of all
