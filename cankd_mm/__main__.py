@@ -183,8 +183,7 @@ def reproduce(parser: Parser) -> Run:
 
     def run(row, check, gpus, teacher_ckpt, work_dir, seed, cfg_options) -> None:
         from cankd_mm.config.read import load_config
-        from cankd_mm.experiments.reproduce import reproduce, row_options
-        from cankd_mm.experiments.requirements import missing
+        from cankd_mm.experiments.reproduce import missing, reproduce, row_options
         from cankd_mm.experiments.rows import find_row, load_rows
 
         rows = load_rows(folder('configs'))
@@ -236,7 +235,7 @@ def results(parser: Parser) -> Run:
     parser.add_argument('folder', nargs='?', type=Path, default=Path('work_dirs'), help='defaults to work_dirs')
 
     def run(folder) -> None:
-        from cankd_mm.experiments.results import write_results
+        from cankd_mm.experiments.rows import write_results
 
         table, written = write_results(folder)
         _say(f'{table}\n\nWritten to {" and ".join(map(str, written))}')

@@ -256,7 +256,7 @@ def test_machines(typed, small, monkeypatch):
     monkeypatch.setenv('PATH', os.path.dirname(sys.executable), prepend=os.pathsep)
     monkeypatch.setenv('PYTHONPATH', str(ROOT), prepend=os.pathsep)
     typed('docs/guides/machines.md')
-    assert [args[1:] for args in asked] == [('gpu', {'gres': 'gpu:1', 'time': '240'})]
+    assert [args[1:] for args in asked] == [(None, 'gpu', {'gres': 'gpu:1', 'time': '240'})]
 
 
 @pytest.mark.parametrize('task', ['detection', 'segmentation'])

@@ -1,12 +1,17 @@
-"""A comparison: every method on the same pair, with the same seeds."""
+"""Experiments: trainings, one evaluation of each, one table; and comparisons of methods on the same pair."""
 
 import copy
+import hashlib
+import io
+import json
+import shlex
 import sys
-from contextlib import nullcontext
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Dict, List, Optional, Sequence, TextIO
 
 from mmengine.config import Config
+from mmengine.fileio import load, put
 
 from cankd_mm.apis.data import check_data
 from cankd_mm.apis.work_dir import claimed
@@ -16,12 +21,12 @@ from cankd_mm.config.paths import default_work_dir
 from cankd_mm.config.read import load_config, read_config
 from cankd_mm.config.types import from_timm, type_name
 from cankd_mm.errors import SetupError
-from cankd_mm.experiments.jobs import Job, Local
-from cankd_mm.experiments.report import ALONE
-from cankd_mm.experiments.run import run_experiment
+from cankd_mm.experiments.evaluate import evaluate
+from cankd_mm.experiments.jobs import Job, Local, run_jobs
+from cankd_mm.experiments.report import ALONE, write_report
 from cankd_mm.models.checkpoints import check_checkpoint
 
-MONITOR = 'CanBlockMonitorHook'
+_MONITOR = 'CanBlockMonitorHook'
 
 
 def compare(
@@ -41,11 +46,9 @@ def compare(
 
     Args:
         pair (str): A distillation config.
-        methods (Sequence[str]): Config files with what each further method changes in the pair's, such as
-            ``model = dict(distiller=dict(loss=dict(_delete_=True, type='PKDLoss', loss_weight=10)))``.
+        methods (Sequence[str]): Config files with what each further method changes in the pair's.
         seeds (Sequence[int]): The seeds of every method. Defaults to (0, 1, 2).
-        work_dir (str, optional): Takes configs, work folders, ``results.json``, ``results.md`` and ``results.png``.
-            Defaults to None, ``./work_dirs/compare/<name of the pair>``.
+        work_dir (str, optional): Takes all that is written. Defaults to ``./work_dirs/compare/<name of the pair>``.
         place (Local | Slurm, optional): Where the trainings run. Defaults to None, this machine.
         cfg_options (dict, optional): Entries that override those of every config. Defaults to None.
         train (bool): Whether to train what is missing; False reports what is there. Defaults to True.
@@ -58,26 +61,14 @@ def compare(
         SetupError: If something in a config or a path is wrong, or a training fails.
     """
     root = Path(work_dir or default_work_dir(pair, 'compare'))
-    configs = method_configs(pair, methods, cfg_options)
-    reference = next(name for name in configs if name != ALONE)
-    about = dict(pair=pair, cfg_options=dict(cfg_options or {}))
+    jobs = _plan(pair, methods, seeds, root, cfg_options or {})
+    reference = next(job.method for job in jobs if job.method != ALONE)
     with claimed(root) if train else nullcontext():
-        return run_experiment(plan(configs, seeds, root), root, reference, place, train, stream, **about)
+        return run_experiment(jobs, root, reference, place, train, stream, pair=pair, cfg_options=cfg_options or {})
 
 
 def load_pair(config: str, cfg_options: Optional[dict] = None) -> Config:
-    """Read a pair whose trainings are to be rated, and check what can be checked before the first of them.
-
-    Args:
-        config (str): A distillation config.
-        cfg_options (dict, optional): Entries that override the config's. Defaults to None.
-
-    Returns:
-        Config: The config.
-
-    Raises:
-        SetupError: If it is no pair, if its data or the teacher's checkpoint is missing, or if nothing rates a run.
-    """
+    """Read a pair, and check before its first training that data, the teacher's weights and a metric are there."""
     cfg = load_config(config, cfg_options)
     if not is_distillation(cfg):
         raise SetupError(f'{config!r} is no distillation config: give one that has a teacher and a student.')
@@ -91,21 +82,8 @@ def load_pair(config: str, cfg_options: Optional[dict] = None) -> Config:
     return cfg
 
 
-def method_configs(pair: str, methods: Sequence[str], cfg_options: Optional[dict] = None) -> Dict[str, Config]:
-    """Put every method on a pair.
-
-    Args:
-        pair (str): A distillation config.
-        methods (Sequence[str]): Config files with what a method changes in the pair's.
-        cfg_options (dict, optional): Entries that override those of every config. Defaults to None.
-
-    Returns:
-        dict[str, Config]: The student alone, the pair under the first part of its file's name, and every method under
-        the name of its file.
-
-    Raises:
-        SetupError: If the pair is no distillation, or two methods have one name.
-    """
+def _plan(pair: str, methods: Sequence[str], seeds: Sequence[int], root: Path, cfg_options: dict) -> List[Job]:
+    """Write ``<method>.py`` for the student alone, the pair and every method; list the trainings, seed after seed."""
     cfg = load_pair(pair, cfg_options)
     for key in ('work_dir', 'launcher'):
         cfg.pop(key, None)
@@ -116,27 +94,25 @@ def method_configs(pair: str, methods: Sequence[str], cfg_options: Optional[dict
             raise SetupError(f'Two methods of the comparison are called {name!r}: rename {path!r}.')
         configs[name] = copy.deepcopy(cfg)
         configs[name].merge_from_dict(read_config(path).to_dict())
-        configs[name].merge_from_dict(copy.deepcopy(cfg_options or {}))
-    return configs
-
-
-def plan(configs: Dict[str, Config], seeds: Sequence[int], root: Path) -> List[Job]:
-    """Write the configs of a comparison, and list its trainings, all methods with the first seed first.
-
-    Args:
-        configs (dict[str, Config]): By method, as :func:`method_configs` makes them.
-        seeds (Sequence[int]): The seeds of every method.
-        root (Path): Takes ``<method>.py`` and the work folders ``<method>/seed<seed>``.
-
-    Returns:
-        list[Job]: The trainings.
-
-    Raises:
-        SetupError: If ``root`` holds trainings of other configs.
-    """
+        configs[name].merge_from_dict(copy.deepcopy(cfg_options))
+    root.mkdir(parents=True, exist_ok=True)
     folders = {name: root / name.replace(' ', '-') for name in configs}
     for name, cfg in configs.items():
-        _write_config(_with_monitor(cfg), folders[name])
+        hooks = list(cfg.get('custom_hooks') or [])
+        if is_distillation(cfg) and all(type_name(hook) != _MONITOR for hook in hooks):
+            cfg.custom_hooks = [*hooks, dict(type=_MONITOR)]  # which changes nothing of the training
+        saves = cfg.get('default_hooks', {}).get('checkpoint') or {}
+        if saves.get('out_dir'):  # to which MMEngine adds `seed0` alone
+            saves['out_dir'] = str(Path(saves['out_dir'], root.name, folders[name].name))
+        path = Path(f'{folders[name]}.py')
+        if path.exists() and folders[name].exists():
+            reread = Config.fromstring(cfg.pretty_text, '.py').to_dict()
+            if Config.fromfile(str(path)).to_dict() != reread:
+                raise SetupError(
+                    f'{str(folders[name])!r} holds trainings of another config than this comparison would run: give '
+                    'another --work-dir, or remove that folder.'
+                )
+        cfg.dump(str(path))
     return [
         Job(folder / f'seed{seed}', f'{folder}.py', {'randomness.seed': seed}, method=name)
         for seed in seeds
@@ -144,27 +120,75 @@ def plan(configs: Dict[str, Config], seeds: Sequence[int], root: Path) -> List[J
     ]
 
 
-def _with_monitor(cfg: Config) -> Config:
-    """Have a distillation log what its Can blocks add, which changes nothing of the training."""
-    hooks = list(cfg.get('custom_hooks') or [])
-    if not is_distillation(cfg) or any(type_name(hook) == MONITOR for hook in hooks):
-        return cfg
-    cfg = copy.deepcopy(cfg)
-    cfg.custom_hooks = [*hooks, dict(type=MONITOR)]
-    return cfg
+def run_experiment(
+    jobs: List[Job],
+    root: Path,
+    reference: str,
+    place: Optional[Local] = None,
+    train: bool = True,
+    stream: TextIO = sys.stdout,
+    **about: object,
+) -> dict:
+    """Run trainings, evaluate what each of them would deploy, and write figures, tables and pictures.
+
+    What is done is kept, what was interrupted goes on at its last checkpoint. A training whose figures stand in
+    ``results.json`` counts as done, whether its folder is still there or not, and stays in the table.
+
+    Args:
+        jobs (list[Job]): The trainings.
+        root (Path): Takes ``results.json``, ``results.md`` and ``results.png``.
+        reference (str): The method that the others are compared with.
+        place (Local | Slurm, optional): Where the trainings run. Defaults to None, this machine.
+        train (bool): Whether to train what is missing; False reports what is there. Defaults to True.
+        stream (TextIO): Takes the progress. Defaults to the standard output.
+        **about: Further entries of the results.
+
+    Returns:
+        dict: The results, as they are written: ``command``, ``reference``, ``metric``, what ``about`` says, ``methods``
+        with a digest of each one's config, and ``runs``, each with ``method``, ``seed`` and what :func:`evaluate` says.
+
+    Raises:
+        SetupError: If a training fails, or ``results.json`` has figures of other configs.
+    """
+    path = root / 'results.json'
+    earlier = load(str(path)) if path.exists() else dict(methods={}, runs=[])
+    digests: Dict[str, str] = {}
+    for job in jobs:
+        digests[job.method] = digests.get(job.method) or _digest(job)
+    for name, digest in earlier['methods'].items():
+        if digests.setdefault(name, digest) != digest:
+            raise SetupError(
+                f'{str(path)!r} holds figures of {name!r} with another config than would run now: give another '
+                'folder, or move that file away.'
+            )
+    runs = list(earlier['runs'])
+    new = {(job.method, job.options.get('randomness.seed', 0)): job for job in jobs}
+    for run in runs:
+        new.pop((run['method'], run['seed']), None)
+    if train:
+        run_jobs(list(new.values()), place, stream)
+    for (method, seed), job in new.items():
+        if job.done:
+            print(f'evaluating {job.work_dir}', file=stream, flush=True)
+            # The log of the evaluation's own folder has what is said. Loggers keep this stream; nothing closes it.
+            with redirect_stdout(io.StringIO()):
+                runs.append(dict(method=method, seed=seed, **evaluate(job.work_dir)))
+    metric = runs[0]['metric'] if runs else None
+    command = earlier.get('command') or shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    results = dict(command=command, **about, reference=reference, metric=metric, methods=digests, runs=runs)
+    root.mkdir(parents=True, exist_ok=True)
+    head, lines = json.dumps({**results, 'runs': []}, indent=2), ',\n    '.join(map(json.dumps, runs))
+    text = head.replace('"runs": []', f'"runs": [\n    {lines}\n  ]') + '\n'  # a line for each training
+    put(text.encode(), str(path))  # whole or not at all, as stack/patch.py has it
+    write_report(results, root)
+    return results
 
 
-def _write_config(cfg: Config, folder: Path) -> None:
-    path = folder.with_name(f'{folder.name}.py')
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # As it is once it has been written and read.
-    if path.exists() and folder.exists() and Config.fromfile(str(path)).to_dict() != _reread(cfg):
-        raise SetupError(
-            f'{str(folder)!r} holds trainings of another config than this comparison would run: give another '
-            '--work-dir, or remove that folder.'
-        )
-    cfg.dump(str(path))
-
-
-def _reread(cfg: Config) -> dict:
-    return Config.fromstring(cfg.pretty_text, '.py').to_dict()
+def _digest(job: Job) -> str:
+    """Tell one method's config from another's, whatever the seed and the folder."""
+    options = {key: value for key, value in job.options.items() if key != 'randomness.seed'}
+    cfg = read_config(job.config, options).to_dict()
+    cfg.pop('work_dir', None)
+    cfg['launcher'] = 'none'  # as in the digests of 0.2.0
+    text = json.dumps(cfg, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

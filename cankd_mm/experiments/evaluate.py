@@ -6,7 +6,6 @@ from pathlib import Path
 from statistics import median
 from typing import Dict, List, Optional
 
-from mmengine.config import Config
 from mmengine.fileio import dump, load
 
 from cankd_mm.apis import export_student, test
@@ -22,7 +21,7 @@ from cankd_mm.stack.machine import describe_machine
 
 RESULT = 'result.json'
 
-_POINTS = 10  # at how many iterations what the Can blocks do is kept
+_POINTS = 10  # at how many iterations the figures of the Can blocks are kept
 _TIME = re.compile(r'\d{8}_\d{6}')
 _NO_METRICS = ('epoch', 'iter', 'step', 'time', 'data_time')
 
@@ -56,39 +55,36 @@ def evaluate(work_dir: Path) -> dict:
         metrics = _numbers(test(*student, work_dir=str(work_dir / 'test')))
         measured = f'exported student in plain {cfg.get("default_scope", "MMEngine")}'
         run.update(metrics=metrics, metric=metric.name, value=metric.of(metrics), measured=measured)
-    parameters = sum(parameter.numel() for parameter in build_model(student[0], 'model').parameters())
-    run.update(parameters=parameters, student=list(student), machine=describe_machine())
+    run['parameters'] = sum(parameter.numel() for parameter in build_model(student[0], 'model').parameters())
+    run.update(student=list(student), machine=describe_machine())
     dump(run, str(path), indent=2)
     return run
 
 
 def describe(work_dir: Path) -> Optional[dict]:
-    """Gather what a training has logged.
-
-    Args:
-        work_dir (Path): The work folder.
+    """Gather what a training has logged in its work folder.
 
     Returns:
         dict | None: The training, with ``metric`` and ``value`` of its last validation; what is not known is None.
         None where no config tells of a training.
-
-    Raises:
-        SetupError: If the config cannot be read.
     """
     config = _config_of(work_dir)
     if config is None:
         return None
-    cfg, scalars, metric = read_config(str(config)), read_scalars(work_dir), None
+    cfg, scalars = read_config(str(config)), read_scalars(work_dir)
     steps = [entry for entry in scalars if 'loss' in entry]
+    validations = [entry for entry in scalars if 'loss' not in entry]
     last = steps[-1] if steps else {}
     ratios = [entry['distill_to_task'] for entry in steps if 'distill_to_task' in entry]
     distill = [value for key, value in last.items() if key.startswith('distill.loss')]
     loss = cfg.model.distiller.get('loss') if is_distillation(cfg) else None
-    metrics, measured = {}, 'not yet'
-    for entry in scalars:
-        if 'loss' not in entry:
-            metric, metrics = metric_of(cfg), _numbers(entry)
-            measured = f'validation at {"epoch" if "epoch" in last else "iteration"} {entry["step"]}'
+    # Of the GPU where there was one, otherwise of the whole process, as its launcher noted.
+    of_gpu, usage = [entry['memory'] for entry in scalars if 'memory' in entry], work_dir / USAGE
+    peak_mb = float(max(of_gpu)) if of_gpu else load(str(usage))['peak_mb'] if usage.exists() else None
+    metric, metrics, measured = None, {}, 'not yet'
+    if validations:
+        metric, metrics = metric_of(cfg), _numbers(validations[-1])
+        measured = f'validation at {"epoch" if "epoch" in last else "iteration"} {validations[-1]["step"]}'
     return dict(
         work_dir=str(work_dir),
         name=config.stem,
@@ -96,11 +92,11 @@ def describe(work_dir: Path) -> Optional[dict]:
         metric=metric and metric.name,
         value=metric and metric.of(metrics),
         measured=measured,
-        progress=_progress(work_dir, cfg, last),
+        progress=_progress(cfg.train_cfg, state_of(work_dir), last),
         lr=max((entry['lr'] for entry in steps if 'lr' in entry), default=None),
         batch_size=cfg.train_dataloader.get('batch_size', 1),
         seconds_per_step=seconds_per_step(scalars),
-        peak_mb=_peak_memory(work_dir, scalars),
+        peak_mb=peak_mb,
         distill_to_task=round(median(ratios), 3) if ratios else None,
         distill_loss=round(sum(distill), 4) if distill else None,
         loss=loss and type_name(loss),
@@ -109,14 +105,7 @@ def describe(work_dir: Path) -> Optional[dict]:
 
 
 def blocks(steps: List[dict]) -> Dict[str, list]:
-    """Gather what the Can blocks' monitor has logged.
-
-    Args:
-        steps (list[dict]): The logged steps.
-
-    Returns:
-        dict[str, list]: Each quantity as pairs of iteration and value, some ten of them.
-    """
+    """Give each quantity that the Can blocks' monitor has logged as some ten pairs of iteration and value."""
     keys = [key for key in (steps[-1] if steps else {}) if key.startswith('can/')]
     measured: List[dict] = []
     for entry in steps:
@@ -127,35 +116,23 @@ def blocks(steps: List[dict]) -> Dict[str, list]:
     return {key[len('can/') :]: [[int(entry['step']), round(entry[key], 5)] for entry in kept] for key in keys}
 
 
-def _progress(work_dir: Path, cfg: Config, last: dict) -> Optional[str]:
-    """How far a training is: as it has noted at its end, or as was logged last, by whatever is counted there."""
-    key, unit, length = 'epoch', 'epochs', cfg.train_cfg.get('max_epochs')
-    if length is None:
-        key, unit, length = 'iter', 'iterations', cfg.train_cfg.get('max_iters')
-    known = {'iter': last['step'], **last} if last else {}
-    state = state_of(work_dir)
-    known.update({k: state[k] for k in ('epoch', 'iter') if 'ended' in state})
-    if key in known:
-        return f'{known[key]} of {length} {unit}'
-    return f'{known["iter"]} iterations of {length} {unit}' if known else None
+def _progress(train_cfg: dict, state: dict, last: dict) -> Optional[str]:
+    """How far a training is: as noted at its end, or as logged last, in epochs or iterations, as its config counts."""
+    by_epoch = train_cfg.get('max_epochs') is not None
+    key, unit, length = ('epoch', 'epochs', 'max_epochs') if by_epoch else ('iter', 'iterations', 'max_iters')
+    known = state if 'ended' in state else {'iter': last['step'], **last} if last else None
+    if known is None:
+        return None
+    done = known[key] if key in known else f'{known["iter"]} iterations'
+    return f'{done} of {train_cfg.get(length)} {unit}'
 
 
 def _numbers(reported: dict) -> Dict[str, float]:
-    return {
-        key: float(value)
-        for key, value in reported.items()
-        if key not in _NO_METRICS and isinstance(value, Real)
-    }
-
-
-def _peak_memory(work_dir: Path, scalars: List[dict]) -> Optional[float]:
-    """Megabytes: of the GPU where there was one, otherwise of the whole process, as its launcher noted."""
-    of_gpu = [entry['memory'] for entry in scalars if 'memory' in entry]
-    usage = work_dir / USAGE
-    return float(max(of_gpu)) if of_gpu else load(str(usage))['peak_mb'] if usage.exists() else None
+    numbers = {key: float(value) for key, value in reported.items() if isinstance(value, Real)}
+    return {key: value for key, value in numbers.items() if key not in _NO_METRICS}
 
 
 def _config_of(work_dir: Path) -> Optional[Path]:
     """MMEngine keeps the config of a run in its folder under its name; one that was made for a test, under the time."""
     configs = [path for path in work_dir.glob('*.py') if not _TIME.fullmatch(path.stem)]
-    return max(configs, key=lambda path: path.stat().st_mtime) if configs else None
+    return max(configs, key=lambda path: path.stat().st_mtime, default=None)

@@ -10,11 +10,10 @@ from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
 from queue import Queue
-from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, TextIO
+from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, TextIO
 
 import psutil
 import torch
-from mmengine.config import Config
 from mmengine.fileio import dump, load
 
 from cankd_mm.apis.work_dir import holder, is_complete, last_checkpoint, read_scalars, seconds_per_step, state_of
@@ -24,14 +23,14 @@ from cankd_mm.config.read import read_config
 from cankd_mm.errors import SetupError
 
 SECONDS = 1.0  # between two looks at a training
-USAGE = 'usage.json'  # takes the largest size that a training's process was seen at
+USAGE = 'usage.json'  # in a work folder: the largest size that the training's process has been seen at
 
 
 class Job(NamedTuple):
     """One training.
 
-    ``work_dir`` is its folder and its name, ``options`` what overrides its config, by key, ``needs`` the work folder of
-    a training that has to be done before, and ``method`` what an experiment's table calls it.
+    ``work_dir`` is its folder and its name, ``options`` override entries of its config by key, ``needs`` is the work
+    folder of a training that has to be done before, and ``method`` is its name in an experiment's table.
     """
 
     work_dir: Path
@@ -41,29 +40,18 @@ class Job(NamedTuple):
     method: str = ''
 
     @property
-    def cfg(self) -> Config:
-        """The config, with what overrides it."""
-        return read_config(self.config, self.options)
-
-    @property
-    def seed(self) -> int:
-        """The seed."""
-        return self.options.get('randomness.seed', 0)
-
-    @property
     def done(self) -> bool:
         """Whether the training has come to its end."""
-        return last_checkpoint(self.work_dir) is not None and is_complete(self.work_dir, self.cfg.train_cfg)
+        if last_checkpoint(self.work_dir) is None:
+            return False
+        return is_complete(self.work_dir, read_config(self.config, self.options).train_cfg)
 
     def command(self, gpus: int = 1, *arguments: str) -> List[str]:
         """Write the training as a command line, which resumes by itself and waits for whoever trains in its folder.
 
         Args:
             gpus (int): How many processes there are, each on a GPU. Defaults to 1, a single process.
-            *arguments (str): What else ``cankd train`` is to do.
-
-        Returns:
-            list[str]: The words of the command.
+            *arguments (str): Further arguments of ``cankd train``.
         """
         words = [sys.executable, '-W', 'ignore']
         if gpus > 1:
@@ -74,11 +62,7 @@ class Job(NamedTuple):
         return [*words, '--resume', '--wait', *arguments, *options]
 
     def failure(self) -> SetupError:
-        """Say what the training failed of.
-
-        Returns:
-            SetupError: With the last line of its log.
-        """
+        """Give the last line of the log as the reason why the training failed."""
         log = self.work_dir / 'train.log'
         lines = log.read_text(errors='replace').strip().splitlines() if log.exists() else []
         last = lines[-1] if lines else 'it printed nothing'
@@ -87,6 +71,8 @@ class Job(NamedTuple):
 
 class Local:
     """Trainings on this machine: on its GPUs, or on shares of the processor's cores.
+
+    Once ``stopped`` is set, trainings end, and none is started; started again, each goes on at its last checkpoint.
 
     Args:
         count (int, optional): How many trainings at most; more than there are GPUs share them. Defaults to None: one on
@@ -97,59 +83,34 @@ class Local:
     def __init__(self, count: Optional[int] = None) -> None:
         gpus, cores = torch.cuda.device_count(), os.cpu_count() or 1
         self.count = count or gpus or min(cores, 4)
-        self._gpus: Queue = Queue()
-        for slot in range(self.count):
-            self._gpus.put(slot % gpus if gpus else None)
-        self._threads = max(cores // self.count, 1)
-        self._processes: Set[subprocess.Popen] = set()
         self.stopped = False
+        self._threads = str(max(cores // self.count, 1))
+        devices = (os.environ.get('CUDA_VISIBLE_DEVICES') or ','.join(map(str, range(gpus)))).split(',')
+        self._slots: Queue = Queue()
+        for slot in range(self.count):
+            self._slots.put({'CUDA_VISIBLE_DEVICES': devices[slot % gpus]} if gpus else {})
 
     def run(self, job: Job, ends: Callable[[], bool] = lambda: False) -> bool:
-        """Train, and wait for the end.
-
-        Args:
-            job (Job): The training.
-            ends (Callable): Asked every second whether the training is to be ended early. Defaults to never.
-
-        Returns:
-            bool: Whether the training has come to its own end.
-        """
-        gpu = self._gpus.get()
-        process = None
+        """Train, and tell whether the training came to its own end; ``ends`` tells every second whether to end it."""
+        slot, process = self._slots.get(), None
         try:
             if self.stopped:
                 return False
-            process = self._start(job, gpu)
-            self._processes.add(process)
+            job.work_dir.mkdir(parents=True, exist_ok=True)
+            environment = {'OMP_NUM_THREADS': self._threads, **os.environ, **slot}
+            with open(job.work_dir / 'train.log', 'ab') as log:
+                process = subprocess.Popen(job.command(), stdout=log, stderr=subprocess.STDOUT, env=environment)
             while process.poll() is None:
                 time.sleep(SECONDS)
                 _note_memory(job, process)
-                if ends():
+                if self.stopped or ends():
                     return False
             return process.returncode == 0 and job.done
         finally:
             if process is not None:
                 process.terminate()
                 process.wait()
-                self._processes.discard(process)
-            self._gpus.put(gpu)
-
-    def stop(self) -> None:
-        """End all trainings, and start no other; each goes on at its last checkpoint when it is started again."""
-        self.stopped = True
-        for process in list(self._processes):
-            process.terminate()
-
-    def _start(self, job: Job, gpu: Optional[int]) -> subprocess.Popen:
-        job.work_dir.mkdir(parents=True, exist_ok=True)
-        environment = dict(os.environ)
-        threads = environment.get('OMP_NUM_THREADS', str(self._threads))
-        environment.update(OMP_NUM_THREADS=threads, MKL_NUM_THREADS=environment.get('MKL_NUM_THREADS', threads))
-        if gpu is not None:
-            visible = environment.get('CUDA_VISIBLE_DEVICES')
-            environment['CUDA_VISIBLE_DEVICES'] = visible.split(',')[gpu] if visible else str(gpu)
-        with open(job.work_dir / 'train.log', 'ab') as log:
-            return subprocess.Popen(job.command(), stdout=log, stderr=subprocess.STDOUT, env=environment)
+            self._slots.put(slot)
 
 
 def run_jobs(jobs: Sequence[Job], place: Optional[Local] = None, stream: TextIO = sys.stdout) -> None:
@@ -163,76 +124,50 @@ def run_jobs(jobs: Sequence[Job], place: Optional[Local] = None, stream: TextIO 
     Raises:
         SetupError: If a training fails. The message names its log.
     """
+    place, running = place or Local(), []
     left = [job for job in jobs if not job.done]
-    for wave in ([job for job in left if job.needs is None], [job for job in left if job.needs is not None]):
-        if wave:
-            _run_wave(wave, place or Local(), stream)
-
-
-def _run_wave(jobs: Sequence[Job], place: Local, stream: TextIO) -> None:
-    running: List[Job] = []
 
     def run(job: Job) -> bool:
         running.append(job)
         busy = holder(job.work_dir)
-        say(stream, f'started   {job.work_dir}' + (f': waits for the end of what runs there. {busy}' if busy else ''))
+        waits = f': waits for the end of what runs there. {busy}' if busy else ''
+        print(f'started   {job.work_dir}{waits}', file=stream, flush=True)
         try:
             return place.run(job)
         finally:
             running.remove(job)
 
-    with side_by_side(place, len(jobs)) as pool:
-        futures = {pool.submit(run, job): job for job in jobs}
-        while futures:
-            ended, _ = wait(futures, 15 * SECONDS, FIRST_COMPLETED)
-            for future in ended:
-                job = futures.pop(future)
-                if not future.result():
-                    raise job.failure()
-                say(stream, f'finished  {job.work_dir}')
-            if running and not ended:
-                say(stream, _progress(list(running), len(futures) - len(running)))
+    for wave in ([job for job in left if job.needs is None], [job for job in left if job.needs is not None]):
+        with side_by_side(place, len(wave)) as pool:
+            futures = {pool.submit(run, job): job for job in wave}
+            while futures:
+                ended, _ = wait(futures, 15 * SECONDS, FIRST_COMPLETED)
+                for future in ended:
+                    job = futures.pop(future)
+                    if not future.result():
+                        raise job.failure()
+                    print(f'finished  {job.work_dir}', file=stream, flush=True)
+                if running and not ended:
+                    print(_progress(list(running), len(futures) - len(running)), file=stream, flush=True)
 
 
 @contextmanager
 def side_by_side(place: Local, count: int) -> Iterator[ThreadPoolExecutor]:
-    """Wait for trainings in threads; whatever ends this process early, a signal as well, ends them.
-
-    Args:
-        place (Local | Slurm): Where they run.
-        count (int): How many there are.
-
-    Yields:
-        ThreadPoolExecutor: What runs them.
-    """
+    """Give a pool of threads for ``count`` trainings; an error or a signal that ends this process early ends them."""
     before = {}
     if threading.current_thread() is threading.main_thread():
-        before = {number: signal.signal(number, _interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
-    pool = ThreadPoolExecutor(min(place.count or count, count))
+        numbers = signal.SIGTERM, signal.SIGHUP
+        before = {number: signal.signal(number, signal.default_int_handler) for number in numbers}
+    pool = ThreadPoolExecutor(max(min(place.count or count, count), 1))
     try:
         yield pool
     except BaseException:
-        place.stop()
+        place.stopped = True
         raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _interrupt(number: int, frame: object) -> None:
-    raise KeyboardInterrupt
-
-
-def say(stream: TextIO, text: str) -> None:
-    """Write a line of progress at once.
-
-    Args:
-        stream (TextIO): Where to.
-        text (str): The line.
-    """
-    stream.write(f'{text}\n')
-    stream.flush()
 
 
 def _note_memory(job: Job, process: subprocess.Popen) -> None:
@@ -248,18 +183,19 @@ def _note_memory(job: Job, process: subprocess.Popen) -> None:
 
 
 def _progress(running: List[Job], waiting: int) -> str:
+    """How far the running trainings are, and how long all will take, if the rest takes as long as these."""
     parts, left, whole = [], [], []
     for job in running:
+        parts.append('/'.join(job.work_dir.parts[-2:]))
         scalars, iters = read_scalars(job.work_dir), state_of(job.work_dir).get('max_iters')
         steps = [entry.get('iter', entry['step']) for entry in scalars if 'loss' in entry]
-        done = f' {100 * steps[-1] / iters:.0f}%' if steps and iters else ''
-        parts.append(f'{"/".join(job.work_dir.parts[-2:])}{done}')
-        if done:
+        if steps and iters:
+            parts[-1] += f' {100 * steps[-1] / iters:.0f}%'
             seconds = seconds_per_step(scalars) or 0.0
             left.append((iters - steps[-1]) * seconds)
             whole.append(iters * seconds)
     minutes = ''
     if left:
-        mean = sum(whole) / len(whole)
-        minutes = f'; about {max(max(left), (sum(left) + waiting * mean) / len(running)) / 60:.0f} min left'
+        all_left = sum(left) + waiting * sum(whole) / len(whole)
+        minutes = f'; about {max(max(left), all_left / len(running)) / 60:.0f} min left'
     return f'  {", ".join(parts)}; {waiting} waiting{minutes}'

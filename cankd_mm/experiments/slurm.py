@@ -4,7 +4,7 @@ import os
 import subprocess
 import time
 from pathlib import Path
-from typing import Callable, Dict, List, Optional
+from typing import Callable, List, Optional
 
 import submitit
 
@@ -20,25 +20,20 @@ class Slurm:
     """Trainings as jobs of Slurm; it stands in for :class:`cankd_mm.experiments.jobs.Local`.
 
     A job that is preempted or runs into its time limit is put into the queue again, and its training goes on at its
-    last checkpoint.
+    last checkpoint. Once ``stopped`` is set, all jobs are cancelled.
 
     Args:
         folder (Path): Takes what submitit writes.
         count (int, optional): How many jobs are in the queue at most. Defaults to None, all.
         partition (str, optional): The partition. Defaults to None, the cluster's default.
-        options (dict[str, str], optional): Options of sbatch: ``gres``, ``account``, ``cpus-per-task``, ``time`` in
-            minutes. Defaults to None; ``gres`` is ``gpu:1`` unless it is given, and none where it is empty.
+        options (dict, optional): Options of sbatch, ``time`` in minutes. Without ``gres`` a job has ``gpu:1``.
 
     Raises:
         SetupError: If there is no Slurm.
     """
 
     def __init__(
-        self,
-        folder: Path,
-        count: Optional[int] = None,
-        partition: Optional[str] = None,
-        options: Optional[Dict[str, str]] = None,
+        self, folder: Path, count: Optional[int] = None, partition: Optional[str] = None, options: Optional[dict] = None
     ) -> None:
         options = {'gres': 'gpu:1', **(options or {})}
         minutes = options.pop('time', 60 * _HOURS)
@@ -55,30 +50,16 @@ class Slurm:
             slurm_additional_parameters={key: value for key, value in options.items() if value != ''},
             **({'slurm_partition': partition} if partition else {}),
         )
-        self.count = count
-        self._submitted: Dict[Path, submitit.Job] = {}
-        self.stopped = False
+        self.count, self.stopped = count, False
 
     def run(self, job: Job, ends: Callable[[], bool] = lambda: False) -> bool:
-        """Put a training into the queue, and wait for its end.
-
-        Args:
-            job (Job): The training.
-            ends (Callable): Asked every second whether the training is to be ended early. Defaults to never.
-
-        Returns:
-            bool: Whether the training has come to its own end.
-
-        Raises:
-            SetupError: If Slurm does not take the job.
-        """
+        """Train as a job in the queue; otherwise as :meth:`cankd_mm.experiments.jobs.Local.run`."""
         job.work_dir.mkdir(parents=True, exist_ok=True)
         try:
-            submitted = self._executor.submit(_Training(job))
+            submitted = self._executor.submit(_Training(), job, os.getcwd())
         except submitit.core.utils.FailedJobError as e:
             reason = str(e).strip().splitlines()[-1]
             raise SetupError(f'Slurm does not take the job: {reason}: correct --partition or --slurm.') from e
-        self._submitted[job.work_dir] = submitted
         try:
             gone = time.monotonic()
             while not self.stopped and not ends():
@@ -92,13 +73,6 @@ class Slurm:
             return False
         finally:
             submitted.cancel(check=False)  # which leaves a job that has ended as it is
-            del self._submitted[job.work_dir]
-
-    def stop(self) -> None:
-        """Cancel all trainings, and submit no other."""
-        self.stopped = True
-        for submitted in list(self._submitted.values()):
-            submitted.cancel(check=False)
 
 
 def _queued() -> Optional[List[str]]:
@@ -108,17 +82,9 @@ def _queued() -> Optional[List[str]]:
     return answer.stdout.split() if answer.returncode == 0 else None
 
 
-class _Training:
+class _Training(submitit.helpers.Checkpointable):
     """What a job of Slurm runs, and runs again when it is requeued."""
 
-    def __init__(self, job: Job) -> None:
-        self.job = job
-        self.folder = os.getcwd()
-
-    def __call__(self) -> None:
-        with open(self.job.work_dir / 'train.log', 'ab') as log:
-            subprocess.run(self.job.command(), stdout=log, stderr=subprocess.STDOUT, cwd=self.folder, check=True)
-
-    def checkpoint(self) -> submitit.helpers.DelayedSubmission:
-        """Go on, when submitit is told that the time is over."""
-        return submitit.helpers.DelayedSubmission(self)
+    def __call__(self, job: Job, folder: str) -> None:
+        with open(job.work_dir / 'train.log', 'ab') as log:
+            subprocess.run(job.command(), stdout=log, stderr=subprocess.STDOUT, cwd=folder, check=True)

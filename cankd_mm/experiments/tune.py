@@ -7,10 +7,11 @@ import threading
 import time
 from concurrent.futures import as_completed
 from pathlib import Path
-from typing import List, Optional, Sequence, TextIO
+from typing import List, Optional, Sequence, TextIO, Tuple
 
 import optuna
-from optuna.trial import FrozenTrial, Trial, TrialState
+import psutil
+from optuna.trial import Trial, TrialState
 
 from cankd_mm.apis.work_dir import read_scalars
 from cankd_mm.config.metric import Metric, required_metric
@@ -18,9 +19,9 @@ from cankd_mm.config.paths import default_work_dir
 from cankd_mm.config.write import write_changes
 from cankd_mm.errors import SetupError
 from cankd_mm.experiments.compare import load_pair
-from cankd_mm.experiments.jobs import Job, Local, say, side_by_side
+from cankd_mm.experiments.jobs import Job, Local, side_by_side
 from cankd_mm.experiments.tune_report import shown, write_report
-from cankd_mm.experiments.tune_space import DEFAULT, Space, make_space
+from cankd_mm.experiments.tune_space import DEFAULT, Space
 
 _FAILURES = 3  # with none that succeeds, after which a search ends
 _OVER = (TrialState.COMPLETE, TrialState.PRUNED)
@@ -46,13 +47,12 @@ def tune(
 
     Args:
         config (str): The config of a pair.
-        search (Sequence[str]): What is searched, see :func:`make_space`. Defaults to ``('weight', 'levels', 'init')``.
+        search (Sequence[str]): What is searched, see :class:`Space`. Defaults to ``('weight', 'levels', 'init')``.
         trials (int): How many trials the search has, those of other calls included. Defaults to 20.
         hours (float, optional): After how much time no trial is begun. Defaults to None, any.
         seed (int): Of every training. Defaults to 0.
         storage (str, optional): An address that Optuna knows. Defaults to None, a SQLite file in ``work_dir``.
-        work_dir (str, optional): Takes configs, trainings, and the report. Defaults to None,
-            ``./work_dirs/tune/<name of the config>``.
+        work_dir (str, optional): Takes all that is written. Defaults to ``./work_dirs/tune/<name of the config>``.
         place (Local | Slurm, optional): Where the trainings run. Defaults to None, this machine.
         cfg_options (dict, optional): Entries that override the config's in every trial. Defaults to None.
         stream (TextIO): Takes the progress. Defaults to the standard output.
@@ -63,11 +63,82 @@ def tune(
     Raises:
         SetupError: If something in the config, what is searched or a path is wrong, or if no training succeeds.
     """
-    cfg = load_pair(config, cfg_options)
-    metric = required_metric(cfg, config)
+    cfg, options, place = load_pair(config, cfg_options), cfg_options or {}, place or Local()
+    metric, space = required_metric(cfg, config), Space(cfg, search)
     root = Path(work_dir or default_work_dir(config, 'tune'))
     root.mkdir(parents=True, exist_ok=True)
-    space = make_space(cfg, search)
+    study = _open_study(config, metric, space, storage, root, options, seed)
+    deadline = time.monotonic() + 3600 * (float('inf') if hours is None else hours)
+    lock, failed = threading.Lock(), []
+
+    def work() -> None:
+        while not place.stopped:
+            with lock:
+                begun = len(study.get_trials(False, (*_OVER, TrialState.RUNNING)))
+                if begun >= trials or time.monotonic() >= deadline:
+                    return
+                trial = study.ask(space.distributions)
+                number = trial.user_attrs.get('folder', trial.number)
+                for key, value in dict(folder=number, host=socket.gethostname(), pid=os.getpid()).items():
+                    trial.set_user_attr(key, value)
+                path = root / f'trial_{number:03d}.py'
+                write_changes(path, config, {**options, **space.options(trial.params)})
+                chosen = ', '.join(f'{name} {shown(value)}' for name, value in trial.params.items())
+                print(f'trial {number}: {chosen}', file=stream, flush=True)
+            job = Job(path.with_suffix(''), str(path), {'randomness.seed': seed})
+            state, values = _train(trial, job, metric, place)
+            if state == TrialState.RUNNING:  # interrupted: the next call takes it up
+                return
+            with lock:
+                study.tell(trial, values[-1] if state == TrialState.COMPLETE else None, state)
+                if state != TrialState.FAIL:
+                    given_up = ', given up' if state == TrialState.PRUNED else ''
+                    print(f'trial {number}: {metric.name} {values[-1]:.2f}{given_up}', file=stream, flush=True)
+                    continue
+                failed.append(number)
+                if job.done:
+                    raise SetupError(
+                        f'The training {job.work_dir} was never validated: set train_cfg.val_interval so that it ends '
+                        'with a validation.'
+                    )
+                if len(failed) >= _FAILURES and not study.get_trials(False, _OVER):
+                    raise job.failure()
+                print(job.failure(), file=stream, flush=True)
+
+    count = min(place.count or trials, trials)
+    with side_by_side(place, count) as pool:
+        for future in as_completed([pool.submit(work) for _ in range(count)]):
+            future.result()
+    return write_report(study, root, config)
+
+
+def _train(trial: Trial, job: Job, metric: Metric, place: Local) -> Tuple[TrialState, List[float]]:
+    """Train, report every validation, and give the trial up where that is poor."""
+    values: List[float] = []
+    poor = False
+
+    def ends() -> bool:
+        nonlocal poor
+        validated = [metric.of(entry) for entry in read_scalars(job.work_dir) if 'loss' not in entry]
+        new = validated[len(values) :]
+        for value in new:
+            trial.report(value, len(values))
+            values.append(value)
+        poor = bool(new) and trial.should_prune()
+        return poor
+
+    done = job.done or place.run(job, ends)  # done if an earlier call ended between its end and here
+    if place.stopped and not done:
+        return TrialState.RUNNING, values
+    state = TrialState.PRUNED if poor and not done else TrialState.FAIL
+    ends()  # which reports what came last
+    return TrialState.COMPLETE if done and values else state, values
+
+
+def _open_study(
+    config: str, metric: Metric, space: Space, storage: Optional[str], root: Path, options: dict, seed: int
+) -> optuna.Study:
+    """Begin a search, or join the one in the storage, unless that is another."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(
         study_name=Path(config).stem,
@@ -76,147 +147,28 @@ def tune(
         load_if_exists=True,
         pruner=optuna.pruners.MedianPruner(n_startup_trials=4),
     )
-    # What several calls propose is not to be the same, nor what one call proposes after another.
-    sampler_seed = seed + len(study.trials) if storage is None else None
-    study.sampler = optuna.samplers.TPESampler(seed=sampler_seed, n_startup_trials=6)
-    _check_same(study, config, space, cfg_options, seed)
-    _take_up(study)
-    study.set_user_attr('metric', metric.name)
-    place = place or Local()
-    options = {**(cfg_options or {}), 'randomness.seed': seed}
-    deadline = None if hours is None else time.monotonic() + 3600 * hours
-    worker = _Worker(study, config, metric, space, root, options, trials, deadline, place, stream)
-    count = max(min(place.count or trials, trials), 1)
-    with side_by_side(place, count) as pool:
-        for future in as_completed([pool.submit(worker.work) for _ in range(count)]):
-            future.result()
-    return write_report(study, root, config)
-
-
-class _Worker:
-    """One call's part in a search; several threads work at it."""
-
-    def __init__(
-        self,
-        study: optuna.Study,
-        config: str,
-        metric: Metric,
-        space: Space,
-        root: Path,
-        options: dict,
-        trials: int,
-        deadline: Optional[float],
-        place: Local,
-        stream: TextIO,
-    ) -> None:
-        self.study, self.config, self.metric, self.space, self.root = study, config, metric, space, root
-        self.options, self.trials, self.deadline = options, trials, deadline
-        self.place, self.stream = place, stream
-        self._lock = threading.Lock()
-        self._failed = 0
-
-    def work(self) -> None:
-        """Run trial after trial until there are enough, or the time is over."""
-        while not self.place.stopped:
-            with self._lock:
-                wanted = self.trials - len(self.study.get_trials(False, (*_OVER, TrialState.RUNNING)))
-                if wanted <= 0 or self.deadline is not None and time.monotonic() >= self.deadline:
-                    return
-                trial = self.study.ask(self.space.distributions)
-            self._run(trial)
-
-    def _run(self, trial: Trial) -> None:
-        number = trial.user_attrs.get('folder', trial.number)
-        for key, value in dict(folder=number, host=socket.gethostname(), pid=os.getpid()).items():
-            trial.set_user_attr(key, value)
-        path = self.root / f'trial_{number:03d}.py'
-        options = {**self.options, **self.space.options(trial.params)}
-        seed = {'randomness.seed': options.pop('randomness.seed')}
-        with self._lock:
-            write_changes(path, self.config, options)
-            say(
-                self.stream,
-                f'trial {number}: {", ".join(f"{name} {shown(value)}" for name, value in trial.params.items())}',
-            )
-        job = Job(path.with_suffix(''), str(path), seed)
-        poor = []  # whether the trial was given up
-
-        def ends() -> bool:
-            if self._report(trial, job) and trial.should_prune():
-                poor.append(True)
-            return bool(poor)
-
-        done = job.done or self.place.run(job, ends)  # done where it was interrupted when it was all but told
-        if self.place.stopped and not done:
-            return  # the next call takes it up
-        self._report(trial, job)
-        values = self._validated(job)
-        with self._lock:
-            if not (done or poor):
-                self._fail(trial, job)
-            elif not values:
-                self.study.tell(trial, state=TrialState.FAIL)
-                raise SetupError(
-                    f'The training {job.work_dir} was never validated: set train_cfg.val_interval so that it ends with '
-                    'a validation.'
-                )
-            else:
-                self.study.tell(trial, None if poor else values[-1], TrialState.PRUNED if poor else None)
-                given_up = ', given up' if poor else ''
-                say(self.stream, f'trial {number}: {self.metric.name} {values[-1]:.2f}{given_up}')
-
-    def _fail(self, trial: Trial, job: Job) -> None:
-        self.study.tell(trial, state=TrialState.FAIL)
-        self._failed += 1
-        if self._failed >= _FAILURES and not self.study.get_trials(False, _OVER):
-            raise job.failure()
-        say(self.stream, str(job.failure()))
-
-    def _report(self, trial: Trial, job: Job) -> int:
-        """Report what a training has validated, and count what is new."""
-        values, known = self._validated(job), trial.user_attrs.get('reported', 0)
-        for number in range(known, len(values)):
-            trial.report(values[number], number)
-        if len(values) > known:
-            trial.set_user_attr('reported', len(values))
-        return len(values) - known
-
-    def _validated(self, job: Job) -> List[float]:
-        return [self.metric.of(entry) for entry in read_scalars(job.work_dir) if 'loss' not in entry]
-
-
-def _check_same(study: optuna.Study, config: str, space: Space, cfg_options: Optional[dict], seed: int) -> None:
-    """Refuse to mix two searches."""
     ours = dict(
         config=Path(config).name,
         search={name: repr(kind) for name, kind in space.distributions.items()},
-        cfg_options={key: str(value) for key, value in (cfg_options or {}).items()},
+        cfg_options={key: str(value) for key, value in options.items()},
         seed=seed,
     )
-    theirs = study.user_attrs.get('search')
-    if theirs is None:
-        study.set_user_attr('search', ours)
-    elif theirs != ours:
+    theirs = study.user_attrs.get('search', ours)
+    if theirs != ours:
         changed = ', '.join(key for key in ours if ours[key] != theirs.get(key))
         raise SetupError(
             f'The search {study.study_name!r} was begun with another {changed}: give another --work-dir or --storage, '
             'or what it was begun with.'
         )
-
-
-def _take_up(study: optuna.Study) -> None:
-    """Put what an earlier call on this machine left unfinished in front, each with the folder that it had."""
+    study.set_user_attr('search', ours)
+    study.set_user_attr('metric', metric.name)
+    # One call after another is not to propose the same; calls that share a storage draw seeds of their own.
+    sampler_seed = None if storage else seed + len(study.trials)
+    study.sampler = optuna.samplers.TPESampler(seed=sampler_seed, n_startup_trials=6)
+    # What an earlier call on this machine left unfinished comes first, each trial in the folder that it had.
     for trial in study.get_trials(False, (TrialState.RUNNING,)):
-        if _is_orphan(trial):
+        host, pid, folder = map(trial.user_attrs.get, ('host', 'pid', 'folder'))
+        if host == socket.gethostname() and (pid == os.getpid() or not psutil.pid_exists(pid)):
             study.tell(trial.number, state=TrialState.FAIL)
-            study.enqueue_trial(trial.params, user_attrs=dict(folder=trial.user_attrs['folder']))
-
-
-def _is_orphan(trial: FrozenTrial) -> bool:
-    if trial.user_attrs.get('host') != socket.gethostname():
-        return False
-    try:
-        os.kill(trial.user_attrs['pid'], 0)
-    except ProcessLookupError:
-        return True
-    return trial.user_attrs['pid'] == os.getpid()
+            study.enqueue_trial(trial.params, user_attrs=dict(folder=folder))
+    return study

@@ -9,7 +9,7 @@ from mmengine.fileio import load
 
 from cankd_mm.config.read import load_config
 from cankd_mm.errors import SetupError
-from cankd_mm.experiments.compare import MONITOR, compare, method_configs, plan
+from cankd_mm.experiments.compare import compare
 from cankd_mm.experiments.jobs import Local
 from cankd_mm.experiments.report import ALONE, results_table
 from tests.conftest import ROOT
@@ -19,6 +19,12 @@ pytestmark = pytest.mark.slow
 METHODS = sorted((ROOT / 'configs' / 'methods').glob('*.py')) + sorted(
     (ROOT / 'configs/methods/ablations').glob('*.py')
 )
+
+
+def written(pair, folder, methods, **options):
+    """The configs that a comparison writes, by the name of their file."""
+    compare(str(pair), list(map(str, methods)), work_dir=str(folder), train=False, cfg_options=options)
+    return {path.stem: load_config(str(path)) for path in folder.glob('*.py')}
 
 
 def fits(method, task):
@@ -34,7 +40,7 @@ def test_every_method_trains(pairs, tmp_path, task, method):
 
     if not fits(method, task):
         pytest.skip('for the other task')
-    cfg = method_configs(str(pairs[task]), [str(method)])[method.stem]
+    cfg = written(pairs[task], tmp_path / 'configs', [method])[method.stem]
     cfg.train_cfg.update(max_epochs=1, val_begin=9)
     cfg.train_dataloader.dataset.indices = 4
     cfg.dump(str(tmp_path / 'method.py'))
@@ -44,16 +50,18 @@ def test_every_method_trains(pairs, tmp_path, task, method):
     assert ('is exactly zero' in log) == method.stem.startswith('init-')
 
 
-def test_methods_change_nothing_but_the_distillation(pairs):
-    pair = str(pairs['detection'])
-    configs = method_configs(pair, [str(ROOT / 'configs/methods/pkd.py')], {'train_cfg.max_epochs': 9})
-    assert list(configs) == [ALONE, 'detection', 'pkd']
-    alone, cankd, pkd = configs.values()
+def test_methods_change_nothing_but_the_distillation(pairs, tmp_path):
+    methods = [ROOT / 'configs/methods/pkd.py']
+    configs = written(pairs['detection'], tmp_path, methods, **{'train_cfg.max_epochs': 9})
+    alone, cankd, pkd = (configs.pop(name) for name in ('student-alone', 'detection', 'pkd'))
+    assert not configs
     assert alone.model.to_dict() == {k: v for k, v in cankd.model.architecture.to_dict().items() if k != '_scope_'}
     assert pkd.model.distiller.loss.to_dict() == dict(type='PKDLoss', loss_weight=10)
-    assert all(cfg.train_cfg.max_epochs == 9 for cfg in configs.values())
+    assert all(cfg.train_cfg.max_epochs == 9 for cfg in (alone, cankd, pkd))
     for key in ('optim_wrapper', 'train_dataloader', 'param_scheduler', 'val_dataloader'):
         assert alone[key] == cankd[key] == pkd[key], key
+    monitors = [[hook.type for hook in cfg.get('custom_hooks', [])] for cfg in (alone, cankd, pkd)]
+    assert monitors == [[], ['CanBlockMonitorHook'], ['CanBlockMonitorHook']]
 
 
 def test_comparison_from_end_to_end(pairs, forked, tmp_path):
@@ -64,6 +72,8 @@ def test_comparison_from_end_to_end(pairs, forked, tmp_path):
     stream = io.StringIO()
     results = compare(str(pairs['segmentation']), methods, [0, 1], stream=stream, **arguments)
     assert stream.getvalue().count('finished') == 6
+    started = [line for line in stream.getvalue().splitlines() if line.startswith('started')]
+    assert [line[-5:] for line in started] == ['seed0'] * 3 + ['seed1'] * 3, 'all methods of a seed before the next'
     assert {(run['method'], run['seed']) for run in results['runs']} == {
         (method, seed) for method in (ALONE, 'segmentation', 'pkd') for seed in (0, 1)
     }
@@ -118,15 +128,16 @@ def test_mistakes(pairs, tmp_path, change, words):
         compare(str(pairs['detection']), work_dir=str(tmp_path), **{'methods': [], **change})
 
 
+def test_checkpoints_in_another_folder_are_apart(pairs, tmp_path):
+    """MMEngine adds the last part of a work folder to `out_dir`, which is the seed of every method."""
+    options = {'default_hooks.checkpoint.out_dir': str(tmp_path / 'elsewhere')}
+    compare(str(pairs['detection']), [], work_dir=str(tmp_path / 'run'), cfg_options=options, train=False)
+    folders = [
+        load_config(str(path)).default_hooks.checkpoint.out_dir for path in sorted((tmp_path / 'run').glob('*.py'))
+    ]
+    assert folders == [str(tmp_path / 'elsewhere' / 'run' / name) for name in ('detection', 'student-alone')]
+
+
 def test_plain_config_is_no_pair(pairs):
     with pytest.raises(SetupError, match='is no distillation config'):
         compare(str(pairs['detection'].with_name('detection_student.py')), [])
-
-
-def test_all_methods_of_a_seed_come_before_the_next_seed(pairs, tmp_path):
-    configs = method_configs(str(pairs['detection']), ['configs/methods/pkd.py'])
-    jobs = plan(configs, [4, 5], tmp_path)
-    assert [job.options['randomness.seed'] for job in jobs] == [4] * 3 + [5] * 3
-    assert load_config(jobs[2].config).model.distiller.loss.type == 'PKDLoss'
-    monitors = [[hook.type for hook in load_config(job.config).get('custom_hooks', [])] for job in jobs[:3]]
-    assert monitors == [[], [MONITOR], [MONITOR]]

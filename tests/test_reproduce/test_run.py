@@ -10,8 +10,7 @@ from cankd_mm.config.metric import metric_of
 from cankd_mm.config.read import load_config
 from cankd_mm.errors import SetupError
 from cankd_mm.experiments.reproduce import reproduce
-from cankd_mm.experiments.results import gather, runs_table
-from cankd_mm.experiments.rows import Model, Row, find_row, load_rows
+from cankd_mm.experiments.rows import Model, Row, find_row, load_rows, write_results
 from cankd_mm.models.builders import build_model
 from tests.conftest import ROOT
 from tests.test_configs.small import make_data, shrink
@@ -77,20 +76,49 @@ def test_table(done):
     row, folder, result = done
     shutil.copytree(folder / 'run', folder / 'log')
     (folder / 'log' / 'result.json').unlink()
-    (logged, reproduced), unread = gather(folder, [row])
-    assert not unread
+    text, (_, runs) = write_results(folder, [row])
+    logged, reproduced = json.loads(runs.read_text())
     assert reproduced['value'] == result['value'] and 'in plain mm' in reproduced['measured']
     assert logged['value'] == pytest.approx(result['value'], abs=0.1)
     assert logged['measured'].startswith('validation at') and logged['progress'] == '2 of 2 epochs'
-    text = runs_table([logged, reproduced])
     assert row.number in text and f' {reproduced["value"] - 0.5:+.1f} ' in text
     # The folder of the evaluation is no run.
     assert len(text.splitlines()) == 4
 
 
+@pytest.mark.parametrize(
+    'file, text', [('result.json', '{"value": '), ('result.json', '[1, 2]'), ('{}.py', 'model = ('), ('{}.py', 'a = 1')]
+)
+def test_a_run_that_is_broken_is_named_beside_the_table_of_the_others(done, tmp_path, file, text):
+    row, folder, result = done
+    for name in ('good', 'broken'):
+        shutil.copytree(folder / 'run', tmp_path / name, ignore=shutil.ignore_patterns('*.pth', 'test', 'student'))
+    (tmp_path / 'broken' / file.format(row.name)).write_text(text)
+    table, written = write_results(tmp_path)
+    assert written == [tmp_path / 'runs.md', tmp_path / 'runs.json'] and written[0].read_text() == f'{table}\n'
+    good, (_, sentence) = json.loads(written[1].read_text()), table.split('\n\n')
+    assert [entry['value'] for entry in good] == [result['value']]
+    assert sentence.startswith(f'{tmp_path / "broken"} cannot be read (') and sentence.endswith('and is left out.')
+
+
+def test_a_run_that_logged_no_learning_rate_is_in_the_table(done, tmp_path):
+    """It was shorter than the interval of the log."""
+    _, folder, result = done
+    shutil.copytree(
+        folder / 'run', tmp_path / 'run', ignore=shutil.ignore_patterns('*.pth', 'test', 'student', 'result.json')
+    )
+    for log in tmp_path.glob('run/*/vis_data/scalars.json'):
+        log.write_text(''.join(line for line in log.open() if '"loss"' not in line))
+    table, (_, runs) = write_results(tmp_path)
+    (entry,) = json.loads(runs.read_text())
+    assert entry['lr'] is None and entry['value'] == pytest.approx(result['value'], abs=0.1)
+    assert '2 of 2 epochs' in table
+
+
 def test_a_run_of_no_row_is_shown_without_figures_of_the_paper(done):
     _, folder, result = done
-    (entry,), _ = gather(folder / 'run', [])
+    _, (_, runs) = write_results(folder / 'run')
+    (entry,) = json.loads(runs.read_text())
     assert entry['value'] == result['value'] and entry['paper'] is None and entry['row'] is None
 
 

@@ -6,7 +6,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from cankd_mm.config.read import load_config
 from cankd_mm.config.write import write_changes
 from cankd_mm.errors import SetupError
-from cankd_mm.experiments.tune_space import make_space
+from cankd_mm.experiments.tune_space import Space
 from cankd_mm.models.builders import build_model
 
 WEIGHT = 'model.distiller.loss.loss_weight'
@@ -15,7 +15,7 @@ WEIGHT = 'model.distiller.loss.loss_weight'
 def test_words_and_keys(pairs):
     cfg = load_config(str(pairs['detection']))
     words = ['weight', 'levels', 'mode', 'optim_wrapper.optimizer.lr=1e-4..1e-2:log', 'train_cfg.max_epochs=1..4']
-    space = make_space(cfg, [*words, 'model.distiller.loss.norm=instance,layer,None'])
+    space = Space(cfg, [*words, 'model.distiller.loss.norm=instance,layer,None'])
     found = space.distributions
     assert found['weight'] == FloatDistribution(0.5, 500, log=True)
     assert found['levels'] == CategoricalDistribution(['0', '0,1', '0,1,2', '1,2', '2'])
@@ -31,11 +31,11 @@ def test_words_and_keys(pairs):
 
 
 def test_weights_of_the_levels_that_are_chosen(pairs):
-    space = make_space(load_config(str(pairs['detection'])), ['level-weights', 'levels'])
+    space = Space(load_config(str(pairs['detection'])), ['level-weights', 'levels'])
     assert list(space.distributions) == ['level 0', 'level 1', 'level 2', 'levels']
     factors = {'level 0': 0.1, 'level 1': 2.0, 'level 2': 10.0}
     assert space.options({**factors, 'levels': '1,2'})[WEIGHT] == [10.0, 50.0]
-    assert make_space(load_config(str(pairs['detection'])), ['level-weights']).options(factors)[WEIGHT] == [0.5, 10, 50]
+    assert Space(load_config(str(pairs['detection'])), ['level-weights']).options(factors)[WEIGHT] == [0.5, 10, 50]
 
 
 def test_entries_of_lists(pairs, tmp_path):
@@ -53,7 +53,7 @@ def test_entries_of_lists(pairs, tmp_path):
 
 def test_parts_that_fit(pairs):
     """Of a teacher of another width the head, and what of the neck takes nothing from the backbone."""
-    space = make_space(load_config(str(pairs['detection'])), ['init'])
+    space = Space(load_config(str(pairs['detection'])), ['init'])
     assert list(space.distributions) == ['init neck', 'init bbox_head']
     for neck, head, parts in (
         (False, False, []),
@@ -64,7 +64,7 @@ def test_parts_that_fit(pairs):
 
 
 def test_written_config_is_read_and_built(pairs, tmp_path):
-    space = make_space(load_config(str(pairs['segmentation'])), ['weight', 'levels', 'level-weights', 'init', 'mode'])
+    space = Space(load_config(str(pairs['segmentation'])), ['weight', 'levels', 'level-weights', 'init', 'mode'])
     values = {name: getattr(kind, 'choices', [1.5])[-1] for name, kind in space.distributions.items()}
     write_changes(tmp_path / 'trial.py', str(pairs['segmentation']), {**space.options(values), 'a.0.b': 1})
     text = (tmp_path / 'trial.py').read_text()
@@ -88,7 +88,7 @@ def test_written_config_is_read_and_built(pairs, tmp_path):
 )
 def test_mistakes(pairs, words, message):
     with pytest.raises(SetupError, match=message):
-        make_space(load_config(str(pairs['detection'])), words)
+        Space(load_config(str(pairs['detection'])), words)
 
 
 @pytest.mark.parametrize(
@@ -102,4 +102,4 @@ def test_mistakes(pairs, words, message):
 )
 def test_words_that_do_not_suit_a_pair(pairs, options, word, message):
     with pytest.raises(SetupError, match=message):
-        make_space(load_config(str(pairs['detection']), options), [word])
+        Space(load_config(str(pairs['detection']), options), [word])
