@@ -22,7 +22,7 @@ from cankd_mm.config.read import load_config, read_config
 from cankd_mm.config.types import from_timm, type_name
 from cankd_mm.errors import SetupError
 from cankd_mm.experiments.evaluate import evaluate
-from cankd_mm.experiments.jobs import Job, Local, run_jobs
+from cankd_mm.experiments.jobs import Job, Local, checkpoints_apart, run_jobs
 from cankd_mm.experiments.report import ALONE, write_report
 from cankd_mm.models.checkpoints import check_checkpoint
 
@@ -101,9 +101,7 @@ def _plan(pair: str, methods: Sequence[str], seeds: Sequence[int], root: Path, c
         hooks = list(cfg.get('custom_hooks') or [])
         if is_distillation(cfg) and all(type_name(hook) != _MONITOR for hook in hooks):
             cfg.custom_hooks = [*hooks, dict(type=_MONITOR)]  # which changes nothing of the training
-        saves = cfg.get('default_hooks', {}).get('checkpoint') or {}
-        if saves.get('out_dir'):  # to which MMEngine adds `seed0` alone
-            saves['out_dir'] = str(Path(saves['out_dir'], root.name, folders[name].name))
+        cfg.merge_from_dict(checkpoints_apart(cfg, root.name, folders[name].name))
         path = Path(f'{folders[name]}.py')
         if path.exists() and folders[name].exists():
             reread = Config.fromstring(cfg.pretty_text, '.py').to_dict()

@@ -14,6 +14,7 @@ from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Sequenc
 
 import psutil
 import torch
+from mmengine.config import Config
 from mmengine.fileio import dump, load
 
 from cankd_mm.apis.work_dir import holder, is_complete, last_checkpoint, read_scalars, seconds_per_step, state_of
@@ -111,6 +112,12 @@ class Local:
                 process.terminate()
                 process.wait()
             self._slots.put(slot)
+
+
+def checkpoints_apart(cfg: Config, *folders: str) -> Dict[str, str]:
+    """Name a folder of its own in ``out_dir`` where that is set, to which MMEngine adds a work folder's last part."""
+    out_dir = (cfg.get('default_hooks', {}).get('checkpoint') or {}).get('out_dir')
+    return {'default_hooks.checkpoint.out_dir': str(Path(out_dir, *folders))} if out_dir else {}
 
 
 def run_jobs(jobs: Sequence[Job], place: Optional[Local] = None, stream: TextIO = sys.stdout) -> None:

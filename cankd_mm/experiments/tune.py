@@ -19,7 +19,7 @@ from cankd_mm.config.paths import default_work_dir
 from cankd_mm.config.write import write_changes
 from cankd_mm.errors import SetupError
 from cankd_mm.experiments.compare import load_pair
-from cankd_mm.experiments.jobs import Job, Local, side_by_side
+from cankd_mm.experiments.jobs import Job, Local, checkpoints_apart, side_by_side
 from cankd_mm.experiments.tune_report import shown, write_report
 from cankd_mm.experiments.tune_space import DEFAULT, Space
 
@@ -67,6 +67,7 @@ def tune(
     metric, space = required_metric(cfg, config), Space(cfg, search)
     root = Path(work_dir or default_work_dir(config, 'tune'))
     root.mkdir(parents=True, exist_ok=True)
+    apart = checkpoints_apart(cfg, root.name)
     study = _open_study(config, metric, space, storage, root, options, seed)
     deadline = time.monotonic() + 3600 * (float('inf') if hours is None else hours)
     lock, failed = threading.Lock(), []
@@ -82,7 +83,7 @@ def tune(
                 for key, value in dict(folder=number, host=socket.gethostname(), pid=os.getpid()).items():
                     trial.set_user_attr(key, value)
                 path = root / f'trial_{number:03d}.py'
-                write_changes(path, config, {**options, **space.options(trial.params)})
+                write_changes(path, config, {**options, **apart, **space.options(trial.params)})
                 chosen = ', '.join(f'{name} {shown(value)}' for name, value in trial.params.items())
                 print(f'trial {number}: {chosen}', file=stream, flush=True)
             job = Job(path.with_suffix(''), str(path), {'randomness.seed': seed})
