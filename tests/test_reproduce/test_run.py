@@ -144,12 +144,13 @@ def test_row_of_the_paper_on_small_images(forked, tmp_path):
     cfg = shrink(row.config, tmp_path / 'data')
     config = tmp_path / row.config.name
     cfg.dump(str(config))
+    teacher = tmp_path / 'my weights, new' / 'teacher.pth'
     weights = build_model(cfg.model.teacher, 'teacher').state_dict()
-    save_checkpoint(dict(state_dict=weights), str(tmp_path / 'teacher.pth'))
+    save_checkpoint(dict(state_dict=weights), str(teacher))
     del weights
     row = row._replace(config=config, batch_size=2, gpus=1)
     work_dir = tmp_path / 'run'
-    result = reproduce(row, 0, str(tmp_path / 'teacher.pth'), str(work_dir), seed=1)
+    result = reproduce(row, 0, str(teacher), str(work_dir), seed=1)
     metric = metric_of(cfg).key
     assert result['paper'] == row.paper and result['lr'] > 0
     assert metric in result['metrics'] or not result['metrics']  # nothing detected at all, nothing reported
