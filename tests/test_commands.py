@@ -161,8 +161,8 @@ def zoo(tmp_path, typed, monkeypatch):
         cfg.model.update(teacher=narrow(teacher), architecture=narrow(cfg.model.architecture.to_dict()))
         cfg.dump(str(out))
 
-    def write(teacher, student, out, *args):
-        said = write_pair(teacher, student, out, *args)
+    def write(teacher, student, out, **options):
+        said = write_pair(teacher, student, out, **options)
         made_small(out, out)
         return said
 
@@ -265,7 +265,7 @@ def test_a_data_set_from_nothing_to_an_exported_student(typed, cells, task, tmp_
     configs = [block for page, block in blocks('python') if page == 'docs/guides/dataset.md']
     small = {
         'detection': (
-            "model.update(backbone=dict(init_cfg=None, base_channels=16), neck=dict(in_channels=[16, 32, 64, 128]))\n"
+            'model.update(backbone=dict(init_cfg=None, base_channels=16), neck=dict(in_channels=[16, 32, 64, 128]))\n'
             'train_cfg = dict(max_epochs=1)\n'
             "small = dict(type='Resize', scale=(96, 96), keep_ratio=True)\n"
             'train_pipeline = [*_base_.train_pipeline[:2], small, *_base_.train_pipeline[3:]]\n'
@@ -275,7 +275,7 @@ def test_a_data_set_from_nothing_to_an_exported_student(typed, cells, task, tmp_
         ),
         'segmentation': (
             'channels = [64, 128, 256, 512]\n'
-            "model.update(pretrained=None, backbone=dict(base_channels=16), neck=dict(in_channels=channels))\n"
+            'model.update(pretrained=None, backbone=dict(base_channels=16), neck=dict(in_channels=channels))\n'
             "train_pipeline[2] = dict(type='RandomCrop', crop_size=(64, 64))\n"
             "model['data_preprocessor'] = dict(size=(64, 64))\n"
             "train_cfg = dict(_delete_=True, type='EpochBasedTrainLoop', max_epochs=1)\n"

@@ -62,12 +62,13 @@ def test_a_comparison_with_a_requeued_job_is_the_local_one(pairs, forked, partit
 def test_a_job_that_is_killed_or_fails_is_named(partition, tmp_path, monkeypatch):  # noqa: F811
     monkeypatch.setattr('cankd_mm.experiments.slurm._GRACE', 1)
     config = tmp_path / 'config.py'
-    config.write_text('train_cfg = dict(max_epochs=1)\n')
+    config.write_text(
+        "import os, pathlib, time\npathlib.Path('number').write_text(os.environ['SLURM_JOB_ID'])\ntime.sleep(60)\n"
+    )
     broken = Job(tmp_path / 'broken', 'configs/nowhere.py')
     with pytest.raises(SetupError, match=r"'configs/nowhere.py' does not exist.*train.log"):
         run_jobs([broken], cluster(tmp_path / 'a', partition), stream=io.StringIO())
     killed = Job(tmp_path / 'killed', str(config))
-    monkeypatch.setattr(Job, 'command', lambda job: ['sh', '-c', 'echo $SLURM_JOB_ID > number; sleep 60'])
     monkeypatch.chdir(tmp_path)
 
     def kill():
