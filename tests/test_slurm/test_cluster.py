@@ -63,7 +63,8 @@ def test_a_job_that_is_killed_or_fails_is_named(partition, tmp_path, monkeypatch
     monkeypatch.setattr('cankd_mm.experiments.slurm._GRACE', 1)
     config = tmp_path / 'config.py'
     config.write_text(
-        "import os\nimport pathlib\nimport time\npathlib.Path('number').write_text(os.environ['SLURM_JOB_ID'])\ntime.sleep(60)\n"
+        "__import__('pathlib').Path('number').write_text(__import__('os').environ['SLURM_JOB_ID'])\n"
+        "__import__('time').sleep(60)\n"
     )
     broken = Job(tmp_path / 'broken', 'configs/nowhere.py')
     with pytest.raises(SetupError, match=r"'configs/nowhere.py' does not exist.*train.log"):
