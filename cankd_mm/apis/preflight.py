@@ -12,7 +12,7 @@ from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from cankd_mm.engine.val_loop import DistillValLoop
+from cankd_mm.engine.runner import DistillValLoop
 from cankd_mm.errors import SetupError
 from cankd_mm.models import FeatureDistill
 from cankd_mm.models.utils import count_classes, saved_bytes, untouched, untouched_generators, unwrap
