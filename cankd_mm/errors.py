@@ -87,7 +87,7 @@ _KNOWN = (
     (
         KeyError,
         r'([\w.]+) is not in the ([\w:]+)(?: registry)?',
-        'The config names the type {0!r}, not registered as {1!r}: correct it, or import its package by custom_imports.',
+        'The config names the type {0!r}, not registered as {1!r}: correct it, or import its package (custom_imports).',
     ),
     (
         KeyError,
