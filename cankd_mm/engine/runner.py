@@ -22,8 +22,7 @@ class DistillRunner(Runner):
     It changes nothing of what is trained:
 
     - the teacher is evaluated beside the student, see :class:`DistillValLoop`;
-    - the best checkpoint is kept, by the metric of :func:`cankd_mm.config.metric.metric_of`, and its student by itself,
-      see :class:`BestStudentHook`;
+    - the best checkpoint is kept, by the metric that rates the run, and its student, see :class:`BestStudentHook`;
     - a loss that is no number ends the training, see :class:`FiniteLossHook`;
     - the only checkpoint is not removed before the next one is written.
 
@@ -53,10 +52,8 @@ class DistillRunner(Runner):
                 checkpoint['save_best'] = metric.key if metric else 'auto'
                 checkpoint.setdefault('rule', metric.rule if metric else 'greater')
             if checkpoint.get('max_keep_ckpts') == 1:
-                self.logger.warning(
-                    'default_hooks.checkpoint.max_keep_ckpts=1 would remove the only checkpoint before the next one is '
-                    'written: two are kept.'
-                )
+                problem = 'max_keep_ckpts=1 would remove the only checkpoint before the next one is written'
+                self.logger.warning(f'default_hooks.checkpoint.{problem}: two are kept.')
                 checkpoint['max_keep_ckpts'] = 2
         super().register_default_hooks(hooks)
 
