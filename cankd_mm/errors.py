@@ -18,8 +18,7 @@ def reason_of(error: Exception) -> str:
 class SetupError(ValueError):
     """A mistake in a config, a checkpoint or a path that its user can correct.
 
-    Its message is one sentence that names what is wrong, where, and what to do. The command
-    line tools print that sentence alone, without a traceback, and exit with status 1.
+    Its message is one sentence that names what is wrong, where, and what to do. The command line prints it alone.
     """
 
 
@@ -32,18 +31,15 @@ def one_sentence_errors() -> Iterator[None]:
         sentence = explain(e)
         if sentence is None or os.environ.get('CANKD_TRACEBACK') == '1':
             raise
-        _log_traceback()
+        # The traceback, which the sentence leaves out, goes into the log file of the run.
+        from mmengine.logging import MMLogger
+
+        handlers = MMLogger.get_current_instance().handlers if MMLogger.check_instance_created('mmengine') else ()
+        for handler in handlers:
+            if isinstance(handler, logging.FileHandler) and handler.stream is not None:
+                handler.stream.write(f'{traceback.format_exc()}\n')
+                handler.flush()
         sys.exit(f'error: {sentence}')
-
-
-def _log_traceback() -> None:
-    """Write the traceback, which the sentence leaves out, into the run's log file."""
-    from mmengine.logging import MMLogger
-
-    for handler in MMLogger.get_current_instance().handlers if MMLogger.check_instance_created('mmengine') else ():
-        if isinstance(handler, logging.FileHandler) and handler.stream is not None:
-            handler.stream.write(f'{traceback.format_exc()}\n')
-            handler.flush()
 
 
 def explain(error: Exception) -> Optional[str]:
@@ -59,8 +55,7 @@ def explain(error: Exception) -> Optional[str]:
         name = error.filename or (re.findall(r"No such file or directory: '(.*)'", text) or [None])[0]
         return text if name is None else f'{name!r} does not exist: correct the path, or put it there.'
     for kind, pattern, sentence in _KNOWN:
-        found = re.search(pattern, text)
-        if isinstance(error, kind) and found:
+        if isinstance(error, kind) and (found := re.search(pattern, text)):
             return sentence.format(*found.groups('its type'))
     return None
 
@@ -92,14 +87,12 @@ _KNOWN = (
     (
         KeyError,
         r'([\w.]+) is not in the ([\w:]+)(?: registry)?',
-        'The config names the type {0!r}, which is not registered as {1!r}: correct it, or import the package that '
-        'registers it with custom_imports.',
+        'The config names the type {0!r}, not registered as {1!r}: correct it, or import its package (custom_imports).',
     ),
     (
         KeyError,
         r"^'mask'$",
-        'An object of the annotations has no mask, and the pipeline loads masks (with_mask): add its segmentation, '
-        'or take the object out.',
+        'An object has no mask, and the pipeline loads masks (with_mask): add its segmentation, or take it out.',
     ),
     (
         TypeError,

@@ -12,7 +12,6 @@ from xml.etree import ElementTree
 
 import numpy as np
 from mmengine.config import Config
-from mmengine.evaluator import Evaluator
 from mmengine.fileio import get_local_path
 from mmengine.logging import print_log
 from mmengine.runner import Runner
@@ -24,15 +23,10 @@ from cankd_mm.models.utils import heads_of, unwrap
 
 _SECONDS = 3.0  # how long the labels of a split are looked through
 _FILES = 1000  # how many XML files are
-_COCO = ('mmdet.datasets.coco', 'CocoDataset.load_data_list')
 
 
 def check_data(cfg: Config, *splits: str) -> None:
-    """Check that the folders and annotation files of ``'train'``, ``'val'`` or ``'test'`` exist.
-
-    Raises:
-        SetupError: If one does not exist.
-    """
+    """Raise a SetupError where a folder or annotation file of ``'train'``, ``'val'`` or ``'test'`` does not exist."""
     for split, path in missing_data(cfg, *splits):
         raise SetupError(
             f'The {split} data set needs {path!r}, which does not exist: put the data there, or set '
@@ -41,11 +35,7 @@ def check_data(cfg: Config, *splits: str) -> None:
 
 
 def missing_data(cfg: Config, *splits: str) -> Iterator[Tuple[str, str]]:
-    """List the folders and annotation files that ``'train'``, ``'val'`` or ``'test'`` need and that do not exist.
-
-    Yields:
-        tuple[str, str]: A split and a path, a folder before what it holds.
-    """
+    """Yield split and path of folders and annotation files that do not exist, a folder before what it holds."""
     for split in splits:
         for path in _paths_of((cfg.get(f'{split}_dataloader') or {}).get('dataset', {})):
             # Paths with a scheme are fetched by a file backend.
@@ -67,15 +57,15 @@ def _paths_of(dataset: dict) -> Iterator[str]:
 
 
 def check_datasets(runner: Runner, *splits: str) -> None:
-    """Build the data sets and evaluators of ``'train'``, ``'val'`` or ``'test'``, and check what they hold.
-
-    It takes seconds: of annotations in COCO format the categories are read, of label maps as many as the time allows.
+    """Build the data sets and evaluators of ``'train'``, ``'val'`` or ``'test'``, and check for seconds what they hold.
 
     Raises:
         SetupError: If annotations are of another format or of other classes, or without an image or an object, or if a
             data loader asks something of workers that it does not have.
     """
-    cfg = runner.cfg
+    cfg, model = runner.cfg, unwrap(runner.model)
+    # FlexibleRunner has not built its model yet; the classes of a language model are words.
+    heads = heads_of(model) if isinstance(model, nn.Module) and not hasattr(model, 'language_model') else {}
     for split in splits:
         loader = cfg.get(f'{split}_dataloader')
         # The data of the test may come later than the training, and is mostly that of the validation.
@@ -84,15 +74,15 @@ def check_datasets(runner: Runner, *splits: str) -> None:
             continue
         with _reading(loader, split):
             loop = getattr(runner, f'{split}_loop')
-        _check_dataset(loop.dataloader.dataset, split, unwrap(runner.model), getattr(loop, 'evaluator', None))
+        for dataset in _leaves(loop.dataloader.dataset):
+            _check_dataset(dataset, split, heads)
+        for metric in getattr(getattr(loop, 'evaluator', None), 'metrics', ()):
+            if type(metric).__name__ == 'CocoMetric' and metric._coco_api is not None:
+                _check_metric(metric, split)
 
 
 def explain_batch(batch: Optional[dict], model: nn.Module) -> None:
-    """Say what is wrong with the labels of a data loader's batch, after an error that may have come of them.
-
-    Raises:
-        SetupError: If something is wrong. The message names the file.
-    """
+    """Raise a SetupError with the file where the labels of a batch are wrong, after an error that may come of them."""
     heads, batch = heads_of(model), batch or {}
     for image, sample in zip(batch.get('inputs', ()), batch.get('data_samples', ())):
         if hasattr(sample, 'gt_sem_seg'):
@@ -109,47 +99,37 @@ def explain_batch(batch: Optional[dict], model: nn.Module) -> None:
             )
 
 
-def _check_dataset(dataset: object, split: str, model: object, evaluator: Optional[Evaluator] = None) -> None:
-    """Check one split, through whatever wraps its data sets."""
-    # FlexibleRunner has not built its model yet; the classes of a language model are words.
-    heads = heads_of(model) if isinstance(model, nn.Module) and not hasattr(model, 'language_model') else {}
-    for leaf in _leaves(dataset):
-        classes = (getattr(leaf, 'metainfo', None) or {}).get('classes')
-        where = f'The {split} annotations {_name(vars(leaf))!r}'
-        if len(leaf) == 0:
-            raise SetupError(_empty(split, type(leaf).__name__, vars(leaf)))
-        if isinstance(classes, str):
-            raise SetupError(
-                f'metainfo.classes of the {split} data set is the string {classes!r}: write ({classes!r},) with a '
-                'comma, or the path of a file with a name in each line.'
-            )
-        if classes is not None:
-            _check_heads(len(classes), split, heads)
-            load = getattr(leaf, 'load_data_list', None)
-            if (getattr(load, '__module__', 0), getattr(load, '__qualname__', 0)) == _COCO:
-                _check_categories(leaf, classes, where)
-            elif hasattr(leaf, 'ann_subdir'):
-                _check_xml(leaf, classes, split, where)
-        _check_labels(leaf, split, heads, where)
-    for metric in getattr(evaluator, 'metrics', ()):
-        if type(metric).__name__ == 'CocoMetric' and metric._coco_api is not None:
-            _check_metric(metric, split)
-
-
-def _leaves(dataset: object) -> Iterator[object]:
+def _leaves(dataset: object) -> List[object]:
     """List the data sets inside one that may repeat, join, mix or slice them."""
     inner = [getattr(dataset, 'dataset', None), getattr(dataset, '_dataset', None), *getattr(dataset, 'datasets', ())]
-    inner = [part for part in inner if hasattr(part, '__getitem__')]
-    for part in inner:
-        yield from _leaves(part)
-    if not inner:
-        yield dataset
+    return [leaf for part in inner if hasattr(part, '__getitem__') for leaf in _leaves(part)] or [dataset]
+
+
+def _check_dataset(dataset: object, split: str, heads: Dict[str, nn.Module]) -> None:
+    classes = (getattr(dataset, 'metainfo', None) or {}).get('classes')
+    where = f'The {split} annotations {_name(vars(dataset))!r}'
+    if len(dataset) == 0:
+        raise SetupError(_empty(split, type(dataset).__name__, vars(dataset)))
+    if isinstance(classes, str):
+        raise SetupError(
+            f'metainfo.classes of the {split} data set is the string {classes!r}: write ({classes!r},) with a comma, '
+            'or the path of a file with a name in each line.'
+        )
+    if classes is not None:
+        _check_heads(len(classes), split, heads)
+        load = getattr(dataset, 'load_data_list', None)
+        names = getattr(load, '__module__', None), getattr(load, '__qualname__', None)
+        if names == ('mmdet.datasets.coco', 'CocoDataset.load_data_list'):
+            _check_categories(dataset, classes, where)
+        elif hasattr(dataset, 'ann_subdir'):
+            _check_xml(dataset, classes, split, where)
+    _check_labels(dataset, split, heads, where)
 
 
 def _name(dataset: dict) -> Optional[str]:
     """Name a data set, by its config or its attributes."""
-    prefix = dataset.get('data_prefix') or {}
-    return dataset.get('ann_file') or prefix.get('seg_map_path') or dataset.get('data_root')
+    labels = (dataset.get('data_prefix') or {}).get('seg_map_path')
+    return dataset.get('ann_file') or labels or dataset.get('data_root')
 
 
 def _empty(split: str, kind: str, dataset: dict) -> str:
@@ -161,7 +141,7 @@ def _empty(split: str, kind: str, dataset: dict) -> str:
 
 @contextmanager
 def _reading(loader: dict, split: str) -> Iterator[None]:
-    """Turn what a data loader or its data set raises, on annotations of another format for one, into a sentence."""
+    """Turn what a data loader or its data set raises, as on annotations of another format, into a sentence."""
     try:
         yield
     except (ValueError, KeyError, AssertionError, TypeError, IndexError) as e:
@@ -203,15 +183,13 @@ def _check_categories(dataset: object, classes: Tuple[str, ...], where: str) -> 
     """Check names and order of the categories, by which MMDetection numbers labels."""
     with get_local_path(dataset.ann_file, backend_args=dataset.backend_args) as path:
         names = _read_categories(path)
-    if not names:  # not found where they should be
-        return
     lacking = [known for known in classes if known not in names]
-    if lacking:
+    if names and lacking:
         raise SetupError(
             f'{where} have no category {_some(lacking)}: write metainfo.classes as the file does ({_some(names)}).'
         )
     order = [known for known in names if known in classes]
-    if order != list(classes):
+    if names and order != list(classes):
         raise SetupError(
             f'{where} list their categories in the order {_some(order)}, by which MMDetection numbers the labels, and '
             f'metainfo.classes is {_some(classes)}: give both the same order, in all data sets.'
@@ -277,7 +255,7 @@ def _check_metric(metric: object, split: str) -> None:
 
 
 def _check_labels(dataset: object, split: str, heads: Dict[str, nn.Module], where: str) -> None:
-    """Look through objects or label maps, as far as the time goes."""
+    """Look through objects or label maps, in random order, as far as the time goes."""
     steps = getattr(getattr(dataset, 'pipeline', None), 'transforms', [])
     load = next((step for step in steps if type(step).__name__ == 'LoadAnnotations'), None)
     if load is None or not hasattr(dataset, 'get_data_info'):
@@ -285,7 +263,6 @@ def _check_labels(dataset: object, split: str, heads: Dict[str, nn.Module], wher
     # What resizes images and label maps gives both one size; what evaluates takes the label maps as they are.
     resized = split == 'train' and any('Resize' in type(step).__name__ for step in steps)
     start, useful = monotonic(), False
-    # In random order, so that what is left out where the time is short is spread over the data set.
     for index in np.random.RandomState(0).permutation(len(dataset)).tolist():
         if monotonic() - start > _SECONDS:
             return
@@ -293,10 +270,8 @@ def _check_labels(dataset: object, split: str, heads: Dict[str, nn.Module], wher
         if 'instances' in info:
             objects = [each for each in info['instances'] if not each.get('ignore_flag')]
             if load.with_mask and any('mask' not in each for each in objects):
-                raise SetupError(
-                    f'{where} have an object without a mask in {info.get("img_path")!r}, and the pipeline loads masks: '
-                    'add its segmentation, or take the object out.'
-                )
+                found = f'an object without a mask in {info.get("img_path")!r}, and the pipeline loads masks'
+                raise SetupError(f'{where} have {found}: add its segmentation, or take the object out.')
             useful |= bool(objects)
             if useful and not load.with_mask:
                 return
@@ -308,10 +283,8 @@ def _check_labels(dataset: object, split: str, heads: Dict[str, nn.Module], wher
         else:
             return
     if split == 'train' and not useful:
-        raise SetupError(
-            f'{where} hold nothing to learn from: there is no object or label, or all are marked iscrowd, difficult or '
-            'to be ignored.'
-        )
+        causes = 'there is no object or label, or all are marked iscrowd, difficult or to be ignored'
+        raise SetupError(f'{where} hold nothing to learn from: {causes}.')
 
 
 def _image_size(path: str) -> Optional[Tuple[int, int]]:
@@ -332,16 +305,14 @@ def _check_label_map(
     if labels.ndim != 2:
         raise SetupError(f'{where} has the shape {labels.shape}: write one number for each pixel, as a grey image.')
     if image is not None and labels.shape != tuple(image):
-        raise SetupError(
-            f'{where} is of {labels.shape[0]}x{labels.shape[1]} pixels, and its image of {image[0]}x{image[1]}: give '
-            'both one size.'
-        )
+        sizes = ['x'.join(map(str, size)) for size in (labels.shape, image)]
+        raise SetupError(f'{where} is of {sizes[0]} pixels, and its image of {sizes[1]}: give both one size.')
     present = np.unique(labels)
     for name, head in heads.items():
         ignored = getattr(head, 'ignore_index', 255)
         wrong = [label for label in present if label != ignored and not 0 <= label < head.num_classes]
         if wrong:
+            takes = f'{name} predicts {head.num_classes} classes, 0 to {head.num_classes - 1}, and ignores {ignored}'
             raise SetupError(
-                f'{where} holds the label {wrong[-1]}, and {name} predicts {head.num_classes} classes, 0 to '
-                f'{head.num_classes - 1}, and ignores {ignored}: correct the label maps, num_classes, or ignore_index.'
+                f'{where} holds the label {wrong[-1]}, and {takes}: correct label maps, num_classes or ignore_index.'
             )

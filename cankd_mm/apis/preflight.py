@@ -1,7 +1,7 @@
 import copy
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from math import isfinite
-from typing import Dict, Iterator, List, Optional, Tuple
+from typing import Callable, Dict, Iterator, List, Optional, Tuple
 from unittest.mock import patch
 
 import torch
@@ -12,12 +12,10 @@ from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from cankd_mm.engine.val_loop import DistillValLoop
+from cankd_mm.engine.runner import DistillValLoop
 from cankd_mm.errors import SetupError
 from cankd_mm.models import FeatureDistill
 from cankd_mm.models.utils import count_classes, saved_bytes, untouched, untouched_generators, unwrap
-
-_TINY = 1e-12
 
 
 class _Warning(str):
@@ -28,19 +26,12 @@ class PreflightHook(Hook):
     """Look at a distillation before its first iteration: weights, inputs, features, losses, classes, gradients.
 
     The first images of the data set go once through both models, forward and backward, and leave no trace. What is
-    wrong stops the training, what is doubtful is a warning in the log. ``cankd train`` adds the hook to every
-    training; of one without a :class:`FeatureDistill` it only remembers the batch.
-
-    Args:
-        only (bool): Whether the training ends after the check. Defaults to False.
-        teacher_images (int): On how many images of the validation set the teacher is evaluated, so that one without
-            proper weights is seen. Defaults to 0, none.
-
-    Raises:
-        SetupError: If a loss is not finite.
+    wrong stops the training, what is doubtful is a warning in the log. ``only`` ends the training after the check, and
+    the teacher is evaluated on ``teacher_images`` of the validation set. Of a training without a
+    :class:`FeatureDistill` the hook only remembers the batch.
     """
 
-    def __init__(self, only: bool = False, teacher_images: int = 0) -> None:
+    def __init__(self, only: bool, teacher_images: int) -> None:
         self.only, self.teacher_images = only, teacher_images
         self.batch: Optional[dict] = None
 
@@ -81,12 +72,12 @@ def _weights(runner: Runner, model: FeatureDistill) -> Iterator[str]:
         if runner.cfg.get('load_from'):
             yield f'student {"resumed" if runner.cfg.get("resume") else "loaded"} from {runner.cfg.load_from}'
             return
-        started = [
-            _pretrained(name or 'whole', module, init_cfg)
-            for name, module in student.named_modules()
-            for init_cfg in _init_cfgs(module)
-            if init_cfg.get('checkpoint')
-        ]
+        started = []
+        for name, module in student.named_modules():
+            init_cfgs = getattr(module, 'init_cfg', None) or []
+            for init_cfg in [init_cfgs] if isinstance(init_cfgs, dict) else init_cfgs:
+                if init_cfg.get('checkpoint'):
+                    started.append(_pretrained(name or 'whole', module, init_cfg))
     yield from started
     if not started and not model.init_from_teacher:
         yield 'student starts from random weights'
@@ -96,11 +87,6 @@ def _weights(runner: Runner, model: FeatureDistill) -> Iterator[str]:
 
 def _size(model: nn.Module) -> str:
     return f'{type(model).__name__}, {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters'
-
-
-def _init_cfgs(module: nn.Module) -> List[dict]:
-    init_cfgs = getattr(module, 'init_cfg', None) or []
-    return [init_cfgs] if isinstance(init_cfgs, dict) else init_cfgs
 
 
 def _pretrained(name: str, module: nn.Module, init_cfg: dict) -> str:
@@ -144,7 +130,7 @@ def _one_step(runner: Runner, model: FeatureDistill, batch: dict) -> Iterator[st
     measured: Dict[str, Tuple[List[tuple], int]] = {}
     with untouched(model, training=True), ExitStack() as watching:
         for name, loss in losses.items():
-            watching.enter_context(_measuring(name, loss, measured))
+            watching.enter_context(patch.object(loss, 'forward', _measuring(name, loss.forward, measured)))
         data = model.data_preprocessor(batch, True)
         with runner.optim_wrapper.optim_context(model):
             results = model(**data, mode='loss') if isinstance(data, dict) else model(*data, mode='loss')
@@ -156,9 +142,8 @@ def _one_step(runner: Runner, model: FeatureDistill, batch: dict) -> Iterator[st
     summed = {name: value for name, value in logged.items() if 'loss' in name}
     for name, value in summed.items():
         if not isfinite(value):
-            raise SetupError(
-                f'{name} is {value} on the first images of the training set: look at these and at the weights.'
-            )
+            where = 'on the first images of the training set'
+            raise SetupError(f'{name} is {value} {where}: look at these and at the weights.')
     task = sum(value for name, value in summed.items() if name.startswith('student.'))
     distill = 0.0
     for name, (shapes, held) in measured.items():
@@ -167,31 +152,25 @@ def _one_step(runner: Runner, model: FeatureDistill, batch: dict) -> Iterator[st
         sources = _sources(model.distiller.loss_forward_mappings[name])
         weight = getattr(losses[name], 'loss_weight', 'unknown')
         yield f'{name}: {type(losses[name]).__name__} of {sources}, {" and ".join(map(str, shapes))}, weight {weight}'
-        yield f'{name}: {value:.4g}, {value / max(task, _TINY):.2f} of the task loss; holds {held / 2**20:.0f} MB'
+        yield f'{name}: {value:.4g}, {value / max(task, 1e-12):.2f} of the task loss; holds {held / 2**20:.0f} MB'
         if value == 0 and all(shape[2:] == (1, 1) for shape in shapes):
             yield _Warning(f'{name} is zero, as a map of one pixel has nothing to normalize: leave that level out')
         elif value == 0:
             yield _Warning(f'{name} is exactly zero: does the student differ from the teacher?')
     if task == 0:
-        yield _Warning(
-            'the task loss is exactly zero on the first images, so that the student learns nothing from them: are they '
-            'without objects, or their labels all ignored?'
-        )
+        problem = 'the task loss is exactly zero on the first images, of which the student learns nothing'
+        yield _Warning(f'{problem}: are they without objects, or their labels all ignored?')
         return
     yield f'task loss {task:.4g}, distillation losses {distill / task:.2f} times that'
     if measured and not 0.01 < distill / task < 1e4:  # two thousand times did no harm: docs/comparison.md
         yield _Warning(f'the distillation losses are {distill / task:.3g} times the task loss: look at loss_weight')
     if idle:
-        yield _Warning(
-            f'{len(idle)} parameters get no gradient, such as {idle[0]}: with several processes, set '
-            'find_unused_parameters=True'
-        )
+        problem = f'{len(idle)} parameters get no gradient, such as {idle[0]}'
+        yield _Warning(f'{problem}: with several processes, set find_unused_parameters=True')
 
 
-@contextmanager
-def _measuring(name: str, loss: nn.Module, measured: Dict[str, Tuple[List[tuple], int]]) -> Iterator[None]:
-    """Note the shapes that a loss is given, and the bytes that it keeps for its backward pass."""
-    forward = loss.forward
+def _measuring(name: str, forward: Callable, measured: Dict[str, Tuple[List[tuple], int]]) -> Callable:
+    """Have a loss note the shapes that it is given, and the bytes that it keeps for its backward pass."""
 
     def watched(*args: object, **kwargs: object) -> Tensor:
         with saved_bytes() as held:
@@ -200,8 +179,7 @@ def _measuring(name: str, loss: nn.Module, measured: Dict[str, Tuple[List[tuple]
         measured[name] = shapes, sum(held.values())
         return value
 
-    with patch.object(loss, 'forward', watched):
-        yield
+    return watched
 
 
 def _without_caches(dataset: Dataset) -> Dataset:

@@ -42,8 +42,7 @@ def test(
     cfg = load_config(config, cfg_options, work_dir, launcher)
     check_data(cfg, 'test')
     whose = 'teacher' if teacher else 'student' if is_distillation(cfg) else 'model'
-    if teacher:
-        checkpoint = checkpoint or cfg.model.get('teacher_ckpt')
+    checkpoint = checkpoint or (cfg.model.get('teacher_ckpt') if teacher else None)
     if checkpoint is None:
         raise SetupError(f'There is no checkpoint of the {whose} to evaluate: give one after the config.')
     cfg = teacher_config(cfg) if teacher else student_config(cfg)

@@ -5,9 +5,10 @@ from typing import Optional
 from unittest.mock import patch
 
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
 from mmengine.dist import init_dist
+from mmengine.logging import print_log
 from mmengine.model import MMDistributedDataParallel, revert_sync_batchnorm
 from mmengine.registry import MODEL_WRAPPERS, RUNNERS
 from mmengine.runner import Runner
@@ -15,11 +16,11 @@ from torch import nn
 
 from cankd_mm.apis.data import check_data, check_datasets, explain_batch
 from cankd_mm.apis.preflight import PreflightHook
-from cankd_mm.apis.resume import check_loadable, check_resumable, read_resumable
-from cankd_mm.apis.work_dir import claimed, length_of
+from cankd_mm.apis.work_dir import claimed, find_resumable, length_of
 from cankd_mm.config.pair import is_feature_distill
 from cankd_mm.config.read import load_config
 from cankd_mm.errors import SetupError
+from cankd_mm.models import FeatureDistill
 from cankd_mm.models.checkpoints import load_checkpoint
 from cankd_mm.models.utils import unwrap
 
@@ -77,14 +78,24 @@ def train(
             )
         cfg.auto_scale_lr.enable = True
     if (check or teacher_eval) and not is_feature_distill(cfg):
-        raise SetupError(
-            f'--check and --teacher-eval look at a distillation by FeatureDistill, and {config!r} is none: leave them '
-            'out.'
-        )
-    claims = not check and (launcher == 'none' or _rank() == 0)
+        options = '--check and --teacher-eval'
+        raise SetupError(f'{options} look at a distillation by FeatureDistill, and {config!r} is none: leave them out.')
+    # torchrun, Slurm and MPI name the process before anything is initialized.
+    names = ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK')
+    rank = next((int(os.environ[name]) for name in names if name in os.environ), 0)
+    claims = not check and (launcher == 'none' or rank == 0)
     with claimed(Path(cfg.work_dir), wait) if claims else nullcontext(lambda **facts: None) as note:
+        checkpoint = _read_resumable(cfg, resume)
+        init_cpu_dist(cfg)
+        runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+        if cfg.get('load_from'):
+            check_start = _check_loadable if checkpoint is None else _check_resumable
+            checkpoint = checkpoint or load_checkpoint(cfg.load_from, 'run')
+            if isinstance(unwrap(runner.model), nn.Module):  # MMEngine's FlexibleRunner has none before it trains
+                check_start(unwrap(runner.model), checkpoint, cfg.load_from)
+        del checkpoint  # its memory is needed for the training
+        check_datasets(runner, 'train', 'val', 'test')
         preflight = PreflightHook(check, teacher_eval)
-        runner = _build(cfg, resume)
         runner.register_hook(preflight)
         note(max_iters=runner.max_iters)
         try:
@@ -96,39 +107,80 @@ def train(
     return runner
 
 
-def _build(cfg: Config, resume: Optional[str]) -> Runner:
-    """Build a runner, and check what it has to train with."""
-    checkpoint = read_resumable(cfg, resume)
-    init_cpu_dist(cfg)
-    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
-    if cfg.get('load_from'):
-        check = check_loadable if checkpoint is None else check_resumable
-        checkpoint = checkpoint or load_checkpoint(cfg.load_from, 'run')
-        model = unwrap(runner.model)
-        if isinstance(model, nn.Module):  # MMEngine's FlexibleRunner has none before it trains
-            check(model, checkpoint, cfg.load_from)
-    check_datasets(runner, 'train', 'val', 'test')
-    return runner
+def _read_resumable(cfg: Config, resume: Optional[str]) -> Optional[dict]:
+    """Read the checkpoint to resume from, ``'auto'`` for the latest one; None where the training starts anew.
+
+    The config is changed: it gets the path, and the seed, which the order of the data hangs on.
+    """
+    if resume is None and not cfg.get('resume'):
+        return None
+    path = cfg.get('load_from') if resume is None else resume
+    if path in (None, 'auto'):
+        path = find_resumable(Path(cfg.work_dir))
+    elif not Path(path).is_file():
+        raise SetupError(
+            f'The checkpoint {path!r} to resume from does not exist: correct the path, or give --resume alone for the '
+            'latest one in the work folder.'
+        )
+    if path is None:
+        print_log(f'There is no checkpoint in {cfg.work_dir!r} to resume from: the training starts anew.')
+        cfg.resume = False
+        return None
+    cfg.resume, cfg.load_from = True, str(path)
+    checkpoint = load_checkpoint(cfg.load_from, 'run')
+    cfg.setdefault('randomness', ConfigDict())
+    if cfg.randomness.get('seed') is None:
+        cfg.randomness.seed = checkpoint.get('meta', {}).get('seed')
+    return checkpoint
 
 
-def _rank() -> int:
-    """Read the number of this process, which torchrun, Slurm or MPI say before anything is initialized."""
-    names = ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK')
-    return next((int(os.environ[name]) for name in names if name in os.environ), 0)
+def _check_resumable(model: nn.Module, checkpoint: dict, path: str) -> None:
+    """Check that a checkpoint is of the same student, losses and teacher as the model that is to go on from it."""
+    if 'optimizer' not in checkpoint:
+        raise SetupError(
+            f'The checkpoint {path!r} holds no state of an optimizer, so that no training can go on from it: give the '
+            'epoch_N.pth or iter_N.pth of a training, or set load_from to start from its weights.'
+        )
+    saved, is_pair = checkpoint['state_dict'], isinstance(model, FeatureDistill)
+    if is_pair and any(key.startswith('architecture.') for key in saved):
+        raise SetupError(
+            f'The checkpoint {path!r} is of cankd-mm before 0.2 or of another algorithm of MMRazor, whose training '
+            'cannot go on here: start anew with load_from set to its student, which cankd export writes.'
+        )
+    for name, own in model.named_parameters():
+        if name not in saved or saved[name].shape != own.shape:
+            found = f'{tuple(saved[name].shape)} there' if name in saved else 'not in it'
+            raise SetupError(
+                f'The checkpoint {path!r} is of another training: {name} {tuple(own.shape)} is {found}; give the '
+                'config that it was trained with, or another --work-dir.'
+            )
+    fingerprint = saved.get('_extra_state')
+    if is_pair and fingerprint is not None and not torch.equal(fingerprint.cpu(), model.get_extra_state()):
+        raise SetupError(
+            f'The checkpoint {path!r} was distilled from another teacher than model.teacher_ckpt names now: give that '
+            'one, or start a new training in another --work-dir.'
+        )
+
+
+def _check_loadable(model: nn.Module, checkpoint: dict, path: str) -> None:
+    """Check that the file of ``load_from`` has something for the model, as MMEngine takes what fits and no more."""
+    own = dict(model.named_parameters())
+    if not any(key in own and own[key].shape == value.shape for key, value in checkpoint['state_dict'].items()):
+        name = type(model).__name__
+        raise SetupError(f'load_from names {path!r}, and no parameter of it fits the {name}: give one of such a model.')
+    if checkpoint['weights_key'] not in (None, 'state_dict'):
+        where = 'not under state_dict, where MMEngine looks for them'
+        raise SetupError(f'load_from names {path!r}, whose weights stand {where}: save them there.')
 
 
 def init_cpu_dist(cfg: Config) -> None:
-    """Let several processes train on a machine without an accelerator, where MMEngine asks for one.
-
-    The config gets a model wrapper where this applies.
-    """
+    """Let several processes train without an accelerator, for which the config gets a model wrapper."""
     if cfg.launcher == 'none' or get_device() != 'cpu' or torch.distributed.is_initialized():
         return
     if cfg.launcher == 'pytorch':
         torch.distributed.init_process_group('gloo')
     else:
-        # It reads what Slurm or MPI say, and would choose a GPU.
-        with patch.object(torch.cuda, 'set_device'):
+        with patch.object(torch.cuda, 'set_device'):  # which MMEngine calls under Slurm and MPI
             init_dist(cfg.launcher, backend='gloo')
     unused = cfg.get('find_unused_parameters', False)
     wrapper = dict(type='ProcessorDataParallel', broadcast_buffers=False, find_unused_parameters=unused)
@@ -137,10 +189,9 @@ def init_cpu_dist(cfg: Config) -> None:
 
 @MODEL_WRAPPERS.register_module()
 class ProcessorDataParallel(MMDistributedDataParallel):
-    """MMDistributedDataParallel for several processes that train one model on processors.
+    """MMDistributedDataParallel for several processes that train one model on processors, not on devices by rank.
 
-    MMEngine would ask for the device of the local rank, and torch synchronizes batch norm on accelerators alone: every
-    process takes the statistics of its own share.
+    As torch synchronizes batch norm on accelerators alone, every process takes the statistics of its own share.
     """
 
     def __init__(self, module: nn.Module, **kwargs) -> None:

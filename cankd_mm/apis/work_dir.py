@@ -42,14 +42,9 @@ def seconds_per_step(scalars: List[dict]) -> Optional[float]:
 
 
 def last_checkpoint(work_dir: Path) -> Optional[Path]:
-    """Find the checkpoint that was written last, and completely; None where there is none.
-
-    MMEngine names it in ``last_checkpoint``, in whatever folder it lies; a folder that was moved takes it along.
-    """
+    """Find the checkpoint that MMEngine names as the last complete one, also where the folder was moved; or None."""
     pointer = work_dir / 'last_checkpoint'
-    if not pointer.exists():
-        return None
-    named = Path(pointer.read_text().strip())
+    named = Path(pointer.read_text().strip() if pointer.exists() else '')
     return _newest(path for path in (work_dir / named.name, named) if path.is_file())
 
 
@@ -65,15 +60,11 @@ def _newest(paths: Iterable[Path]) -> Optional[Path]:
 def is_complete(work_dir: Path, train_cfg: dict) -> bool:
     """Tell whether a training with this ``train_cfg`` has come to its end and left a checkpoint.
 
-    ``cankd train`` notes that it has, also where a hook has ended it early. Of any other training the last checkpoint
-    tells.
+    ``cankd train`` notes that, also where a hook has ended it early; of others the last checkpoint tells.
     """
-    checkpoint = last_checkpoint(work_dir)
-    if checkpoint is None:
-        return False
-    length = length_of(train_cfg)
-    if state_of(work_dir).get('ended') == length:
-        return True
+    checkpoint, length = last_checkpoint(work_dir), length_of(train_cfg)
+    if checkpoint is None or state_of(work_dir).get('ended') == length:
+        return checkpoint is not None
     try:
         saved = load_checkpoint(str(checkpoint), 'run')
         known = saved['message_hub']['runtime_info']
@@ -101,9 +92,7 @@ def length_of(train_cfg: dict) -> Dict[str, Optional[int]]:
 
 @contextmanager
 def claimed(work_dir: Path, wait: bool = False) -> Iterator[Callable[..., None]]:
-    """Have a work folder for one training alone, as long as its process lives.
-
-    The context is a function that notes more of the training, see :func:`state_of`.
+    """Have a work folder for one training alone, and get a function that notes more of it, see :func:`state_of`.
 
     Raises:
         SetupError: If another process trains there, unless ``wait`` has it waited for. The message names it.

@@ -6,8 +6,7 @@ from cankd_mm.engine.hooks import (
     IterationSeedHook,
 )
 from cankd_mm.engine.optimizer import install
-from cankd_mm.engine.runner import DistillRunner
-from cankd_mm.engine.val_loop import DistillValLoop
+from cankd_mm.engine.runner import DistillRunner, DistillValLoop
 
 install()
 

@@ -58,8 +58,8 @@ class BestStudentHook(Hook):
 class CanBlockMonitorHook(Hook):
     """Log how far every Can block has left the identity that it starts from.
 
-    For the block of each distillation loss ``loss_<name>``, ``can/<name>_weight`` is the mean magnitude of its batch
-    norm's weight, which starts at zero, and ``can/<name>_ratio`` the size of what it adds, ``|BN(W y)| / |x|``.
+    For the block of each loss ``loss_<name>``, ``can/<name>_weight`` is the mean magnitude of its batch norm's weight,
+    which starts at zero, and ``can/<name>_ratio`` the size of what it adds, ``|BN(W y)| / |x|``.
 
     Args:
         interval (int): Iterations between two measurements. Defaults to 50, the log's.
@@ -99,8 +99,7 @@ class DistillScheduleHook(Hook):
     """Let the distillation losses rise at the start of a training, and fall towards its end.
 
     Their weights are multiplied by a factor that rises linearly to 1 over the first ``warmup`` iterations and falls
-    linearly from ``begin`` to 0 at ``end``. From there on the teacher is not run any more. With ``end=begin`` the
-    distillation stops at once.
+    linearly from ``begin`` to 0 at ``end``, from where on the teacher is not run. ``end=begin`` stops it at once.
 
     Args:
         warmup (int): Iterations of the rise. Defaults to 0, none.
@@ -126,12 +125,10 @@ class DistillScheduleHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Check that there is a distillation."""
-        model = unwrap(runner.model)
-        if not isinstance(model, FeatureDistill):
-            raise SetupError(
-                f'DistillScheduleHook is for pairs with FeatureDistill, and the model is a {type(model).__name__}: '
-                'take it out of custom_hooks.'
-            )
+        name = type(unwrap(runner.model)).__name__
+        if not isinstance(unwrap(runner.model), FeatureDistill):
+            problem = f'DistillScheduleHook is for pairs with FeatureDistill, and the model is a {name}'
+            raise SetupError(f'{problem}: take it out of custom_hooks.')
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: _Dict = None) -> None:
         """Set the factor of an iteration, which depends on nothing but its number."""
@@ -151,10 +148,9 @@ class DistillScheduleHook(Hook):
 class FiniteLossHook(Hook):
     """Stop a training whose loss is no longer a finite number, and say which loss and on which images.
 
-    It looks at every iteration, before a checkpoint is written: the last checkpoint is still good. (MMDetection's
-    ``CheckInvalidLossHook`` looks at every fiftieth, and names nothing.) Under a gradient scaler, which leaves out a
-    step that overflows and halves its scale, as many in a row may overflow as it takes to reach 1.
-    :class:`DistillRunner` adds the hook.
+    It looks at every iteration, before a checkpoint is written: the last checkpoint is still good. Under a gradient
+    scaler, which leaves out a step that overflows and halves its scale, as many in a row may overflow as it takes to
+    reach 1. :class:`DistillRunner` adds the hook.
 
     Raises:
         SetupError: If a loss is infinite or not a number.
@@ -192,11 +188,10 @@ class IterationSeedHook(Hook):
 
     MMEngine seeds a process once, and a resumed process starts that sequence again. This hook seeds Python, numpy and
     torch anew where an epoch starts, or in a loop by iterations where an iteration starts: whatever ran before, a
-    validation included, has no influence. It changes which numbers are drawn: a config has to ask for it.
-
-    A resumed training then goes on as if nothing had happened, bit by bit on one processor, with two exceptions:
-    persistent worker processes of a data loader (``persistent_workers=True``) start their random augmentations anew,
-    and MMEngine's loop by epochs resumes at the start of an epoch, whatever the checkpoint.
+    validation included, has no influence. It changes which numbers are drawn: a config has to ask for it. A resumed
+    training then goes on bit by bit on one processor, with two exceptions: persistent worker processes of a data loader
+    (``persistent_workers=True``) start their random augmentations anew, and MMEngine's loop by epochs resumes at the
+    start of an epoch, whatever the checkpoint.
 
     Examples:
         >>> default_hooks = dict(iteration_seed=dict(type='IterationSeedHook'))

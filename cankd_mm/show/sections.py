@@ -13,7 +13,7 @@ from mmengine.config import Config
 
 from cankd_mm.apis.work_dir import read_scalars
 from cankd_mm.config.metric import Metric
-from cankd_mm.engine.val_loop import teacher_is_rateable
+from cankd_mm.engine.runner import teacher_is_rateable
 from cankd_mm.show import page, predictions
 from cankd_mm.show.features import FeaturePair, Point, added_by, feature_pairs, looks, points_of
 from cankd_mm.show.page import Picture, Section, Table

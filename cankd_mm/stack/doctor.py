@@ -3,6 +3,7 @@
 import importlib
 import platform
 import sys
+import warnings
 from importlib import metadata
 from importlib.util import find_spec
 from typing import Iterator, List, NamedTuple, Optional, Tuple
@@ -20,9 +21,6 @@ _PACKAGES = (
     ('mmrazor', 'mmrazor', ('==1.0.0',), ('1.0.0',)),
     ('numpy', 'numpy', ('',), ('2.4',)),
 )
-_OPTIONAL = ('mmdet', 'mmseg')
-# What packages import that their wheels may not name.
-_UNNAMED = (('joblib', 'mmrazor'), ('ftfy', 'mmseg'), ('regex', 'mmseg'))
 
 
 class Finding(NamedTuple):
@@ -37,7 +35,7 @@ def _check_package(name: str, distribution: str, specifiers: tuple, run: tuple) 
     """Import a package and judge its version, which is None where it does not import."""
     repair = f'pip install {distribution}=={run[0]}'
     if find_spec(name) is None:
-        needed = ', needed for its own task only' if name in _OPTIONAL else ''
+        needed = ', needed for its own task only' if name in ('mmdet', 'mmseg') else ''
         return None, Finding(f'{name}: not installed{needed}', not needed, repair)
     try:
         version = importlib.import_module(name).__version__
@@ -56,45 +54,38 @@ def _check_package(name: str, distribution: str, specifiers: tuple, run: tuple) 
     return version, Finding(f'{name} {version}{untested}')
 
 
-def _check_torchvision() -> Finding:
-    """Look at torchvision, whose kernels are operators, and which timm imports."""
-    from cankd_mm.stack.ops.torchvision import install_command, problem
+def _check_operators(mmcv: bool) -> Iterator[Finding]:
+    """Look at torchvision, whose kernels are operators and which timm imports, and tell where mmcv's come from."""
+    from cankd_mm.stack.ops import kernels, plain, provide, provided
 
     if find_spec('torchvision') is None:
         text = 'torchvision: not installed, needed for deformable convolutions, its own weights and timm only'
-        return Finding(text, False, install_command())
-    text, wrong = f'torchvision {metadata.version("torchvision")}', problem()
-    return Finding(f'{text}: {wrong}', True, install_command()) if wrong else Finding(text)
-
-
-def _check_mmcv_ops() -> Iterator[Finding]:
-    """Tell where mmcv's operators come from."""
-    from cankd_mm.stack.ops import missing, provide, provided
-
-    if provide():
+        yield Finding(text, False, kernels.install_command())
+    else:
+        text, wrong = f'torchvision {metadata.version("torchvision")}', kernels.problem()
+        yield Finding(f'{text}: {wrong}', True, kernels.install_command()) if wrong else Finding(text)
+    if mmcv and provide():
         yield Finding('mmcv.ops: mmcv has none compiled, cankd_mm.stack.ops provides them')
         for source, names in provided().sources().items():
             yield Finding(f'  from {source}: {", ".join(names)}')
-        return
-    try:
-        importlib.import_module('mmcv.ops')
-        yield Finding('mmcv.ops: all operators compiled with mmcv')
-    except Exception as e:  # whatever a wheel built for another torch raises
-        text = f'mmcv.ops: does not import ({reason_of(e)}), mmcv was built without operators or for another torch'
-        # pip's cache may hold the very wheel that does not work.
-        yield Finding(text, True, f'pip uninstall mmcv mmcv-lite; {missing.MMCV_BUILD} --no-cache-dir')
+    elif mmcv:
+        try:
+            importlib.import_module('mmcv.ops')
+            yield Finding('mmcv.ops: all operators compiled with mmcv')
+        except Exception as e:  # whatever a wheel built for another torch raises
+            text = f'mmcv.ops: does not import ({reason_of(e)}), mmcv was built without operators or for another torch'
+            # pip's cache may hold the very wheel that does not work.
+            yield Finding(text, True, f'pip uninstall mmcv mmcv-lite; {plain.MMCV_BUILD} --no-cache-dir')
 
 
 def _check_patches() -> List[Finding]:
     """Patch the libraries and import what this package registers."""
     try:
-        from cankd_mm.stack import patch
-
-        findings = [Finding(f'patched: {line}') for line in patch.apply()]
+        patched = [Finding(f'patched: {line}') for line in importlib.import_module('cankd_mm.stack.patch').apply()]
         importlib.import_module('cankd_mm.models')
     except Exception as e:  # whatever keeps the stack from importing
         return [Finding(f'cankd_mm: does not import ({reason_of(e)})', True)]
-    return [*findings, Finding('cankd_mm: imports, its components are registered')]
+    return [*patched, Finding('cankd_mm: imports, its components are registered')]
 
 
 def diagnose() -> Iterator[Finding]:
@@ -109,14 +100,11 @@ def diagnose() -> Iterator[Finding]:
         versions[package[0]], finding = _check_package(*package)
         yield finding
     if versions['torch']:
-        import torch
-
-        names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+        cuda = importlib.import_module('torch').cuda
+        names = [cuda.get_device_name(i) for i in range(cuda.device_count())]
         yield Finding(f'accelerators: {", ".join(names) or "none, training runs on the processor"}')
-        yield _check_torchvision()
-        if versions['mmcv']:
-            yield from _check_mmcv_ops()
-    for name, owner in _UNNAMED:
+        yield from _check_operators(versions['mmcv'] is not None)
+    for name, owner in (('joblib', 'mmrazor'), ('ftfy', 'mmseg'), ('regex', 'mmseg')):  # whose wheel may not name it
         if find_spec(owner) and not find_spec(name):
             yield Finding(f'{name}: not installed, {owner} imports it without naming it', True, f'pip install {name}')
     yield from patches
@@ -124,8 +112,6 @@ def diagnose() -> Iterator[Finding]:
 
 def main() -> int:
     """Print the report, and return the exit status, 0 if the stack works."""
-    import warnings
-
     warnings.filterwarnings('ignore')
     findings = list(diagnose())
     for finding in findings:

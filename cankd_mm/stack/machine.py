@@ -6,8 +6,6 @@ from typing import Dict
 
 import torch
 
-_PACKAGES = ('torch', 'mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmrazor', 'numpy', 'cankd_mm')
-
 
 def describe_machine() -> Dict[str, object]:
     """Describe the machine that figures are measured on: processor, threads, accelerators and versions.
@@ -15,6 +13,7 @@ def describe_machine() -> Dict[str, object]:
     MMEngine's ``collect_env`` starts compilers, and names neither the processor nor the MM libraries.
     """
     cpuinfo = Path('/proc/cpuinfo')
+    packages = ('torch', 'mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmrazor', 'numpy', 'cankd_mm')
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     names = [line.split(':')[1].strip() for line in lines if line.startswith('model name')]
     return dict(
@@ -22,5 +21,5 @@ def describe_machine() -> Dict[str, object]:
         threads=torch.get_num_threads(),
         accelerators=[torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         python=platform.python_version(),
-        versions={name: import_module(name).__version__ for name in _PACKAGES if find_spec(name)},
+        versions={name: import_module(name).__version__ for name in packages if find_spec(name)},
     )

@@ -1,7 +1,4 @@
-"""The one place that knows what is broken in which version of the stack.
-
-Every patch leaves a version that works as it is, and changes nothing when it is applied again.
-"""
+"""What is broken in which version of the stack. A patch leaves a version that works alone, and is applied once."""
 
 import functools
 import importlib
@@ -19,42 +16,31 @@ from packaging.version import parse
 
 from cankd_mm.config.paths import config_file
 
-_MMCV_OF_MMRAZOR = '2.1.0'
-
 
 def apply() -> List[str]:
-    """Apply every patch that the installed versions need, before anything of MMRazor is imported.
-
-    Returns:
-        list[str]: A line for each.
+    """Apply every patch that the installed versions need, before anything of MMRazor is imported, and list them.
 
     Raises:
         ImportError: Where the stack does not import. The message names the doctor, or what repairs it.
     """
     try:
         if importlib.util.find_spec('pkg_resources') is None:
-            raise ImportError(
-                'MMEngine needs pkg_resources, which setuptools has dropped in version 82: pip install "setuptools<81"'
-            )
+            raise ImportError('MMEngine needs pkg_resources, which setuptools 82 dropped: pip install "setuptools<81"')
         return [line for patch_library, line in _PATCHES.items() if patch_library()]
     except (ImportError, AssertionError, RuntimeError) as e:
         reason = str(e)
         if 'torchvision' in reason:  # MMSegmentation imports timm, which imports torchvision, here of another torch
-            from cankd_mm.stack.ops.torchvision import install_command
-
-            reason = f'{reason}, install the torchvision of this torch: {install_command()}'
+            command = importlib.import_module('cankd_mm.stack.ops.torchvision').install_command()
+            reason = f'{reason}, install the torchvision of this torch: {command}'
         elif isinstance(e, RuntimeError):
             raise
-        raise ImportError(
-            f'The OpenMMLab stack does not import here ({reason}). `cankd doctor` says what to repair.'
-        ) from e
+        problem = f'The OpenMMLab stack does not import here ({reason})'
+        raise ImportError(f'{problem}. `cankd doctor` says what to repair.') from e
 
 
 def _provide_operators() -> bool:
     """mmcv-lite has no compiled operators: see :mod:`cankd_mm.stack.ops`."""
-    from cankd_mm.stack.ops import provide
-
-    return provide()
+    return importlib.import_module('cankd_mm.stack.ops').provide()
 
 
 def _patch_config_paths() -> bool:
@@ -97,23 +83,18 @@ def _patch_mmcv_check() -> bool:
     """MMRazor 1.0 refuses every mmcv after 2.1.0 when it is imported, and works with 2.3 of ``onedl-mmcv``."""
     import mmcv
 
-    if parse(mmcv.__version__) <= parse(_MMCV_OF_MMRAZOR):
-        return False
-    with patch.object(mmcv, '__version__', _MMCV_OF_MMRAZOR):
-        importlib.import_module('mmrazor')
-    return True
+    if parse(mmcv.__version__) > parse('2.1.0'):
+        with patch.object(mmcv, '__version__', '2.1.0'):
+            importlib.import_module('mmrazor')
+    return parse(mmcv.__version__) > parse('2.1.0')
 
 
 class _NoBackendConfigs(dict):
     """An empty table of quantization backends: a look-up explains why it is empty."""
 
     def __missing__(self, key: str) -> NoReturn:
-        import torch
-
-        raise NotImplementedError(
-            f'MMRazor cannot quantize (backend {key!r}) on torch {torch.__version__}, whose quantization '
-            'API has moved on since; use torch 2.0 for quantization. Distillation is not concerned.'
-        )
+        problem = f'MMRazor quantizes (backend {key!r}) with torch 2.0 alone, and this is {metadata.version("torch")}'
+        raise NotImplementedError(f'{problem}. Distillation is not concerned.')
 
 
 def _patch_quantization_import() -> bool:
@@ -148,10 +129,8 @@ def _patch_checkpoint_loading() -> bool:
     scalars = [np.float64, np.float32, np.int64, np.int32, np.bool_]
     allowed = [HistoryBuffer, np.ndarray, np.dtype, *scalars, *{type(np.dtype(scalar)) for scalar in scalars}]
     # The two major versions of numpy pickle the same functions under different names.
-    modules = ['numpy.core.multiarray', 'numpy._core.multiarray']
-    multiarray = importlib.import_module(modules[parse(np.__version__).major >= 2])
-    for function in (multiarray._reconstruct, multiarray.scalar):
-        allowed += [(function, f'{module}.{function.__name__}') for module in modules]
+    for function in (np.zeros(0).__reduce__()[0], np.float64(0).__reduce__()[0]):
+        allowed += [(function, f'numpy.{core}.multiarray.{function.__name__}') for core in ('core', '_core')]
     # Pickle names a method as getattr(class, name), and getattr itself would open every attribute of every object.
     allowed.append((_get_history_buffer_method, 'builtins.getattr'))
     torch.serialization.add_safe_globals(allowed)
@@ -178,10 +157,9 @@ def _patch_checkpoint_writing() -> bool:
 
     class LocalBackend(Original):
         def put(self, obj: bytes, filepath: Union[str, Path]) -> None:
-            path = Path(filepath)
-            part = path.with_name(f'.{path.name}.part')
+            part = Path(filepath).with_name(f'.{Path(filepath).name}.part')
             super().put(obj, part)
-            os.replace(part, path)
+            os.replace(part, filepath)
 
     register_backend('local', LocalBackend, force=True, prefixes='')
     return True
@@ -191,14 +169,10 @@ def _patch_point_assigner() -> bool:
     """MMDetection's ``PointAssigner`` of RepPoints, up to 3.3 and the fork's 3.5, indexes a tensor of the default
     device with a mask on the priors', and so fails on a GPU. Here the priors' device is the default meanwhile.
     """
-    if importlib.util.find_spec('mmdet') is None:
+    if not importlib.util.find_spec('mmdet') or parse(importlib.import_module('mmdet').__version__) > parse('3.5.1'):
         return False
-    import mmdet
     from mmdet.models.task_modules.assigners import PointAssigner as Original
     from mmdet.registry import TASK_UTILS
-
-    if parse(mmdet.__version__) > parse('3.5.1'):
-        return False
 
     class PointAssigner(Original):
         def assign(self, pred_instances, *args, **kwargs):
@@ -215,8 +189,7 @@ def _patch_worker_seeds() -> bool:
     """
     from mmengine.runner import _flexible_runner, runner
 
-    for module in (runner, _flexible_runner):
-        module.default_worker_init_fn = _worker_init_fn
+    runner.default_worker_init_fn = _flexible_runner.default_worker_init_fn = _worker_init_fn
     return True
 
 
@@ -232,15 +205,14 @@ def _patch_class_weight() -> bool:
     """MMSegmentation's cross-entropy with ``class_weight``, up to 1.2, looks up a weight for the ignored 255 as well,
     which has none; the fork's 1.4 fails where ``avg_non_ignore`` is set. Here ignored labels weigh nothing.
     """
-    if importlib.util.find_spec('mmseg') is None:
+    if not importlib.util.find_spec('mmseg') or parse(importlib.import_module('mmseg').__version__) > parse('1.4.2'):
         return False
-    import mmseg
     import torch
     from mmseg.models.losses import cross_entropy_loss as module
 
     original = module.cross_entropy
-    if parse(mmseg.__version__) > parse('1.4.2') or hasattr(original, '__wrapped__'):
-        return hasattr(original, '__wrapped__')
+    if hasattr(original, '__wrapped__'):
+        return True
 
     @functools.wraps(original)
     def cross_entropy(pred, label, weight=None, class_weight=None, reduction='mean', avg_factor=None, **options):

@@ -10,19 +10,15 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Callable, Dict, List, Optional
 
+from cankd_mm.errors import SetupError
 from cankd_mm.stack.ops import plain
 from cankd_mm.stack.ops import torchvision as kernels
-from cankd_mm.stack.ops.missing import missing_operator
 
 _NAME = 'mmcv._ext'
 
 
 class Extension(ModuleType):
-    """The module in place of the compiled one.
-
-    Args:
-        torchvision (bool, optional): Whether to take torchvision's kernels. Defaults to None, where they can be called.
-    """
+    """The module in place of the compiled one, by default with torchvision's kernels where they can be called."""
 
     def __init__(self, torchvision: Optional[bool] = None) -> None:
         super().__init__(_NAME)
@@ -44,7 +40,12 @@ class Extension(ModuleType):
             raise AttributeError(name)
 
         def missing(*args, **kwargs):
-            raise kernels.missing_kernel(name) if hasattr(kernels, name) else missing_operator(name)
+            if not hasattr(kernels, name):
+                raise plain.missing_operator(name)
+            raise SetupError(
+                f'{plain.calling_module()} needs the operator {name!r}, which mmcv-lite lacks and cankd_mm takes from '
+                f'torchvision, and torchvision {kernels.problem()}: {kernels.install_command()}.'
+            )
 
         return missing
 

@@ -5,15 +5,17 @@ Regions ``(R, 5)``, ``rois``, have the index of their image before that.
 """
 
 import functools
+import traceback
 from typing import Callable, Iterator, List, Sequence, Tuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cankd_mm.stack.ops.missing import missing_operator
+from cankd_mm.errors import SetupError
 
+MMCV_BUILD = 'MMCV_WITH_OPS=1 pip install --no-build-isolation mmcv==2.1.0'
 _NMS_ROWS = 1024  # rows of the matrix of overlaps that are held at a time
 
 
@@ -44,10 +46,8 @@ def softnms(boxes, scores, dets, iou_threshold, sigma, min_score, method, offset
         kept.append(best)
         left = left[left != best]
         overlap = _overlaps(boxes[best, None], boxes[left], offset)[0]
-        if method == 2:
-            weight = torch.exp(-(overlap**2) / sigma)
-        else:
-            weight = torch.where(overlap >= iou_threshold, 1 - overlap if method == 1 else 0 * overlap, 1.0)
+        lower = 1 - overlap if method == 1 else 0 * overlap
+        weight = torch.exp(-(overlap**2) / sigma) if method == 2 else torch.where(overlap >= iou_threshold, lower, 1.0)
         scores[left] = scores[left] * weight
         left = left[scores[left] >= min_score]
     return torch.stack(kept) if kept else left
@@ -61,7 +61,7 @@ def _overlaps(a: Tensor, b: Tensor, offset: int) -> Tensor:
     )
     inter = width.mul_(height)
     area_a, area_b = ((boxes[:, 2:] - boxes[:, :2] + offset).prod(1) for boxes in (a, b))
-    return inter / (area_a[:, None] + area_b[None] - inter)
+    return inter / (area_a[:, None] + area_b - inter)
 
 
 def roi_align_forward(input, rois, output, argmax_y, argmax_x, **options) -> None:
@@ -77,8 +77,7 @@ def roi_align_backward(grad_output, rois, argmax_y, argmax_x, grad_input, **opti
     with torch.autocast(total.device.type, enabled=False):
         for r, image, y, x, rows, columns in _regions(rois, grad_input, **options):
             total[image, :, y, x] += rows.T @ full_precision(grad_output[r]) @ columns
-    if total is not grad_input:
-        grad_input.copy_(total)
+    grad_input.copy_(total)
 
 
 def _regions(
@@ -89,11 +88,9 @@ def _regions(
     """
     if pool_mode != 1:
         raise missing_operator('roi_align with max pooling')
-    axes = []
+    axes, corners = [], full_precision(rois[:, 1:]) * spatial_scale - (0.5 if aligned else 0)
     for axis, bins in ((1, aligned_height), (0, aligned_width)):
-        start, end = (
-            full_precision(rois[:, i]) * spatial_scale - (0.5 if aligned else 0) for i in (axis + 1, axis + 3)
-        )
+        start, end = corners[:, axis], corners[:, axis + 2]
         size = end - start if aligned else (end - start).clamp(min=1)
         weights, spans = _axis_weights(start, size, bins, features.shape[3 - axis], sampling_ratio)
         axes += [spans, weights.to(full_precision(features[:0]).dtype)]
@@ -132,8 +129,7 @@ def sigmoid_focal_loss_backward(input, target, weight, grad_input, gamma, alpha)
 
 
 def _focal_loss(input: Tensor, target: Tensor, weight: Tensor, gamma: float, alpha: float) -> Tensor:
-    # Targets that are no class are background.
-    positive = target[:, None] == torch.arange(input.shape[1], device=input.device)
+    positive = target[:, None] == torch.arange(input.shape[1], device=input.device)  # no class is background
     p = input.sigmoid()
     foreground = -alpha * (1 - p) ** gamma * F.logsigmoid(input)
     loss = torch.where(positive, foreground, (alpha - 1) * p**gamma * F.logsigmoid(-input))
@@ -176,6 +172,24 @@ def full_precision(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
-OPERATORS = (nms, softnms, roi_align_forward, roi_align_backward)
-OPERATORS += (sigmoid_focal_loss_forward, sigmoid_focal_loss_backward)
-OPERATORS += (ms_deform_attn_forward, ms_deform_attn_backward)
+def missing_operator(name: str) -> SetupError:
+    """Say that neither mmcv nor this package has an operator, which part of the model needs it, and what to install."""
+    return SetupError(
+        f'mmcv-lite has no operator {name!r}, which {calling_module()} needs, and cankd_mm none in its place: install '
+        f'mmcv with its compiled operators, pip uninstall mmcv-lite; {MMCV_BUILD}.'
+    )
+
+
+def calling_module() -> str:
+    """Name the innermost module on the call stack that is not mmcv's own, or else the outermost of mmcv's."""
+    found = None
+    for frame, _ in traceback.walk_stack(None):
+        module = frame.f_locals.get('self')
+        found = type(module) if isinstance(module, nn.Module) else found
+        if found and not found.__module__.startswith(('mmcv.', 'torch.')):
+            break
+    return found.__name__ if found else 'The model'
+
+
+OPERATORS = (nms, softnms, roi_align_forward, roi_align_backward, sigmoid_focal_loss_forward)
+OPERATORS += (sigmoid_focal_loss_backward, ms_deform_attn_forward, ms_deform_attn_backward)

@@ -1,7 +1,4 @@
-"""torchvision's compiled operators, by the names and arguments of mmcv's.
-
-Those whose values differ from mmcv's are not here: RoIPool rounds regions to whole pixels first.
-"""
+"""torchvision's compiled operators, by mmcv's names and arguments; not RoIPool's, which rounds regions first."""
 
 from importlib import metadata
 from importlib.util import find_spec
@@ -11,13 +8,7 @@ import torch
 from packaging.version import parse
 from torch import Tensor
 
-from cankd_mm.errors import SetupError
-from cankd_mm.stack.ops.missing import calling_module, missing_operator
-from cankd_mm.stack.ops.plain import full_precision
-
-# What mmcv calls the options of the two deformable convolutions, in torchvision's order.
-_V1 = ('dH', 'dW', 'padH', 'padW', 'dilationH', 'dilationW')
-_V2 = ('stride_h', 'stride_w', 'pad_h', 'pad_w', 'dilation_h', 'dilation_w')
+from cankd_mm.stack.ops.plain import full_precision, missing_operator
 
 
 def problem() -> Optional[str]:
@@ -45,27 +36,16 @@ def install_command() -> str:
     return f'pip install {repair}torchvision=={matching}{index}'
 
 
-def missing_kernel(name: str) -> SetupError:
-    """Say that an operator of torchvision cannot be called, which part of the model needs it, and what to install."""
-    return SetupError(
-        f'{calling_module() or "The model"} needs the operator {name!r}, which mmcv-lite lacks and cankd_mm takes from '
-        f'torchvision, and torchvision {problem()}: {install_command()}.'
-    )
-
-
 def nms(bboxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
     """See :func:`cankd_mm.stack.ops.plain.nms`."""
-    boxes = full_precision(bboxes)
-    if offset:
-        boxes = boxes + boxes.new_tensor([0, 0, offset, offset])
+    boxes = full_precision(bboxes) + bboxes.new_tensor([0, 0, offset, offset])
     return torch.ops.torchvision.nms(boxes, scores.to(boxes.dtype), iou_threshold)
 
 
 def roi_align_forward(input, rois, output, argmax_y, argmax_x, **options) -> None:
     """See :func:`cankd_mm.stack.ops.plain.roi_align_forward`."""
     features = full_precision(input)
-    scale, *rest = _roi_align_options(**options)
-    output.copy_(torch.ops.torchvision.roi_align(features, rois.to(features.dtype), scale, *rest))
+    output.copy_(torch.ops.torchvision.roi_align(features, rois.to(features.dtype), *_roi_align_options(**options)))
 
 
 def roi_align_backward(grad_output, rois, argmax_y, argmax_x, grad_input, **options) -> None:
@@ -130,10 +110,11 @@ def _arguments(options: dict, input, weight, offset, mask=None, bias=None) -> tu
     given_mask = features.new_zeros(len(input), 0) if mask is None else mask
     given_bias = features.new_zeros(len(weight)) if bias is None else bias
     tensors = [t.to(features.dtype).contiguous() for t in (features, weight, offset, given_mask, given_bias)]
-    names = (*(_V1 if mask is None else _V2), 'group', 'deformable_group')
+    # mmcv's names of the options, in torchvision's order.
+    v1, v2 = 'dH dW padH padW dilationH dilationW', 'stride_h stride_w pad_h pad_w dilation_h dilation_w'
+    names = [*(v1 if mask is None else v2).split(), 'group', 'deformable_group']
     return (*tensors, *(options[name] for name in names), mask is not None)
 
 
-OPERATORS = (nms, roi_align_forward, roi_align_backward)
-OPERATORS += (deform_conv_forward, deform_conv_backward_input, deform_conv_backward_parameters)
-OPERATORS += (modulated_deform_conv_forward, modulated_deform_conv_backward)
+OPERATORS = (nms, roi_align_forward, roi_align_backward, deform_conv_forward, deform_conv_backward_input)
+OPERATORS += (deform_conv_backward_parameters, modulated_deform_conv_forward, modulated_deform_conv_backward)
