@@ -61,70 +61,56 @@ class FeaturePair(NamedTuple):
 def feature_pairs(model: FeatureDistill, sample: Sample) -> Tuple[np.ndarray, Dict[str, FeaturePair]]:
     """Run student and teacher on an image, and pair the features that each loss takes.
 
-    The image is returned as both are given it, ``(H, W, 3)`` in RGB and black where it is padded; losses are named
-    without ``loss_``, as in the log: ``'neck_0'``.
+    The image is returned as both are given it, ``(H, W, 3)`` in RGB and black where it is padded. The pairs have the
+    names of the losses without ``loss_``, as in the log: ``'neck_0'``.
     """
     data = model.data_preprocessor(copy.deepcopy(sample.data), False)
     inputs, data_samples, distiller = data['inputs'], data['data_samples'], model.distiller
     image = sample.data['inputs'][0].float().clamp(0, 255).byte()
     image = image.flip(0) if len(image) == 3 else image[:1].expand(3, -1, -1)  # OpenCV reads blue first
     image = F.pad(image, (0, inputs.shape[3] - image.shape[2], 0, inputs.shape[2] - image.shape[1]))
-    teacher, student = distiller.teacher_recorders, distiller.student_recorders
-    try:
-        model.frozen_teacher.record(teacher, inputs, data_samples)
-        with student:
-            model.extract_feat(inputs)
-            if empty_sources(student):
-                model(inputs, data_samples, mode='tensor')
-        for source in empty_sources(student):
-            raise SetupError(
-                f'The feature {source!r} is recorded in training steps alone, and cannot be shown: distil from a '
-                'module of the backbone, the neck, or a head that predictions run.'
-            )
-        names = [name.replace('loss_', '', 1) for name in distiller.distill_losses]
-        return image.permute(1, 2, 0).numpy(), {name: _recorded(distiller, name) for name in names}
-    finally:
-        for recorder in (*teacher.recorders.values(), *student.recorders.values()):
-            recorder.reset_data_buffer()
-
-
-def _recorded(distiller, name: str) -> FeaturePair:
-    loss = distiller.distill_losses[f'loss_{name}']
-    records = distiller.loss_forward_mappings[f'loss_{name}'].values()
-    features = {record['from_student']: distiller.get_record(**record) for record in records}
-    student, teacher = features.get(True), features.get(False)
-    if not all(isinstance(f, Tensor) and f.dim() == 4 for f in (student, teacher)):
-        raise SetupError(f'What the loss of {name!r} compares is no feature map (N, C, H, W), and cannot be shown.')
-    # Any other loss is looked at as a CanKDLoss without a block: after instance norm.
-    ours = loss if isinstance(loss, CanKDLoss) else CanKDLoss(student.shape[1], mode=None, resize='student')
-    if student.shape[1] != teacher.shape[1]:
+    model.frozen_teacher.record(distiller.teacher_recorders, inputs, data_samples)
+    with distiller.student_recorders:
+        model.extract_feat(inputs)
+        if empty_sources(distiller.student_recorders):
+            model(inputs, data_samples, mode='tensor')
+    for source in empty_sources(distiller.student_recorders):
         raise SetupError(
-            f'The features of {name!r} have {student.shape[1]} and {teacher.shape[1]} channels, of which a loss of '
-            'its own makes one: only features of equal channels can be shown.'
+            f'The feature {source!r} is recorded in training steps alone, and cannot be shown: distil from a module of '
+            'the backbone, the neck, or a head that predictions run.'
         )
-    return FeaturePair(*ours.resized(student, teacher), ours.norm, ours.can)
+    pairs = {}
+    for key, loss in distiller.distill_losses.items():
+        name, records = key.replace('loss_', '', 1), distiller.loss_forward_mappings[key].values()
+        features = {record['from_student']: distiller.get_record(**record) for record in records}
+        student, teacher = features.get(True), features.get(False)
+        if not all(isinstance(f, Tensor) and f.dim() == 4 for f in (student, teacher)):
+            raise SetupError(f'What the loss of {name!r} compares is no feature map (N, C, H, W), and cannot be shown.')
+        if student.shape[1] != teacher.shape[1]:
+            raise SetupError(
+                f'The features of {name!r} have {student.shape[1]} and {teacher.shape[1]} channels, of which a loss of '
+                'its own makes one: only features of equal channels can be shown.'
+            )
+        # Any other loss is looked at as a CanKDLoss without a block: after instance norm.
+        ours = loss if isinstance(loss, CanKDLoss) else CanKDLoss(student.shape[1], mode=None, resize='student')
+        pairs[name] = FeaturePair(*ours.resized(student, teacher), ours.norm, ours.can)
+    return image.permute(1, 2, 0).numpy(), pairs
 
 
-class Look(NamedTuple):
-    """What one pixel of the student looks at through the block, and what comes of it."""
+def looks(pair: FeaturePair, points: Sequence[Point], size: Tuple[int, int]) -> Tuple[Tensor, Tensor, Tensor]:
+    """Look through a level's block from K points of the model's input, which has this height and width.
 
-    pixel: Tuple[int, int]  # row and column in the student's feature
-    affinity: Tensor  # over the teacher's pooled feature, (H, W)
-    top_tenth: float  # the share of its size on the tenth of the pixels where it is largest, 0.1 if it is even
-    added: float  # the size of what the block adds there, over that of its input
-
-
-def looks(pair: FeaturePair, points: Sequence[Point], size: Tuple[int, int]) -> List[Look]:
-    """Look through a level's block from points of the model's input, which has this height and width."""
-    (height, width), added, found = pair.student.shape[2:], added_by(pair), []
-    for x, y in points:  # one row of the matrix at a time
-        pixel = min(int(y * height / size[0]), height - 1), min(int(x * width / size[1]), width - 1)
-        affinity = pair.block.affinity(pair.student, pair.teacher, [pixel])[0].float()
-        sizes = affinity.abs().flatten().sort(descending=True).values
-        tenth = max(round(len(sizes) / 10), 1)
-        share = (sizes[:tenth].sum() / sizes.sum()).item() if sizes.sum() > 0 else tenth / len(sizes)
-        found.append(Look(pixel, affinity, share, added[pixel].item()))
-    return found
+    Returns the affinities over the teacher's pooled feature, ``(K, H, W)``; the share of each on the tenth of the
+    pixels where it is largest, ``(K,)``, 0.1 if it is even; and what the block adds to these points, ``(K,)``.
+    """
+    height, width = pair.student.shape[2:]
+    pixels = [(min(int(y * height / size[0]), height - 1), min(int(x * width / size[1]), width - 1)) for x, y in points]
+    affinity = pair.block.affinity(pair.student, pair.teacher, pixels).float()
+    sizes = affinity.abs().flatten(1).sort(descending=True).values
+    tenth = max(round(sizes.shape[1] / 10), 1)
+    shares = (sizes[:, :tenth].sum(1) / sizes.sum(1)).nan_to_num(tenth / sizes.shape[1])
+    rows, columns = map(list, zip(*pixels))
+    return affinity, shares, added_by(pair)[rows, columns]
 
 
 def added_by(pair: FeaturePair) -> Tensor:

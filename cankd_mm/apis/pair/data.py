@@ -16,8 +16,6 @@ _SPLITS = ('train', 'val', 'test')
 # These entries of a data set are taken from the other config. The student's say how images are loaded and augmented.
 _DATASET_KEYS = ('type', 'data_root', 'ann_file', 'data_prefix', 'metainfo')
 _DATASET_KEYS += ('img_suffix', 'seg_map_suffix', 'reduce_zero_label', 'ignore_index')  # of label maps
-_EVALUATOR_KEYS = ('ann_file', 'iou_metrics')
-_CLASS_KEYS = ('num_classes', 'num_things_classes')
 
 
 def data_text(student: str, base: str, data: str) -> str:
@@ -51,7 +49,7 @@ def data_text(student: str, base: str, data: str) -> str:
     before = _class_count(old, scope) or count_classes(build_model(student, 'student'))
     after = _class_count({**old, **new['train']}, scope)
     if after not in (0, before):
-        changes = _changes(ours['model'], _with_classes(ours['model'], before, after))
+        changes = _with_classes(ours['model'], before, after)
         lines += [f'model = {literal(changes)}'] if changes else []
     return '\n'.join(lines) + '\n'
 
@@ -62,10 +60,8 @@ def _inner_dataset(cfg: dict, split: str, path: str) -> Tuple[dict, int]:
     while dataset and 'dataset' in dataset:
         dataset, wrappers = dataset['dataset'], wrappers + 1
     if not dataset or 'datasets' in dataset:
-        what = 'joins several data sets in' if dataset else 'has no data set in its'
-        raise SetupError(
-            f'The config {path!r} {what} {split}_dataloader: give one with a single data set for each split.'
-        )
+        what = f'The config {path!r} ' + ('joins several data sets in' if dataset else 'has no data set in its')
+        raise SetupError(f'{what} {split}_dataloader: give one with a single data set for each split.')
     return dataset, wrappers
 
 
@@ -89,10 +85,8 @@ def _adapted(old: dict, new: dict, scope: Optional[str]) -> dict:
 def _dataset_class(kind: str, scope: Optional[str]) -> type:
     found = class_of(DATASETS, kind, scope)
     if found is None:
-        raise SetupError(
-            f"The data set type {kind!r} is not registered among those of the student's library: correct it, or import "
-            'what registers it with custom_imports.'
-        )
+        problem = f"The data set type {kind!r} is not registered among those of the student's library"
+        raise SetupError(f'{problem}: correct it, or import what registers it with custom_imports.')
     return found
 
 
@@ -102,7 +96,7 @@ def _evaluator(old: object, new: object) -> Optional[str]:
         return literal(new) if new else None
     if not isinstance(old, dict) or type_name(old) != type_name(new):
         return literal(dict(_delete_=True, **new))
-    changes = {key: new[key] for key in _EVALUATOR_KEYS if key in new and new[key] != old.get(key)}
+    changes = {key: new[key] for key in ('ann_file', 'iou_metrics') if key in new and new[key] != old.get(key)}
     return literal(changes) if changes else None
 
 
@@ -113,24 +107,18 @@ def _class_count(dataset: dict, scope: Optional[str]) -> int:
     return 1 if isinstance(classes, str) else len(classes)
 
 
-def _with_classes(cfg: object, old: int, new: int) -> object:
-    """Change a part of a model's config to another number of classes."""
+def _with_classes(cfg: object, old: int, new: int, whole: bool = False) -> object:
+    """Change a part of a model's config to another number of classes: all of it, or the entries that differ.
+
+    Lists are whole, as a list in a config replaces the one that it inherits.
+    """
     if isinstance(cfg, (list, tuple)):
-        return type(cfg)(_with_classes(part, old, new) for part in cfg)
+        return type(cfg)(_with_classes(part, old, new, whole=True) for part in cfg)
     if not isinstance(cfg, dict):
         return cfg
-    changed = {key: _with_classes(value, old, new) for key, value in cfg.items()}
-    changed.update({key: new for key in _CLASS_KEYS if cfg.get(key) == old})
+    changed = {key: _with_classes(value, old, new, whole) for key, value in cfg.items()}
+    changed.update({key: new for key in ('num_classes', 'num_things_classes') if cfg.get(key) == old})
     weights = cfg.get('class_weight')
     if isinstance(weights, (list, tuple)) and len(weights) in (old, old + 1):  # the last is the background's
         changed['class_weight'] = [weights[0]] * new + list(weights[old:])
-    return changed
-
-
-def _changes(old: dict, new: dict) -> dict:
-    """Pick the entries that differ. Lists are whole, as a list in a config replaces the one that it inherits."""
-    return {
-        key: _changes(old[key], value) if isinstance(value, dict) else value
-        for key, value in new.items()
-        if value != old[key]
-    }
+    return changed if whole else {key: value for key, value in changed.items() if value not in (cfg[key], {})}

@@ -13,8 +13,6 @@ from cankd_mm.config.paths import config_file
 from cankd_mm.config.types import from_timm, installed_libraries
 from cankd_mm.errors import SetupError
 
-_CONFIG_SUFFIXES = ('.py', '.json', '.yml', '.yaml')
-
 
 class ZooModel(NamedTuple):
     """A model by its config, a file or ``package::path``, with figures such as ``{'COCO': {'box AP': 38.9}}``."""
@@ -33,7 +31,7 @@ def find_model(key: str, whose: str) -> ZooModel:
     """
     if whose == 'teacher' and from_timm(key):
         return ZooModel(key.split('::')[1], key)
-    if '::' in key or key.endswith(_CONFIG_SUFFIXES) or osp.isfile(key):
+    if '::' in key or key.endswith(('.py', '.json', '.yml', '.yaml')) or osp.isfile(key):
         if not osp.isfile(config_file(key)):
             raise SetupError(f'The {whose} {key!r} does not exist: correct the path, or give the name of a zoo model.')
         named = {model.config: model for model in zoo()} if '::' in key else {}
@@ -48,9 +46,8 @@ def find_model(key: str, whose: str) -> ZooModel:
             f'The {whose} {key!r} is neither a file nor a model of MMDetection or MMSegmentation; {advice}'
         )
     if len(found) > 1:
-        raise SetupError(
-            f'The {whose} {key!r} is the name of several models: give one of {" or ".join(sorted(found))}.'
-        )
+        choices = ' or '.join(sorted(found))
+        raise SetupError(f'The {whose} {key!r} is the name of several models: give one of {choices}.')
     return next(iter(found.values()))
 
 
