@@ -121,7 +121,10 @@ def added_by(pair: FeaturePair) -> Tensor:
 
 
 def points_of(sample: BaseDataElement, shape: Tuple[int, int], count: int) -> List[Point]:
-    """Choose points of the image: the centres of its largest objects, or of a grid where there are none."""
+    """Choose points of the image: the centres of its largest objects, or of a grid where there are none.
+
+    Of label maps it is the innermost pixel of each class, those with the most of their class around them first.
+    """
     (height, width), found = shape, []
     if 'gt_instances' in sample and len(sample.gt_instances):
         boxes = sample.gt_instances.bboxes
@@ -129,16 +132,11 @@ def points_of(sample: BaseDataElement, shape: Tuple[int, int], count: int) -> Li
         largest = (boxes[:, 2:] - boxes[:, :2]).prod(1).argsort(descending=True)
         found = [((x1 + x2) / 2, (y1 + y2) / 2) for x1, y1, x2, y2 in boxes[largest].tolist()]
     elif 'gt_sem_seg' in sample:
-        found = _widest(sample.gt_sem_seg.data.squeeze().numpy())
+        labels, deepest = sample.gt_sem_seg.data.squeeze().numpy(), []
+        for label in np.unique(labels[labels != 255]):
+            depth = cv2.distanceTransform(np.pad(labels == label, 1).astype(np.uint8), cv2.DIST_L2, 5)
+            _, most, _, (x, y) = cv2.minMaxLoc(depth)
+            deepest.append((most, (x - 0.5, y - 0.5)))
+        found = [point for _, point in sorted(deepest, reverse=True)]
     grid = [(width * x / 4, height * y / 4) for x, y in ((2, 2), (1, 1), (3, 3), (3, 1), (1, 3))]
     return (found or grid)[:count]
-
-
-def _widest(labels: np.ndarray) -> List[Point]:
-    """The innermost pixel of each class, those with the most of their class around them first."""
-    found = []
-    for label in np.unique(labels[labels != 255]):
-        depth = cv2.distanceTransform(np.pad(labels == label, 1).astype(np.uint8), cv2.DIST_L2, 5)
-        _, deepest, _, (x, y) = cv2.minMaxLoc(depth)
-        found.append((deepest, (x - 0.5, y - 0.5)))
-    return [point for _, point in sorted(found, reverse=True)]

@@ -82,7 +82,7 @@ def test_looks_from_points_of_the_input():
     torch.testing.assert_close(affinity, block.affinity(x, t, [(0, 0), (7, 11)]))
     with torch.no_grad():
         z = block(x, t)
-    assert float(added[1]) == pytest.approx(float((z - x)[0, :, 7, 11].norm() / x[0, :, 7, 11].norm()), rel=1e-4)
+    assert added[1].item() == pytest.approx(float((z - x)[0, :, 7, 11].norm() / x[0, :, 7, 11].norm()), rel=1e-4)
     assert 0.1 < shares[1] <= 1
     torch.nn.init.zeros_(block.bn.weight)
     torch.nn.init.zeros_(block.bn.bias)

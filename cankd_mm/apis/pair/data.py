@@ -1,7 +1,7 @@
 """Write a student's config for another data set: what it says of the data and of their classes is exchanged."""
 
 import inspect
-from typing import Dict, Optional, Tuple
+from typing import Optional, Tuple
 
 from mmengine.registry import DATASETS
 
@@ -19,10 +19,7 @@ _DATASET_KEYS += ('img_suffix', 'seg_map_suffix', 'reduce_zero_label', 'ignore_i
 
 
 def data_text(student: str, base: str, data: str) -> str:
-    """Write a student's config, which ``_base_`` calls ``base``, with the dataloaders and evaluators of ``data``.
-
-    A config that lacks data sets, or has them in a form that cannot be exchanged, is a SetupError.
-    """
+    """Write a student's config, which ``_base_`` calls ``base``, with the dataloaders and evaluators of ``data``."""
     ours, theirs = read_config(student).to_dict(), read_config(data).to_dict()
     scope = ours.get('default_scope')
     new = {}
@@ -43,8 +40,7 @@ def data_text(student: str, base: str, data: str) -> str:
             text = f'dict(dataset={text})'
         lines.append(f'{split}_dataloader = {text}')
     evaluator = _evaluator(ours.get('val_evaluator'), theirs.get('val_evaluator'))
-    if evaluator:
-        lines += [f'val_evaluator = {evaluator}', 'test_evaluator = val_evaluator']
+    lines += [f'val_evaluator = {literal(evaluator)}', 'test_evaluator = val_evaluator'] if evaluator else []
     old, _ = _inner_dataset(ours, 'train', student)
     before = _class_count(old, scope) or count_classes(build_model(student, 'student'))
     after = _class_count({**old, **new['train']}, scope)
@@ -67,7 +63,7 @@ def _inner_dataset(cfg: dict, split: str, path: str) -> Tuple[dict, int]:
 
 def _adapted(old: dict, new: dict, scope: Optional[str]) -> dict:
     """Give what else changes in the student's data set: its pipeline, or all of it where the new type takes less."""
-    parameters: Dict[str, inspect.Parameter] = {}
+    parameters = {}
     for base in reversed(_dataset_class(new.get('type', old['type']), scope).__mro__):
         parameters.update(inspect.signature(base.__init__).parameters)
     # Both the data set and its pipeline say whether label maps count from one.
@@ -90,14 +86,13 @@ def _dataset_class(kind: str, scope: Optional[str]) -> type:
     return found
 
 
-def _evaluator(old: object, new: object) -> Optional[str]:
-    """Write the new evaluator, which keeps the student's other settings if it is of the same type."""
+def _evaluator(old: object, new: object) -> object:
+    """Give what changes in the evaluator, which keeps the student's other settings if it is of the same type."""
     if isinstance(new, list) or new is None:
-        return literal(new) if new else None
+        return new
     if not isinstance(old, dict) or type_name(old) != type_name(new):
-        return literal(dict(_delete_=True, **new))
-    changes = {key: new[key] for key in ('ann_file', 'iou_metrics') if key in new and new[key] != old.get(key)}
-    return literal(changes) if changes else None
+        return dict(_delete_=True, **new)
+    return {key: new[key] for key in ('ann_file', 'iou_metrics') if key in new and new[key] != old.get(key)}
 
 
 def _class_count(dataset: dict, scope: Optional[str]) -> int:

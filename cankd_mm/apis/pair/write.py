@@ -38,8 +38,7 @@ def write_pair(
     """Write the config of a pair, and say what was chosen and why, a line each.
 
     Args:
-        teacher (str): A zoo model's name, a config file, or ``package::path``.
-        student (str): The same of the student.
+        teacher, student (str): A zoo model's name, a config file, or ``package::path``.
         out (str): The file to write, which ends in ``.py``.
         teacher_ckpt (str, optional): Defaults to None, the zoo's.
         data (str, optional): A config of the data set to train on; the student's config for it is written beside the
@@ -66,7 +65,8 @@ def write_pair(
     elif pretrained_cfg(models[0]) is None and not from_timm(theirs.config):
         problem = f'The zoo has no weights of the teacher {theirs.name!r}'
         raise SetupError(f'{problem}: give its checkpoint with --teacher-ckpt PATH.')
-    size, batch_size = _input_size(cfg), cfg.train_dataloader.get('batch_size', 1)
+    loader = cfg.train_dataloader
+    size, batch_size = _input_size(loader.get('dataset') or {}), loader.get('batch_size', 1)
     sources = find_sources(models[1], models[0], size)
     parts = fitting_parts(models[1], models[0])
     notes = [
@@ -118,17 +118,14 @@ def _schedule(cfg: Config, batch_size: int) -> str:
     length = f'{iterations} iterations' if epochs is None else f'{epochs} epochs'
     optimizer = (cfg.get('optim_wrapper') or {}).get('optimizer') or {}
     in_all = (cfg.get('auto_scale_lr') or {}).get('base_batch_size')
-    rate = f'{optimizer.get("lr")} for {in_all} images in all' if in_all else optimizer.get('lr')
-    return f'{length}, {batch_size} images per GPU, {type_name(optimizer)} with learning rate {rate}'
+    rate = f'learning rate {optimizer.get("lr")}' + (f' for {in_all} images in all' if in_all else '')
+    return f'{length}, {batch_size} images per GPU, {type_name(optimizer)} with {rate}'
 
 
-def _input_size(cfg: Config) -> Optional[Size]:
-    """Find height and width of the largest image that a config trains on, a landscape; None where it names no size."""
-    dataset, steps = cfg.train_dataloader.get('dataset'), []
-    while dataset:
-        steps = [*(dataset.get('pipeline') or []), *steps]
-        dataset = dataset.get('dataset') or (dataset.get('datasets') or [None])[0]
-    return _size_after(steps, None)
+def _input_size(dataset: dict) -> Optional[Size]:
+    """Find height and width of the largest image of a data set, a landscape; None where its pipelines name no size."""
+    inner = dataset.get('dataset') or (dataset.get('datasets') or [None])[0]
+    return _size_after(dataset.get('pipeline') or [], _input_size(inner) if inner else None)
 
 
 def _size_after(steps: list, size: Optional[Size]) -> Optional[Size]:
@@ -160,11 +157,9 @@ def _memory(source: Source, batch_size: int, size: Optional[Size]) -> str:
     held = []
     for levels in source.pairs:
         channels = levels[1].shape[1]
+        sizes = [[max(round(side / level.stride), 1) for side in size] for level in levels]
         with FakeTensorMode(), saved_bytes() as saved:  # allocates nothing and computes nothing
-            student, teacher = (
-                torch.empty(batch_size, channels, *(max(round(side / level.stride), 1) for side in size))
-                for level in levels
-            )
+            student, teacher = (torch.empty(batch_size, channels, *height_width) for height_width in sizes)
             CanKDLoss(channels, resize=source.resize)(student.requires_grad_(), teacher)
         held.append(f'{sum(saved.values()) / 2**20:.0f}')
     return f'memory of the loss, {batch_size} images of {size[0]}x{size[1]} pixels: {" + ".join(held)} MB'
@@ -195,8 +190,8 @@ def _pair_text(
     ]
     if weights:
         start = weights.rfind('/') + 1 if len(weights) > _WIDTH - 20 else 0  # a long one goes on in a second line
-        lines += [f'    teacher_ckpt={literal(weights[:start])}'] if start else []
-        lines.append(f'    {"" if start else "teacher_ckpt="}{literal(weights[start:])},')
+        path = '\n    '.join(map(literal, filter(None, (weights[:start], weights[start:]))))
+        lines.append(f'    teacher_ckpt={path},')
     fitting = [part for part in dict.fromkeys(part.split('.')[0] for part in parts) if part != 'backbone']
     if 'init_from_teacher' in method:
         lines.append(f'    init_from_teacher={literal(method["init_from_teacher"])},')

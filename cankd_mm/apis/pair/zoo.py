@@ -26,8 +26,7 @@ class ZooModel(NamedTuple):
 def find_model(key: str, whose: str) -> ZooModel:
     """Find a model by the name that its library's zoo gives it, by its config file, or by ``package::path``.
 
-    A teacher may be ``'timm::NAME'`` as well. Weights and figures are those of its library's metafile, if any. A name
-    that is not known, or that of several models, is a SetupError that lists what may be meant.
+    A teacher may be ``'timm::NAME'`` as well. Weights and figures are those of the library's metafile, if any.
     """
     if whose == 'teacher' and from_timm(key):
         return ZooModel(key.split('::')[1], key)
@@ -54,23 +53,20 @@ def find_model(key: str, whose: str) -> ZooModel:
 @lru_cache(maxsize=None)
 def zoo() -> List[ZooModel]:
     """List the models of the installed libraries, after those of their metafiles the configs that none names."""
-    return [model for package in installed_libraries() for model in _models_of(package)]
-
-
-def _models_of(package: str) -> List[ZooModel]:
-    root = Path(get_installed_path(package)) / '.mim'
-    index = root / 'model-index.yml'
-    files = {f'{package}::{path.relative_to(root / "configs").as_posix()}' for path in root.glob('configs/[!_]*/*.py')}
     models = []
-    for metafile in load(index)['Import'] if index.is_file() else ():
-        content = load(root / metafile)
-        for entry in content.get('Models') or [] if isinstance(content, dict) else content:
-            # Some metafiles give the config's name without its folder, and some name a config that does not exist.
-            path = f'{package}::{Path(metafile).parent.name}/{Path(entry["Config"]).name}'
-            if path in files:
-                models.append(ZooModel(entry['Name'], path, entry.get('Weights'), _figures(entry.get('Results'))))
-    unnamed = files - {model.config for model in models}
-    return [*models, *(ZooModel(Path(path).stem, path) for path in sorted(unnamed))]
+    for package in installed_libraries():
+        root = Path(get_installed_path(package)) / '.mim'
+        index, paths = root / 'model-index.yml', root.glob('configs/[!_]*/*.py')
+        files = {f'{package}::{path.relative_to(root / "configs").as_posix()}' for path in paths}
+        for metafile in load(index)['Import'] if index.is_file() else ():
+            content = load(root / metafile)
+            for entry in content.get('Models') or [] if isinstance(content, dict) else content:
+                # Some metafiles give the config's name without its folder, and some name a config that does not exist.
+                path = f'{package}::{Path(metafile).parent.name}/{Path(entry["Config"]).name}'
+                if path in files:
+                    models.append(ZooModel(entry['Name'], path, entry.get('Weights'), _figures(entry.get('Results'))))
+        models += [ZooModel(Path(path).stem, path) for path in sorted(files - {model.config for model in models})]
+    return models
 
 
 def _figures(results: object) -> Dict[str, Dict[str, float]]:
