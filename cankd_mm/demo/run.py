@@ -61,7 +61,7 @@ def plan(
         options = {**common, **dict.fromkeys(lengths, 1 if quick else epochs or task.teacher_epochs)}
         if kind == 'teacher300':
             options['train_dataloader.dataset.ann_file'] = task.small_set
-        teacher = jobs[needs] if needs else None
+        teacher = jobs.get(needs)
         if teacher:
             last = teacher.options['train_cfg.max_epochs']
             options['model.teacher_ckpt'] = str(teacher.work_dir / f'epoch_{last}.pth')

@@ -52,6 +52,27 @@ class FeaturePair(NamedTuple):
         size = (student @ student.T).norm() * (target @ target.T).norm()
         return float((student @ target.T).square().sum() / size) if size > 0 else 0.0
 
+    def added(self) -> Tensor:
+        """Compute what the block adds to its input, ``|BN(W y)| / |x|`` of every pixel, ``(H, W)``."""
+        z = self.block(self.student, self.teacher)
+        added = z - self.student if self.block.residual else z
+        return added.norm(dim=1)[0] / self.student.norm(dim=1)[0].clamp(min=1e-12)
+
+    def looks(self, points: Sequence[Point], size: Tuple[int, int]) -> Tuple[Tensor, Tensor, Tensor]:
+        """Look through the block from K points of the model's input, which has this height and width.
+
+        Returns the affinities over the teacher's pooled feature, ``(K, H, W)``; the share of each on the tenth of the
+        pixels where it is largest, ``(K,)``, 0.1 if it is even; and what the block adds to these points, ``(K,)``.
+        """
+        height, width = self.student.shape[2:]
+        rows = [min(int(y * height / size[0]), height - 1) for _, y in points]
+        columns = [min(int(x * width / size[1]), width - 1) for x, _ in points]
+        affinity = self.block.affinity(self.student, self.teacher, [*zip(rows, columns)]).float()
+        sizes = affinity.abs().flatten(1).sort(descending=True).values
+        tenth = max(round(sizes.shape[1] / 10), 1)
+        shares = (sizes[:, :tenth].sum(1) / sizes.sum(1)).nan_to_num(tenth / sizes.shape[1])
+        return affinity, shares, self.added()[rows, columns]
+
     def _centred(self) -> List[Tensor]:
         """Both features as ``(C, H * W)``, without the mean of each channel."""
         flat = [feature[0].flatten(1).double() for feature in (self.student, self.target)]
@@ -97,34 +118,8 @@ def feature_pairs(model: FeatureDistill, sample: Sample) -> Tuple[np.ndarray, Di
     return image.permute(1, 2, 0).numpy(), pairs
 
 
-def looks(pair: FeaturePair, points: Sequence[Point], size: Tuple[int, int]) -> Tuple[Tensor, Tensor, Tensor]:
-    """Look through a level's block from K points of the model's input, which has this height and width.
-
-    Returns the affinities over the teacher's pooled feature, ``(K, H, W)``; the share of each on the tenth of the
-    pixels where it is largest, ``(K,)``, 0.1 if it is even; and what the block adds to these points, ``(K,)``.
-    """
-    height, width = pair.student.shape[2:]
-    pixels = [(min(int(y * height / size[0]), height - 1), min(int(x * width / size[1]), width - 1)) for x, y in points]
-    affinity = pair.block.affinity(pair.student, pair.teacher, pixels).float()
-    sizes = affinity.abs().flatten(1).sort(descending=True).values
-    tenth = max(round(sizes.shape[1] / 10), 1)
-    shares = (sizes[:, :tenth].sum(1) / sizes.sum(1)).nan_to_num(tenth / sizes.shape[1])
-    rows, columns = map(list, zip(*pixels))
-    return affinity, shares, added_by(pair)[rows, columns]
-
-
-def added_by(pair: FeaturePair) -> Tensor:
-    """Compute what a level's block adds to its input, ``|BN(W y)| / |x|`` of every pixel, ``(H, W)``."""
-    z = pair.block(pair.student, pair.teacher)
-    added = z - pair.student if pair.block.residual else z
-    return added.norm(dim=1)[0] / pair.student.norm(dim=1)[0].clamp(min=1e-12)
-
-
 def points_of(sample: BaseDataElement, shape: Tuple[int, int], count: int) -> List[Point]:
-    """Choose points of the image: the centres of its largest objects, or of a grid where there are none.
-
-    Of label maps it is the innermost pixel of each class, those with the most of their class around them first.
-    """
+    """Choose points of the image: the centres of its largest objects, or of a grid where there are none."""
     (height, width), found = shape, []
     if 'gt_instances' in sample and len(sample.gt_instances):
         boxes = sample.gt_instances.bboxes
@@ -136,7 +131,7 @@ def points_of(sample: BaseDataElement, shape: Tuple[int, int], count: int) -> Li
         for label in np.unique(labels[labels != 255]):
             depth = cv2.distanceTransform(np.pad(labels == label, 1).astype(np.uint8), cv2.DIST_L2, 5)
             _, most, _, (x, y) = cv2.minMaxLoc(depth)
-            deepest.append((most, (x - 0.5, y - 0.5)))
+            deepest.append((most, (x - 0.5, y - 0.5)))  # the pixel with the most of its class around it
         found = [point for _, point in sorted(deepest, reverse=True)]
     grid = [(width * x / 4, height * y / 4) for x, y in ((2, 2), (1, 1), (3, 3), (3, 1), (1, 3))]
     return (found or grid)[:count]

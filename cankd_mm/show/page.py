@@ -72,7 +72,7 @@ def write_page(out: Path, title: str, facts: Sequence[Tuple[str, str]], sections
 
 
 def _inside(image: np.ndarray) -> str:
-    """An image as an address that holds it: photos as JPEG, plots with what shines through them as PNG."""
+    """Write an image as an address that holds it: photos as JPEG, plots as PNG, which the page shines through."""
     kind = 'png' if image.shape[2] == 4 else 'jpeg'
     encoded = io.BytesIO()
     Image.fromarray(image).save(encoded, kind, quality=85)
@@ -187,8 +187,8 @@ def _plot(across: str, what: str, size: Tuple[float, float] = (4.2, 2.6)) -> Axe
 
 def _pixels(axis: Axes) -> np.ndarray:
     if axis.get_legend_handles_labels()[0]:
-        where = dict(loc='lower left', bbox_to_anchor=(0, 1), ncols=4, columnspacing=1, handlelength=1.2)
-        axis.legend(fontsize=7, labelcolor=_INK, frameon=False, **where)
+        look = dict(fontsize=7, labelcolor=_INK, frameon=False, ncols=4, columnspacing=1, handlelength=1.2)
+        axis.legend(loc='lower left', bbox_to_anchor=(0, 1), **look)
     canvas = FigureCanvasAgg(axis.figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba()).copy()

@@ -15,14 +15,13 @@ from cankd_mm.apis.work_dir import read_scalars
 from cankd_mm.config.metric import Metric
 from cankd_mm.engine.val_loop import teacher_is_rateable
 from cankd_mm.show import page, predictions
-from cankd_mm.show.features import FeaturePair, Point, added_by, feature_pairs, looks, points_of
+from cankd_mm.show.features import FeaturePair, Point, feature_pairs, points_of
 from cankd_mm.show.page import Picture, Section, Table
 from cankd_mm.show.stages import AFTER, ALONE, BEFORE, Sample, Stages
 
 _TEACHER, _STUDENT = 'teacher', 'student'
 _MAPS = 4  # images whose maps are shown; figures are of all
 _POINTS = 3  # of an image, from which a block is looked through
-_IDENTITY = 1e-3  # a block that adds less than this share of its input counts as the identity that it starts from
 
 
 @torch.no_grad()
@@ -34,28 +33,26 @@ def changes(stages: Stages, cfg: Config, chosen: Sequence[Sample], rated: bool =
         models.remove(_TEACHER)
         words.append('The teacher predicts nothing, or other classes than the data has, and is left out here.')
     scope, meta = cfg.default_scope, predictions.dataset_meta(cfg)
-    annotated = any(key in chosen[0].annotations for key in ('gt_instances', 'gt_sem_seg'))
-    titles = ['ground truth' if annotated else 'image', *models]
-    columns = [[page.shrunk(s.image, predictions.SIDE) for s in chosen]]
-    if annotated:
-        columns = [[predictions.draw(s.image, s.annotations, scope, meta, truth=True) for s in chosen]]
+    columns = {'image': [page.shrunk(s.image, predictions.SIDE) for s in chosen]}
+    if any(key in chosen[0].annotations for key in ('gt_instances', 'gt_sem_seg')):
+        drawn = [predictions.draw(s.image, s.annotations, scope, meta, truth=True) for s in chosen]
+        columns = {'ground truth': drawn}
     for name in models:
         model = stages.at(ALONE if name == ALONE else AFTER)
         model = model.teacher if name == _TEACHER else model
         found = [model.test_step(copy.deepcopy(sample.data))[0] for sample in chosen]
-        columns.append([predictions.draw(s.image, f, scope, meta) for s, f in zip(chosen, found)])
+        columns[name] = [predictions.draw(s.image, f, scope, meta) for s, f in zip(chosen, found)]
         if rated:
             ratings[name] = predictions.rate_by_class(model, cfg)
     boxes = ' Boxes of a score above 0.3 are drawn.' if scope == 'mmdet' else ''
-    drawn = Picture('predictions', f'By column: {", ".join(titles)}.{boxes}', [*zip(*columns)], titles)
+    drawn = Picture('predictions', f'By column: {", ".join(columns)}.{boxes}', [*zip(*columns.values())], [*columns])
     if not rated:
         return Section('What it changed', words, pictures=[drawn])
     metric, _, classes, sizes = ratings[_STUDENT]
     rows = [[name, *map(page.per_cent, (r.overall, *r.sizes.values()))] for name, r in ratings.items()]
-    sizes_are = 'small, medium and large are objects of up to 32x32, up to 96x96, and more pixels'
-    detail = sizes_are if sizes else 'the mean over the classes'
-    meaning = f'{metric} on all images of the validation set, in per cent; {detail}.'
-    overall = Table(['model', metric, *sizes], rows, meaning)
+    sizes_are = 'small, medium and large are objects of up to 32x32, up to 96x96, and more pixels.'
+    meaning = f'{metric} on all images of the validation set, in per cent; '
+    overall = Table(['model', metric, *sizes], rows, meaning + (sizes_are if sizes else 'the mean over the classes.'))
     names = predictions.telling_classes(list(ratings.values()))
     plot = page.bars({model: [r.classes[name] for name in names] for model, r in ratings.items()}, names, metric)
     which = f'the {len(names)} of {len(classes)} classes on which the models differ most'
@@ -80,11 +77,11 @@ class _Attended:
     """What is kept of a block on one image, through which points of the image have looked."""
 
     def __init__(self, pair: FeaturePair, sample: Sample, image: np.ndarray, at: Optional[Point]) -> None:
-        info, size, added = sample.annotations.metainfo, image.shape[:2], added_by(pair)
+        info, size, added = sample.annotations.metainfo, image.shape[:2], pair.added()
         (height, width), (old_height, old_width) = info['img_shape'][:2], info['ori_shape'][:2]
         points = [at] if at else points_of(sample.annotations, (old_height, old_width), _POINTS)
         points = [(x * width / old_width, y * height / old_height) for x, y in points]
-        affinities, self.top_tenth, self.there = looks(pair, points, size)
+        affinities, self.top_tenth, self.there = pair.looks(points, size)
         self.block, self.added = pair.block, float(added.mean())
         crosses = [page.marked(page.heat([a], image)[0], point, size) for a, point in zip(affinities, points)]
         gaps = [None] * (_POINTS - len(points))
@@ -122,8 +119,8 @@ def _figures(levels: Dict[str, Dict[str, List[_Measured]]], order: Sequence[str]
     meaning = (
         'The size is channels x height x width. Left is the mean squared difference between student and teacher after '
         'the normalization of the loss, which is the loss over its weight: after instance norm 0 where both are equal, '
-        '2 where they have nothing in common. '
-        'CKA says how alike both are whatever the order of their channels, 1 at most, over the pixels of an image.'
+        '2 where they have nothing in common. CKA says how alike both are over the pixels of an image, 1 at most, '
+        'whatever the order of their channels.'
     )
     if any(len(measures) < len(order) for measures in levels.values()):
         meaning += ' Of the student alone nothing can be said where a connector lies between, trained with the other.'
@@ -166,7 +163,7 @@ def _attention(attended: Dict[str, List[_Attended]]) -> Section:
         block, added = of_images[0].block, np.mean([image.added for image in of_images])
         gate = block.bn.weight.abs().mean().item()
         there, top = (float(torch.cat([getattr(i, key) for i in of_images]).mean()) for key in ('there', 'top_tenth'))
-        if added < _IDENTITY:
+        if added < 1e-3:
             stays = f'The block of {name} has stayed the identity: it adds {added:.1e} of what comes in, and its gate, '
             words.append(f'{stays}which starts at 0, is {gate:.1e}.')
         rows.append([name, f'{gate:.4f}', f'{100 * added:.2f} %', f'{100 * there:.2f} %', f'{100 * top:.0f} %'])
@@ -212,8 +209,8 @@ def run(work_dir: Path, metric: Optional[Metric]) -> Section:
             )
         else:
             teacher = {key[len('teacher/') :]: value for key, value in entry.items() if key.startswith('teacher/')}
-            rated = [('student', entry), ('teacher', teacher)] if metric else []
-            found = dict(metrics={who: metric.of(reported) for who, reported in rated if reported})
+            rated = dict(student=entry, teacher=teacher) if metric else {}
+            found = dict(metrics={who: metric.of(reported) for who, reported in rated.items() if reported})
         for plot, values in found.items():
             for name, value in values.items():
                 if isinstance(value, Real) and abs(value) != float('inf'):

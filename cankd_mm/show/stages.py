@@ -52,9 +52,7 @@ def read_stages(cfg: Config, checkpoint: str, against: Optional[str] = None) -> 
     weights, notes = {AFTER: copy.deepcopy(model.state_dict())}, []
     fingerprint = read['state_dict'].get('_extra_state')
     if fingerprint is not None and not torch.equal(fingerprint.cpu(), model.get_extra_state()):
-        notes.append(
-            f'The teacher that is shown, of {model.teacher_ckpt}, is not the one of the training: weights differ.'
-        )
+        notes.append(f'The training had another teacher than {model.teacher_ckpt}, which is shown: weights differ.')
     seed = read.get('meta', {}).get('seed')
     try:
         with untouched_generators(), quiet():

@@ -38,8 +38,7 @@ def find_model(key: str, whose: str) -> ZooModel:
     # A metafile may name a model otherwise than its config.
     found = {model.config: model for model in reversed(zoo()) if key in (model.name, Path(model.config).stem)}
     if not found:
-        names = {Path(model.config).stem for model in zoo()}
-        near = get_close_matches(key, sorted(names), n=3, cutoff=0.5)
+        near = get_close_matches(key, sorted({Path(model.config).stem for model in zoo()}), n=3, cutoff=0.5)
         advice = f'did you mean {" or ".join(map(repr, near))}?' if near else 'give a name of theirs, or a config file.'
         raise SetupError(
             f'The {whose} {key!r} is neither a file nor a model of MMDetection or MMSegmentation; {advice}'
