@@ -96,10 +96,8 @@ def feature_pairs(model: FeatureDistill, sample: Sample) -> Tuple[np.ndarray, Di
         if empty_sources(distiller.student_recorders):
             model(inputs, data_samples, mode='tensor')
     for source in empty_sources(distiller.student_recorders):
-        raise SetupError(
-            f'The feature {source!r} is recorded in training steps alone, and cannot be shown: distil from a module of '
-            'the backbone, the neck, or a head that predictions run.'
-        )
+        problem = f'The feature {source!r} is recorded in training steps alone, and cannot be shown'
+        raise SetupError(f'{problem}: distil from the backbone, the neck, or a head that predictions run.')
     pairs = {}
     for key, loss in distiller.distill_losses.items():
         name, records = key.replace('loss_', '', 1), distiller.loss_forward_mappings[key].values()
@@ -108,10 +106,8 @@ def feature_pairs(model: FeatureDistill, sample: Sample) -> Tuple[np.ndarray, Di
         if not all(isinstance(f, Tensor) and f.dim() == 4 for f in (student, teacher)):
             raise SetupError(f'What the loss of {name!r} compares is no feature map (N, C, H, W), and cannot be shown.')
         if student.shape[1] != teacher.shape[1]:
-            raise SetupError(
-                f'The features of {name!r} have {student.shape[1]} and {teacher.shape[1]} channels, of which a loss of '
-                'its own makes one: only features of equal channels can be shown.'
-            )
+            channels = f'The features of {name!r} have {student.shape[1]} and {teacher.shape[1]} channels'
+            raise SetupError(f'{channels}, whatever their loss makes of it: only those of equal channels can be shown.')
         # Any other loss is looked at as a CanKDLoss without a block: after instance norm.
         ours = loss if isinstance(loss, CanKDLoss) else CanKDLoss(student.shape[1], mode=None, resize='student')
         pairs[name] = FeaturePair(*ours.resized(student, teacher), ours.norm, ours.can)

@@ -134,10 +134,9 @@ def _mean(figures: Sequence[float], digits: int) -> str:
 def _maps(name: str, measures: Dict[str, List[_Measured]], images: Sequence[np.ndarray]) -> Section:
     norm = measures[AFTER][0].norm
     features, left = [], []
-    for number, image in enumerate(images[:_MAPS]):
-        here = {stage: of_images[number] for stage, of_images in measures.items()}
-        features.append([image, *page.heat([here[AFTER].teacher, *(m.student for m in here.values())], image)])
-        left.append([image, *page.heat([m.left for m in here.values()], image)])
+    for image, *here in zip(images[:_MAPS], *measures.values()):
+        features.append([image, *page.heat([here[0].teacher, *(m.student for m in here)], image)])
+        left.append([image, *page.heat([m.left for m in here], image)])
     students = [stage if stage == ALONE else f'student, {stage}' for stage in measures]
     correlations = {stage: torch.stack([m.correlation for m in of]).mean(0) for stage, of in measures.items()}
     plot = page.histogram(correlations, 'correlation with the teacher')
@@ -168,9 +167,9 @@ def _attention(attended: Dict[str, List[_Attended]]) -> Section:
             words.append(f'{stays}which starts at 0, is {gate:.1e}.')
         rows.append([name, f'{gate:.4f}', f'{100 * added:.2f} %', f'{100 * there:.2f} %', f'{100 * top:.0f} %'])
         meaning = (
-            f"Level {name}, affinity {block.mode}: what each marked pixel looks at in the teacher's map, on a scale of "
-            'its own, red is most; at the right, how much the block adds to every pixel.'
+            f"Level {name}, affinity {block.mode}: what each marked pixel looks at in the teacher's map, on a scale "
         )
+        meaning += 'of its own, red is most; at the right, how much the block adds to every pixel.'
         titles = ['input', *['from the cross'] * _POINTS, 'what the block adds']
         drawn.append(Picture(f'{name}_attention', meaning, [image.pictures for image in of_images], titles))
     heads = ['level', 'gate', 'added, all pixels', 'added, marked pixels', 'affinity on a tenth of the pixels']

@@ -56,10 +56,8 @@ def show(
     for info in (sample.annotations.metainfo for sample in chosen):
         height, width = info['ori_shape'][:2]
         if at is not None and not (0 <= at[0] < width and 0 <= at[1] < height):
-            raise SetupError(
-                f'The point x={at[0]:g}, y={at[1]:g} lies outside of {info.get("img_path")!r}, which has '
-                f'{width}x{height} pixels: give --at a point inside, or images that have it.'
-            )
+            where = f'The point x={at[0]:g}, y={at[1]:g} lies outside of {info.get("img_path")!r}'
+            raise SetupError(f'{where} of {width}x{height} pixels: give --at a point inside, or images that have it.')
     not_rated = _not_rated(cfg, evaluate)
     changed = sections.changes(stages, cfg, chosen, rated=not not_rated)
     changed.words.extend([*stages.notes, *not_rated])
