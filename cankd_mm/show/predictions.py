@@ -4,7 +4,7 @@ import copy
 import io
 from collections import defaultdict
 from contextlib import redirect_stdout
-from typing import Dict, List, NamedTuple, Sequence, Tuple
+from typing import Dict, List, NamedTuple, Sequence
 
 import numpy as np
 import torch
@@ -41,31 +41,26 @@ def draw(
     data_sample = data_sample.cpu()  # a copy
     # A visualizer of its own has nowhere to write to, and is not that of a running training.
     if scope == 'mmdet':
-        image, data_sample = _enlarged(image, data_sample, side)
+        from mmdet.structures.mask import BitmapMasks  # not there beside MMSegmentation alone
+
         visualizer, options = VISUALIZERS.get('mmdet.DetLocalVisualizer')(name='show'), dict(pred_score_thr=0.3)
+        # Lines and letters have a size of their own in pixels: small images are enlarged before, and boxes with them.
+        has_map = any(key.endswith(('sem_seg', 'panoptic_seg')) for key in data_sample.keys())
+        factor = 1.0 if has_map else max(1.0, side / max(image.shape[:2]))
+        image = shrunk(image, side) if factor > 1 else image
+        for key in {'gt_instances', 'pred_instances'} & set(data_sample.keys()):
+            instances = data_sample.get(key)
+            instances.bboxes = torch.as_tensor(getattr(instances.bboxes, 'tensor', instances.bboxes)) * factor
+            if 'masks' in instances and factor > 1:
+                masks = instances.masks
+                masks = BitmapMasks(masks.byte().numpy(), *masks.shape[1:]) if isinstance(masks, Tensor) else masks
+                instances.masks = masks.resize(image.shape[:2])
     else:
         visualizer = VISUALIZERS.get('mmseg.SegLocalVisualizer')(name='show', alpha=0.6)
         options = dict(with_labels=False)
     visualizer.dataset_meta = dict(meta)
     visualizer.add_datasample('', image, data_sample, draw_gt=truth, draw_pred=not truth, **options)
     return shrunk(visualizer.get_image(), side)
-
-
-def _enlarged(image: np.ndarray, data_sample: BaseDataElement, side: int) -> Tuple[np.ndarray, BaseDataElement]:
-    """Have boxes as tensors, and small images enlarged: lines and letters have a size of their own in pixels."""
-    from mmdet.structures.mask import BitmapMasks  # not there beside MMSegmentation alone
-
-    has_map = any(key.endswith(('sem_seg', 'panoptic_seg')) for key in data_sample.keys())
-    factor = 1.0 if has_map else max(1.0, side / max(image.shape[:2]))
-    image = shrunk(image, side) if factor > 1 else image
-    for key in {'gt_instances', 'pred_instances'} & set(data_sample.keys()):
-        instances = data_sample.get(key)
-        instances.bboxes = torch.as_tensor(getattr(instances.bboxes, 'tensor', instances.bboxes)) * factor
-        if 'masks' in instances and factor > 1:
-            masks = instances.masks
-            masks = BitmapMasks(masks.byte().numpy(), *masks.shape[1:]) if isinstance(masks, Tensor) else masks
-            instances.masks = masks.resize(image.shape[:2])
-    return image, data_sample
 
 
 @torch.no_grad()

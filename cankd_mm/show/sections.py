@@ -65,7 +65,8 @@ class _Measured:
     """What is kept of a level's feature at one stage on one image."""
 
     def __init__(self, pair: FeaturePair, through_block: bool) -> None:
-        self.size, self.norm = 'x'.join(map(str, pair.student.shape[1:])), pair.norm
+        self.size = 'x'.join(map(str, pair.student.shape[1:]))
+        self.norm = f'after {pair.norm} norm' if pair.norm else 'as they are'
         both = (pair.normalized(feature) for feature in (pair.student, pair.target))
         self.student, self.teacher = (feature.abs().mean(1)[0].cpu() for feature in both)  # (H, W)
         self.left = pair.left().cpu()
@@ -132,18 +133,14 @@ def _mean(figures: Sequence[float], digits: int) -> str:
 
 
 def _maps(name: str, measures: Dict[str, List[_Measured]], images: Sequence[np.ndarray]) -> Section:
-    norm = measures[AFTER][0].norm
-    features, left = [], []
+    features, left, norm = [], [], measures[AFTER][0].norm
     for image, *here in zip(images[:_MAPS], *measures.values()):
         features.append([image, *page.heat([here[0].teacher, *(m.student for m in here)], image)])
         left.append([image, *page.heat([m.left for m in here], image)])
     students = [stage if stage == ALONE else f'student, {stage}' for stage in measures]
     correlations = {stage: torch.stack([m.correlation for m in of]).mean(0) for stage, of in measures.items()}
     plot = page.histogram(correlations, 'correlation with the teacher')
-    normed = f'after {norm} norm' if norm else 'as they are'
-    sizes = (
-        f"The teacher's and the student's feature {normed}: the mean size of the channels, on one scale for an image."
-    )
+    sizes = f"The teacher's and the student's feature {norm}: the mean size of the channels, on one scale for an image."
     rest = 'What is left between both, on one scale for an image. Red is where the student is least like its teacher.'
     spread = 'How many channels of the student correlate how much with the same channel of the teacher.'
     drawn = [
@@ -166,10 +163,8 @@ def _attention(attended: Dict[str, List[_Attended]]) -> Section:
             stays = f'The block of {name} has stayed the identity: it adds {added:.1e} of what comes in, and its gate, '
             words.append(f'{stays}which starts at 0, is {gate:.1e}.')
         rows.append([name, f'{gate:.4f}', f'{100 * added:.2f} %', f'{100 * there:.2f} %', f'{100 * top:.0f} %'])
-        meaning = (
-            f"Level {name}, affinity {block.mode}: what each marked pixel looks at in the teacher's map, on a scale "
-        )
-        meaning += 'of its own, red is most; at the right, how much the block adds to every pixel.'
+        meaning = f"Level {name}, affinity {block.mode}: what each marked pixel looks at in the teacher's map, on a "
+        meaning += 'scale of its own, red is most; at the right, how much the block adds to every pixel.'
         titles = ['input', *['from the cross'] * _POINTS, 'what the block adds']
         drawn.append(Picture(f'{name}_attention', meaning, [image.pictures for image in of_images], titles))
     heads = ['level', 'gate', 'added, all pixels', 'added, marked pixels', 'affinity on a tenth of the pixels']
