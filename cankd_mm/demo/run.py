@@ -63,8 +63,7 @@ def plan(
             options['train_dataloader.dataset.ann_file'] = task.small_set
         teacher = jobs.get(needs)
         if teacher:
-            last = teacher.options['train_cfg.max_epochs']
-            options['model.teacher_ckpt'] = str(teacher.work_dir / f'epoch_{last}.pth')
+            options['model.teacher_ckpt'] = f'{teacher.work_dir}/epoch_{teacher.options["train_cfg.max_epochs"]}.pth'
         trained = {kind: 0} if kind.startswith('teacher') else {f'{kind}_seed{seed}': seed for seed in seeds}
         for name, seed in trained.items():
             work_dir, overrides = root / task.name / name, {**options, 'randomness.seed': seed}

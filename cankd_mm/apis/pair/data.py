@@ -36,9 +36,7 @@ def data_text(student: str, base: str, data: str) -> str:
         own = {key: value for key, value in new[split].items() if key not in shared}
         own.update(_adapted(old, new[split], scope))
         text = f'dict(**data, {arguments(own)})' if own else 'data'
-        for _ in range(wrappers + 1):
-            text = f'dict(dataset={text})'
-        lines.append(f'{split}_dataloader = {text}')
+        lines.append(f'{split}_dataloader = {"dict(dataset=" * (wrappers + 1)}{text}{")" * (wrappers + 1)}')
     evaluator = _evaluator(ours.get('val_evaluator'), theirs.get('val_evaluator'))
     lines += [f'val_evaluator = {literal(evaluator)}', 'test_evaluator = val_evaluator'] if evaluator else []
     old, _ = _inner_dataset(ours, 'train', student)

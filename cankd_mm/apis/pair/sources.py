@@ -13,7 +13,6 @@ from cankd_mm.models.distillers.probe import Level, Size, probe, probe_both
 
 # A segmentor's logits come last: they are a source where neck and backbone give no feature maps.
 _LOGITS = 'decode_head.conv_seg'
-_MOST_LEVELS = 4  # of a feature pyramid, as in the paper: the levels above are small
 
 
 class Source(NamedTuple):
@@ -36,8 +35,7 @@ class Source(NamedTuple):
 
 def _numbers_and_strides(levels: Sequence[Level]) -> Tuple[str, str]:
     numbers = ', '.join(str(level.index) for level in levels if level.index is not None)
-    strides = ', '.join(f'{level.stride:.3g}' for level in levels)
-    plural = 's' if len(levels) > 1 else ''
+    strides, plural = ', '.join(f'{level.stride:.3g}' for level in levels), 's' if len(levels) > 1 else ''
     return f'level{plural} {numbers}' if numbers else 'map', f'stride{plural} {strides}'
 
 
@@ -76,7 +74,7 @@ def _find_source(
                 raise
             pairs = [(min(reversed(ours), key=lambda level: abs(log(level.stride / last.stride))), last)]
         large = [pair for pair in pairs if input_size is None or min(input_size) / pair[0].stride >= 2]
-        pairs = (large or pairs)[:_MOST_LEVELS]
+        pairs = (large or pairs)[:4]  # as in the paper: the levels above are small
     else:
         # The student's last level, or where it gives more in training the one that it gives last in evaluation.
         evaluated = probe(student, name, 'student', first_size=ours[0].image)

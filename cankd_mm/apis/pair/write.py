@@ -114,8 +114,8 @@ def _described(model: ZooModel, built: BaseModel) -> str:
 
 
 def _schedule(cfg: Config, batch_size: int) -> str:
-    epochs, iterations = cfg.train_cfg.get('max_epochs'), cfg.train_cfg.get('max_iters')
-    length = f'{iterations} iterations' if epochs is None else f'{epochs} epochs'
+    epochs = cfg.train_cfg.get('max_epochs')
+    length = f'{cfg.train_cfg.get("max_iters")} iterations' if epochs is None else f'{epochs} epochs'
     optimizer = (cfg.get('optim_wrapper') or {}).get('optimizer') or {}
     in_all = (cfg.get('auto_scale_lr') or {}).get('base_batch_size')
     rate = f'learning rate {optimizer.get("lr")}' + (f' for {in_all} images in all' if in_all else '')
