@@ -12,11 +12,7 @@ from cankd_mm.demo.scenes import CLASSES, SIZE, SceneComposer
 def prepare(root: Path, num_train: int = 2000, num_small: int = 300, num_val: int = 200) -> None:
     """Write both data sets under ``root/detection`` and ``root/segmentation``, where they are not there yet.
 
-    Args:
-        root (Path): The folder of both data sets.
-        num_train (int): Number of training scenes. Defaults to 2000.
-        num_small (int): Number of training scenes in the small set. Defaults to 300.
-        num_val (int): Number of validation scenes. Defaults to 200.
+    The numbers are those of scenes. The small set is the first part of the training set.
     """
     for task, write in (('detection', _write_detection), ('segmentation', _write_segmentation)):
         part = root / f'{task}.part'

@@ -18,7 +18,6 @@ from cankd_mm.show.page import grid
 from cankd_mm.show.predictions import draw
 
 _SIDE = 160  # pixels of a scene in the picture
-# What is said of a digit, by the colour of its box.
 _VERDICTS = dict(classes=('there', 'wrong', 'right'), palette=[(255, 255, 255), (255, 0, 0), (0, 255, 0)])
 
 

@@ -18,11 +18,11 @@ from cankd_mm.show.show import show
 
 
 class Task(NamedTuple):
-    """A task, and what differs in it: the model, the list of the students' scenes, and the epochs of the teacher."""
+    """A task, and what differs in it."""
 
     name: str
     model: str
-    small_set: str
+    small_set: str  # the list of the students' scenes
     teacher_epochs: int
 
 
@@ -42,7 +42,6 @@ _KINDS = {
     'cankd300': ('cankd from that teacher', _CANKD, 24, 'teacher300'),
 }
 _QUICK_SCENES = 192  # that a quick run trains on
-_TITLES = {ALONE: 'student alone', 'cankd': 'student with CanKD'}  # of methods in the picture
 
 
 def plan(
@@ -62,10 +61,9 @@ def plan(
         options = {**common, **dict.fromkeys(lengths, 1 if quick else epochs or task.teacher_epochs)}
         if kind == 'teacher300':
             options['train_dataloader.dataset.ann_file'] = task.small_set
-        teacher = jobs[needs] if needs else None
+        teacher = jobs.get(needs)
         if teacher:
-            last = teacher.options['train_cfg.max_epochs']
-            options['model.teacher_ckpt'] = str(teacher.work_dir / f'epoch_{last}.pth')
+            options['model.teacher_ckpt'] = f'{teacher.work_dir}/epoch_{teacher.options["train_cfg.max_epochs"]}.pth'
         trained = {kind: 0} if kind.startswith('teacher') else {f'{kind}_seed{seed}': seed for seed in seeds}
         for name, seed in trained.items():
             work_dir, overrides = root / task.name / name, {**options, 'randomness.seed': seed}
@@ -83,17 +81,10 @@ def run_demo(
 ) -> str:
     """Train, distil, export, evaluate and report, on scenes of handwritten digits: an experiment for each task.
 
-    Args:
-        root (Path): The folder of all results; what an earlier call has finished there is kept.
-        seeds (Sequence[int]): The seeds of the students. Defaults to (0, ).
-        controls (bool): Whether to add the fair controls: the student alone for as much time as the distilled one
-            takes, and a student distilled from a teacher that saw no more than its scenes. Defaults to False.
-        quick (bool): Whether everything is trained for one short epoch, to show the way. Defaults to False.
-        tasks (Sequence[str]): Which tasks. Defaults to both.
-        data (Path): The folder of both data sets. Defaults to ``data/digits``.
-
-    Returns:
-        str: A table for each task.
+    ``root`` is the folder of all results, where what an earlier call has finished is kept, and ``data`` that of both
+    data sets. ``controls`` adds the fair controls: the student alone for as much time as the distilled one takes, and a
+    student distilled from a teacher that saw no more than its scenes. ``quick`` trains everything for one short epoch,
+    to show the way. A table for each task is returned.
     """
     prepare(data)
     planned = {task.name: plan(task, root, data, seeds, controls, quick) for task in TASKS if task.name in tasks}
@@ -113,10 +104,11 @@ def run_demo(
 def _predict(runs: List[dict], seed: int, folder: Path) -> Dict[str, List[dict]]:
     """Let the students of a seed predict a few scenes: the predictions by the picture's titles."""
     found, out, first = {}, str(folder / 'predictions.pkl'), {'test_dataloader.dataset.indices': 8}
+    titles = {ALONE: 'student alone', 'cankd': 'student with CanKD'}
     for run in runs:
-        if run['method'] in _TITLES and run['seed'] == seed:
+        if run['method'] in titles and run['seed'] == seed:
             test(*run['student'], work_dir=str(folder / 'scenes'), out=out, cfg_options=first)
-            found[_TITLES[run['method']]] = load(out)
+            found[titles[run['method']]] = load(out)
     return found
 
 

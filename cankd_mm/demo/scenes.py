@@ -55,7 +55,8 @@ class SceneComposer:
             taken[area] = True
             patch = image[area]
             if self.cards:
-                mask = _card(rng, side)
+                ellipse = (((np.mgrid[:side, :side] + 0.5) / side * 2 - 1) ** 2).sum(0) <= 1
+                mask = ellipse | (rng.random() < 0.5)  # of half of them all, a rectangle
                 patch[mask] = rng.uniform(150, 255, 3) + rng.normal(0, 8, (mask.sum(), 3))
                 label_map[area][mask] = self.labels[digit] + 1
                 top, left = (side - alpha.shape[0]) // 2, (side - alpha.shape[1]) // 2
@@ -93,14 +94,6 @@ def _enlarge(digit: np.ndarray, side: int) -> np.ndarray:
     digit = digit[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     size = tuple(round(n * side / 8) for n in digit.shape[::-1])
     return np.clip(cv2.resize(digit, size, interpolation=cv2.INTER_CUBIC), 0, 1)
-
-
-def _card(rng: np.random.Generator, side: int) -> np.ndarray:
-    """A filled rectangle or ellipse, ``(side, side)`` bool."""
-    if rng.random() < 0.5:
-        return np.ones((side, side), bool)
-    y, x = (np.mgrid[:side, :side] + 0.5) / side * 2 - 1
-    return x**2 + y**2 <= 1
 
 
 def _free_spot(rng: np.random.Generator, taken: np.ndarray, height: int, width: int) -> Optional[Tuple[int, int]]:

@@ -52,6 +52,27 @@ class FeaturePair(NamedTuple):
         size = (student @ student.T).norm() * (target @ target.T).norm()
         return float((student @ target.T).square().sum() / size) if size > 0 else 0.0
 
+    def added(self) -> Tensor:
+        """Compute what the block adds to its input, ``|BN(W y)| / |x|`` of every pixel, ``(H, W)``."""
+        z = self.block(self.student, self.teacher)
+        added = z - self.student if self.block.residual else z
+        return added.norm(dim=1)[0] / self.student.norm(dim=1)[0].clamp(min=1e-12)
+
+    def looks(self, points: Sequence[Point], size: Tuple[int, int]) -> Tuple[Tensor, Tensor, Tensor]:
+        """Look through the block from K points of the model's input, which has this height and width.
+
+        Returns the affinities over the teacher's pooled feature, ``(K, H, W)``; the share of each on the tenth of the
+        pixels where it is largest, ``(K,)``, 0.1 if it is even; and what the block adds to these points, ``(K,)``.
+        """
+        height, width = self.student.shape[2:]
+        rows = [min(int(y * height / size[0]), height - 1) for _, y in points]
+        columns = [min(int(x * width / size[1]), width - 1) for x, _ in points]
+        affinity = self.block.affinity(self.student, self.teacher, [*zip(rows, columns)]).float()
+        sizes = affinity.abs().flatten(1).sort(descending=True).values
+        tenth = max(round(sizes.shape[1] / 10), 1)
+        shares = (sizes[:, :tenth].sum(1) / sizes.sum(1)).nan_to_num(tenth / sizes.shape[1])
+        return affinity, shares, self.added()[rows, columns]
+
     def _centred(self) -> List[Tensor]:
         """Both features as ``(C, H * W)``, without the mean of each channel."""
         flat = [feature[0].flatten(1).double() for feature in (self.student, self.target)]
@@ -61,77 +82,36 @@ class FeaturePair(NamedTuple):
 def feature_pairs(model: FeatureDistill, sample: Sample) -> Tuple[np.ndarray, Dict[str, FeaturePair]]:
     """Run student and teacher on an image, and pair the features that each loss takes.
 
-    The image is returned as both are given it, ``(H, W, 3)`` in RGB and black where it is padded; losses are named
-    without ``loss_``, as in the log: ``'neck_0'``.
+    The image is returned as both are given it, ``(H, W, 3)`` in RGB and black where it is padded. The pairs have the
+    names of the losses without ``loss_``, as in the log: ``'neck_0'``.
     """
     data = model.data_preprocessor(copy.deepcopy(sample.data), False)
     inputs, data_samples, distiller = data['inputs'], data['data_samples'], model.distiller
     image = sample.data['inputs'][0].float().clamp(0, 255).byte()
     image = image.flip(0) if len(image) == 3 else image[:1].expand(3, -1, -1)  # OpenCV reads blue first
     image = F.pad(image, (0, inputs.shape[3] - image.shape[2], 0, inputs.shape[2] - image.shape[1]))
-    teacher, student = distiller.teacher_recorders, distiller.student_recorders
-    try:
-        model.frozen_teacher.record(teacher, inputs, data_samples)
-        with student:
-            model.extract_feat(inputs)
-            if empty_sources(student):
-                model(inputs, data_samples, mode='tensor')
-        for source in empty_sources(student):
-            raise SetupError(
-                f'The feature {source!r} is recorded in training steps alone, and cannot be shown: distil from a '
-                'module of the backbone, the neck, or a head that predictions run.'
-            )
-        names = [name.replace('loss_', '', 1) for name in distiller.distill_losses]
-        return image.permute(1, 2, 0).numpy(), {name: _recorded(distiller, name) for name in names}
-    finally:
-        for recorder in (*teacher.recorders.values(), *student.recorders.values()):
-            recorder.reset_data_buffer()
-
-
-def _recorded(distiller, name: str) -> FeaturePair:
-    loss = distiller.distill_losses[f'loss_{name}']
-    records = distiller.loss_forward_mappings[f'loss_{name}'].values()
-    features = {record['from_student']: distiller.get_record(**record) for record in records}
-    student, teacher = features.get(True), features.get(False)
-    if not all(isinstance(f, Tensor) and f.dim() == 4 for f in (student, teacher)):
-        raise SetupError(f'What the loss of {name!r} compares is no feature map (N, C, H, W), and cannot be shown.')
-    # Any other loss is looked at as a CanKDLoss without a block: after instance norm.
-    ours = loss if isinstance(loss, CanKDLoss) else CanKDLoss(student.shape[1], mode=None, resize='student')
-    if student.shape[1] != teacher.shape[1]:
-        raise SetupError(
-            f'The features of {name!r} have {student.shape[1]} and {teacher.shape[1]} channels, of which a loss of '
-            'its own makes one: only features of equal channels can be shown.'
-        )
-    return FeaturePair(*ours.resized(student, teacher), ours.norm, ours.can)
-
-
-class Look(NamedTuple):
-    """What one pixel of the student looks at through the block, and what comes of it."""
-
-    pixel: Tuple[int, int]  # row and column in the student's feature
-    affinity: Tensor  # over the teacher's pooled feature, (H, W)
-    top_tenth: float  # the share of its size on the tenth of the pixels where it is largest, 0.1 if it is even
-    added: float  # the size of what the block adds there, over that of its input
-
-
-def looks(pair: FeaturePair, points: Sequence[Point], size: Tuple[int, int]) -> List[Look]:
-    """Look through a level's block from points of the model's input, which has this height and width."""
-    (height, width), added, found = pair.student.shape[2:], added_by(pair), []
-    for x, y in points:  # one row of the matrix at a time
-        pixel = min(int(y * height / size[0]), height - 1), min(int(x * width / size[1]), width - 1)
-        affinity = pair.block.affinity(pair.student, pair.teacher, [pixel])[0].float()
-        sizes = affinity.abs().flatten().sort(descending=True).values
-        tenth = max(round(len(sizes) / 10), 1)
-        share = (sizes[:tenth].sum() / sizes.sum()).item() if sizes.sum() > 0 else tenth / len(sizes)
-        found.append(Look(pixel, affinity, share, added[pixel].item()))
-    return found
-
-
-def added_by(pair: FeaturePair) -> Tensor:
-    """Compute what a level's block adds to its input, ``|BN(W y)| / |x|`` of every pixel, ``(H, W)``."""
-    z = pair.block(pair.student, pair.teacher)
-    added = z - pair.student if pair.block.residual else z
-    return added.norm(dim=1)[0] / pair.student.norm(dim=1)[0].clamp(min=1e-12)
+    model.frozen_teacher.record(distiller.teacher_recorders, inputs, data_samples)
+    with distiller.student_recorders:
+        model.extract_feat(inputs)
+        if empty_sources(distiller.student_recorders):
+            model(inputs, data_samples, mode='tensor')
+    for source in empty_sources(distiller.student_recorders):
+        problem = f'The feature {source!r} is recorded in training steps alone, and cannot be shown'
+        raise SetupError(f'{problem}: distil from the backbone, the neck, or a head that predictions run.')
+    pairs = {}
+    for key, loss in distiller.distill_losses.items():
+        name, records = key.replace('loss_', '', 1), distiller.loss_forward_mappings[key].values()
+        features = {record['from_student']: distiller.get_record(**record) for record in records}
+        student, teacher = features.get(True), features.get(False)
+        if not all(isinstance(f, Tensor) and f.dim() == 4 for f in (student, teacher)):
+            raise SetupError(f'What the loss of {name!r} compares is no feature map (N, C, H, W), and cannot be shown.')
+        if student.shape[1] != teacher.shape[1]:
+            channels = f'The features of {name!r} have {student.shape[1]} and {teacher.shape[1]} channels'
+            raise SetupError(f'{channels}, whatever their loss makes of it: only those of equal channels can be shown.')
+        # Any other loss is looked at as a CanKDLoss without a block: after instance norm.
+        ours = loss if isinstance(loss, CanKDLoss) else CanKDLoss(student.shape[1], mode=None, resize='student')
+        pairs[name] = FeaturePair(*ours.resized(student, teacher), ours.norm, ours.can)
+    return image.permute(1, 2, 0).numpy(), pairs
 
 
 def points_of(sample: BaseDataElement, shape: Tuple[int, int], count: int) -> List[Point]:
@@ -143,16 +123,11 @@ def points_of(sample: BaseDataElement, shape: Tuple[int, int], count: int) -> Li
         largest = (boxes[:, 2:] - boxes[:, :2]).prod(1).argsort(descending=True)
         found = [((x1 + x2) / 2, (y1 + y2) / 2) for x1, y1, x2, y2 in boxes[largest].tolist()]
     elif 'gt_sem_seg' in sample:
-        found = _widest(sample.gt_sem_seg.data.squeeze().numpy())
+        labels, deepest = sample.gt_sem_seg.data.squeeze().numpy(), []
+        for label in np.unique(labels[labels != 255]):
+            depth = cv2.distanceTransform(np.pad(labels == label, 1).astype(np.uint8), cv2.DIST_L2, 5)
+            _, most, _, (x, y) = cv2.minMaxLoc(depth)
+            deepest.append((most, (x - 0.5, y - 0.5)))  # the pixel with the most of its class around it
+        found = [point for _, point in sorted(deepest, reverse=True)]
     grid = [(width * x / 4, height * y / 4) for x, y in ((2, 2), (1, 1), (3, 3), (3, 1), (1, 3))]
     return (found or grid)[:count]
-
-
-def _widest(labels: np.ndarray) -> List[Point]:
-    """The innermost pixel of each class, those with the most of their class around them first."""
-    found = []
-    for label in np.unique(labels[labels != 255]):
-        depth = cv2.distanceTransform(np.pad(labels == label, 1).astype(np.uint8), cv2.DIST_L2, 5)
-        _, deepest, _, (x, y) = cv2.minMaxLoc(depth)
-        found.append((deepest, (x - 0.5, y - 0.5)))
-    return [point for _, point in sorted(found, reverse=True)]

@@ -31,9 +31,7 @@ class DistillVisualizationHook(Hook):
     priority = 'ABOVE_NORMAL'  # before EMAHook takes the averaged weights out again, which were validated
 
     def __init__(self, interval: int = 1, images: int = 4) -> None:
-        self.interval = interval
-        self.images = images
-        self._validations = 0
+        self.interval, self.images, self._validations = interval, images, 0
 
     @master_only
     def after_val_epoch(self, runner: Runner, metrics: Optional[Dict[str, float]] = None) -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import cv2
-import mmcv
 import numpy as np
 import torch
 from jinja2 import Environment, StrictUndefined
@@ -64,7 +63,7 @@ def write_page(out: Path, title: str, facts: Sequence[Tuple[str, str]], sections
     """Write ``report.html`` and its pictures into a folder, with facts on top by their names."""
     out.mkdir(parents=True, exist_ok=True)
     for picture in (picture for section in sections for picture in section.pictures):
-        mmcv.imwrite(picture.image[..., ::-1], str(out / f'{picture.name}.png'))
+        Image.fromarray(picture.image).save(out / f'{picture.name}.png')
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(files(__package__).joinpath('report.html.jinja').read_text(encoding='utf-8'))
     path = out / 'report.html'
@@ -73,7 +72,7 @@ def write_page(out: Path, title: str, facts: Sequence[Tuple[str, str]], sections
 
 
 def _inside(image: np.ndarray) -> str:
-    """An image as an address that holds it: photos as JPEG, plots with what shines through them as PNG."""
+    """Write an image as an address that holds it: photos as JPEG, plots as PNG, which the page shines through."""
     kind = 'png' if image.shape[2] == 4 else 'jpeg'
     encoded = io.BytesIO()
     Image.fromarray(image).save(encoded, kind, quality=85)
@@ -150,9 +149,7 @@ def bars(values: Dict[str, Sequence[float]], labels: Sequence[str], what: str) -
     return _pixels(axis)
 
 
-def curves(
-    lines: Dict[str, List[Tuple[float, float]]], what: str, log: bool = False, at: str = 'iteration'
-) -> np.ndarray:
+def curves(lines: Dict[str, Sequence[tuple]], what: str, log: bool = False, at: str = 'iteration') -> np.ndarray:
     """Draw lines through pairs of iteration, or what ``at`` says, and figure; ``log`` scales the figures."""
     axis = _plot(at, what)
     for name, pairs in lines.items():
@@ -179,21 +176,19 @@ def points(pairs: Sequence[Tuple[object, float]], across: str, what: str) -> np.
 def _plot(across: str, what: str, size: Tuple[float, float] = (4.2, 2.6)) -> Axes:
     # A Figure of its own, without pyplot: nothing of a user's matplotlib session changes.
     figure = Figure(size, dpi=140, layout='constrained', facecolor=(1, 1, 1, 0))
-    axis = figure.subplots()
-    axis.patch.set_alpha(0)
+    axis = figure.subplots(subplot_kw=dict(facecolor='none', axisbelow=True))
     axis.tick_params(colors=_INK, labelsize=8)
     axis.spines[:].set(color=_INK, linewidth=0.6)
     axis.set_xlabel(across, color=_INK, fontsize=8)
     axis.set_ylabel(what, color=_INK, fontsize=8)
     axis.grid(color=_INK, alpha=0.2, linewidth=0.5)
-    axis.set_axisbelow(True)
     return axis
 
 
 def _pixels(axis: Axes) -> np.ndarray:
     if axis.get_legend_handles_labels()[0]:
-        where = dict(loc='lower left', bbox_to_anchor=(0, 1), ncols=4, columnspacing=1, handlelength=1.2)
-        axis.legend(fontsize=7, labelcolor=_INK, frameon=False, **where)
+        look = dict(fontsize=7, labelcolor=_INK, frameon=False, ncols=4, columnspacing=1, handlelength=1.2)
+        axis.legend(loc='lower left', bbox_to_anchor=(0, 1), **look)
     canvas = FigureCanvasAgg(axis.figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba()).copy()

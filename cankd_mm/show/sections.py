@@ -5,7 +5,7 @@ import re
 from collections import defaultdict
 from numbers import Real
 from pathlib import Path
-from typing import Dict, List, Optional, Sequence, Tuple
+from typing import Dict, List, Optional, Sequence
 
 import numpy as np
 import torch
@@ -15,47 +15,44 @@ from cankd_mm.apis.work_dir import read_scalars
 from cankd_mm.config.metric import Metric
 from cankd_mm.engine.runner import teacher_is_rateable
 from cankd_mm.show import page, predictions
-from cankd_mm.show.features import FeaturePair, Point, added_by, feature_pairs, looks, points_of
+from cankd_mm.show.features import FeaturePair, Point, feature_pairs, points_of
 from cankd_mm.show.page import Picture, Section, Table
 from cankd_mm.show.stages import AFTER, ALONE, BEFORE, Sample, Stages
 
-_TEACHER = 'teacher'
-_NAMES = {BEFORE: 'before', AFTER: 'after', ALONE: 'student alone'}
+_TEACHER, _STUDENT = 'teacher', 'student'
 _MAPS = 4  # images whose maps are shown; figures are of all
 _POINTS = 3  # of an image, from which a block is looked through
-_IDENTITY = 1e-3  # a block that adds less than this share of its input counts as the identity that it starts from
 
 
 @torch.no_grad()
 def changes(stages: Stages, cfg: Config, chosen: Sequence[Sample], rated: bool = False) -> Section:
     """Show predictions beside the ground truth and, if rated, the models' figures on the whole validation set."""
-    models = [_TEACHER, AFTER, *([ALONE] if ALONE in stages.weights else [])]
+    models = [_TEACHER, _STUDENT, *([ALONE] if ALONE in stages.weights else [])]
     words, ratings = [], {}
     if not teacher_is_rateable(stages.model):
         models.remove(_TEACHER)
         words.append('The teacher predicts nothing, or other classes than the data has, and is left out here.')
     scope, meta = cfg.default_scope, predictions.dataset_meta(cfg)
-    annotated = any(key in chosen[0].annotations for key in ('gt_instances', 'gt_sem_seg'))
-    titles = ['ground truth' if annotated else 'image', *models]
-    columns = [[page.shrunk(s.image, predictions.SIDE) for s in chosen]]
-    if annotated:
-        columns = [[predictions.draw(s.image, s.annotations, scope, meta, truth=True) for s in chosen]]
+    columns = {'image': [page.shrunk(s.image, predictions.SIDE) for s in chosen]}
+    if any(key in chosen[0].annotations for key in ('gt_instances', 'gt_sem_seg')):
+        drawn = [predictions.draw(s.image, s.annotations, scope, meta, truth=True) for s in chosen]
+        columns = {'ground truth': drawn}
     for name in models:
-        model = stages.at(AFTER).teacher if name == _TEACHER else stages.at(name)
+        model = stages.at(ALONE if name == ALONE else AFTER)
+        model = model.teacher if name == _TEACHER else model
         found = [model.test_step(copy.deepcopy(sample.data))[0] for sample in chosen]
-        columns.append([predictions.draw(s.image, f, scope, meta) for s, f in zip(chosen, found)])
+        columns[name] = [predictions.draw(s.image, f, scope, meta) for s, f in zip(chosen, found)]
         if rated:
             ratings[name] = predictions.rate_by_class(model, cfg)
     boxes = ' Boxes of a score above 0.3 are drawn.' if scope == 'mmdet' else ''
-    drawn = Picture('predictions', f'By column: {", ".join(titles)}.{boxes}', [*zip(*columns)], titles)
+    drawn = Picture('predictions', f'By column: {", ".join(columns)}.{boxes}', [*zip(*columns.values())], [*columns])
     if not rated:
         return Section('What it changed', words, pictures=[drawn])
-    metric, _, classes, sizes = ratings[AFTER]
+    metric, _, classes, sizes = ratings[_STUDENT]
     rows = [[name, *map(page.per_cent, (r.overall, *r.sizes.values()))] for name, r in ratings.items()]
     sizes_are = 'small, medium and large are objects of up to 32x32, up to 96x96, and more pixels.'
-    which = sizes_are if sizes else 'the mean over the classes.'
-    meaning = f'{metric} on all images of the validation set, in per cent; {which}'
-    overall = Table(['model', metric, *sizes], rows, meaning)
+    meaning = f'{metric} on all images of the validation set, in per cent; '
+    overall = Table(['model', metric, *sizes], rows, meaning + (sizes_are if sizes else 'the mean over the classes.'))
     names = predictions.telling_classes(list(ratings.values()))
     plot = page.bars({model: [r.classes[name] for name in names] for model, r in ratings.items()}, names, metric)
     which = f'the {len(names)} of {len(classes)} classes on which the models differ most'
@@ -68,7 +65,8 @@ class _Measured:
     """What is kept of a level's feature at one stage on one image."""
 
     def __init__(self, pair: FeaturePair, through_block: bool) -> None:
-        self.size, self.norm = 'x'.join(map(str, pair.student.shape[1:])), pair.norm
+        self.size = 'x'.join(map(str, pair.student.shape[1:]))
+        self.norm = f'after {pair.norm} norm' if pair.norm else 'as they are'
         both = (pair.normalized(feature) for feature in (pair.student, pair.target))
         self.student, self.teacher = (feature.abs().mean(1)[0].cpu() for feature in both)  # (H, W)
         self.left = pair.left().cpu()
@@ -80,14 +78,13 @@ class _Attended:
     """What is kept of a block on one image, through which points of the image have looked."""
 
     def __init__(self, pair: FeaturePair, sample: Sample, image: np.ndarray, at: Optional[Point]) -> None:
-        info, size = sample.annotations.metainfo, image.shape[:2]
+        info, size, added = sample.annotations.metainfo, image.shape[:2], pair.added()
         (height, width), (old_height, old_width) = info['img_shape'][:2], info['ori_shape'][:2]
         points = [at] if at else points_of(sample.annotations, (old_height, old_width), _POINTS)
         points = [(x * width / old_width, y * height / old_height) for x, y in points]
-        added = added_by(pair)
-        self.block, self.added, self.looks = pair.block, float(added.mean()), looks(pair, points, size)
-        heats = [page.heat([look.affinity], image)[0] for look in self.looks]
-        crosses = [page.marked(drawn, point, size) for drawn, point in zip(heats, points)]
+        affinities, self.top_tenth, self.there = pair.looks(points, size)
+        self.block, self.added = pair.block, float(added.mean())
+        crosses = [page.marked(page.heat([a], image)[0], point, size) for a, point in zip(affinities, points)]
         gaps = [None] * (_POINTS - len(points))
         self.pictures = [page.shrunk(image), *crosses, *gaps, *page.heat([added], image)]
 
@@ -97,7 +94,7 @@ def features(stages: Stages, chosen: Sequence[Sample], at: Optional[Point] = Non
     """Show the figures of all levels, the maps of each, and where the blocks look from a point or the objects."""
     levels: Dict[str, Dict[str, List[_Measured]]] = defaultdict(lambda: defaultdict(list))
     attended: Dict[str, List[_Attended]] = defaultdict(list)
-    order = [stage for stage in _NAMES if stage in stages.weights]
+    order = [stage for stage in (BEFORE, AFTER, ALONE) if stage in stages.weights]
     for stage in order:
         model, images = stages.at(stage), []
         for sample in chosen:
@@ -114,8 +111,7 @@ def features(stages: Stages, chosen: Sequence[Sample], at: Optional[Point] = Non
 
 
 def _figures(levels: Dict[str, Dict[str, List[_Measured]]], order: Sequence[str]) -> Section:
-    names = [_NAMES[stage] for stage in order]
-    heads = ['level', 'size', *(f'left, {n}' for n in names), 'left, through the block', *(f'CKA, {n}' for n in names)]
+    heads = ['level', 'size', *(f'left, {s}' for s in order), 'left, through the block', *(f'CKA, {s}' for s in order)]
     rows = []
     for name, measures in levels.items():
         left = [_mean([m.left.mean() for m in measures.get(stage, ())], 3) for stage in order]
@@ -124,8 +120,8 @@ def _figures(levels: Dict[str, Dict[str, List[_Measured]]], order: Sequence[str]
     meaning = (
         'The size is channels x height x width. Left is the mean squared difference between student and teacher after '
         'the normalization of the loss, which is the loss over its weight: after instance norm 0 where both are equal, '
-        '2 where they have nothing in common. '
-        'CKA says how alike both are whatever the order of their channels, 1 at most, over the pixels of an image.'
+        '2 where they have nothing in common. CKA says how alike both are over the pixels of an image, 1 at most, '
+        'whatever the order of their channels.'
     )
     if any(len(measures) < len(order) for measures in levels.values()):
         meaning += ' Of the student alone nothing can be said where a connector lies between, trained with the other.'
@@ -137,22 +133,19 @@ def _mean(figures: Sequence[float], digits: int) -> str:
 
 
 def _maps(name: str, measures: Dict[str, List[_Measured]], images: Sequence[np.ndarray]) -> Section:
-    norm = dict(instance='after instance norm', layer='after layer norm').get(measures[AFTER][0].norm, 'as they are')
-    features, left = [], []
-    for number, image in enumerate(images[:_MAPS]):
-        here = {stage: of_images[number] for stage, of_images in measures.items()}
-        features.append([image, *page.heat([here[AFTER].teacher, *(m.student for m in here.values())], image)])
-        left.append([image, *page.heat([m.left for m in here.values()], image)])
-    names = [_NAMES[stage] for stage in measures]
-    students = [_NAMES[stage] if stage == ALONE else f'student, {_NAMES[stage]}' for stage in measures]
-    correlations = {_NAMES[s]: torch.stack([m.correlation for m in of_s]).mean(0) for s, of_s in measures.items()}
+    features, left, norm = [], [], measures[AFTER][0].norm
+    for image, *here in zip(images[:_MAPS], *measures.values()):
+        features.append([image, *page.heat([here[0].teacher, *(m.student for m in here)], image)])
+        left.append([image, *page.heat([m.left for m in here], image)])
+    students = [stage if stage == ALONE else f'student, {stage}' for stage in measures]
+    correlations = {stage: torch.stack([m.correlation for m in of]).mean(0) for stage, of in measures.items()}
     plot = page.histogram(correlations, 'correlation with the teacher')
     sizes = f"The teacher's and the student's feature {norm}: the mean size of the channels, on one scale for an image."
     rest = 'What is left between both, on one scale for an image. Red is where the student is least like its teacher.'
     spread = 'How many channels of the student correlate how much with the same channel of the teacher.'
     drawn = [
         Picture(f'{name}_features', f'{sizes} Red is large.', features, ['input', _TEACHER, *students]),
-        Picture(f'{name}_left', rest, left, ['input', *names]),
+        Picture(f'{name}_left', rest, left, ['input', *measures]),
         Picture(f'{name}_correlation', spread, [[plot]]),
     ]
     return Section(f'Level {name}', pictures=drawn)
@@ -163,18 +156,15 @@ def _attention(attended: Dict[str, List[_Attended]]) -> Section:
         return Section('Where the block looks', ['No level of this training has a Can block.'])
     words, rows, drawn = [], [], []
     for name, of_images in attended.items():
-        block, all_looks = of_images[0].block, [look for image in of_images for look in image.looks]
+        block, added = of_images[0].block, np.mean([image.added for image in of_images])
         gate = block.bn.weight.abs().mean().item()
-        added = np.mean([image.added for image in of_images])
-        there, top = (np.mean([getattr(look, key) for look in all_looks]) for key in ('added', 'top_tenth'))
-        if added < _IDENTITY:
+        there, top = (float(torch.cat([getattr(i, key) for i in of_images]).mean()) for key in ('there', 'top_tenth'))
+        if added < 1e-3:
             stays = f'The block of {name} has stayed the identity: it adds {added:.1e} of what comes in, and its gate, '
             words.append(f'{stays}which starts at 0, is {gate:.1e}.')
         rows.append([name, f'{gate:.4f}', f'{100 * added:.2f} %', f'{100 * there:.2f} %', f'{100 * top:.0f} %'])
-        meaning = (
-            f"Level {name}, affinity {block.mode}: what each marked pixel looks at in the teacher's map, on a scale of "
-            'its own, red is most; at the right, how much the block adds to every pixel.'
-        )
+        meaning = f"Level {name}, affinity {block.mode}: what each marked pixel looks at in the teacher's map, on a "
+        meaning += 'scale of its own, red is most; at the right, how much the block adds to every pixel.'
         titles = ['input', *['from the cross'] * _POINTS, 'what the block adds']
         drawn.append(Picture(f'{name}_attention', meaning, [image.pictures for image in of_images], titles))
     heads = ['level', 'gate', 'added, all pixels', 'added, marked pixels', 'affinity on a tenth of the pixels']
@@ -199,22 +189,8 @@ _AT_MOST = 400  # points of a line
 
 def run(work_dir: Path, metric: Optional[Metric]) -> Section:
     """Show the curves of what a training logged in its work folder, whose runs the metric rates."""
-    logged = _logged(work_dir, metric)
-    if not any(logged.values()):
-        words = f'There is no log of the training beside the checkpoint, in {work_dir}: its curves are left out.'
-        return Section('The run', [words])
-    words = [] if logged['gates'] else ["Without CanBlockMonitorHook in the config, the blocks' gates were not logged."]
-    drawn = []
-    for name, (what, log, meaning) in _PLOTS.items():
-        if logged[name]:
-            thinned = {key: line[:: -(-len(line) // _AT_MOST)] for key, line in logged[name].items()}
-            drawn.append(Picture(name, meaning, [[page.curves(thinned, what, log)]]))
-    return Section('The run', words, pictures=drawn)
-
-
-def _logged(work_dir: Path, metric: Optional[Metric]) -> Dict[str, Dict[str, List[Tuple[float, float]]]]:
-    """By plot and line, pairs of iteration and figure."""
-    plots, iteration = {name: defaultdict(list) for name in _PLOTS}, 0
+    plots = {name: defaultdict(list) for name in _PLOTS}  # by line, pairs of iteration and figure
+    iteration = 0
     for entry in read_scalars(work_dir):
         if 'loss' in entry:
             iteration = entry.get('iter', entry['step'])
@@ -227,10 +203,19 @@ def _logged(work_dir: Path, metric: Optional[Metric]) -> Dict[str, Dict[str, Lis
             )
         else:
             teacher = {key[len('teacher/') :]: value for key, value in entry.items() if key.startswith('teacher/')}
-            rated = [('student', entry), ('teacher', teacher)] if metric else []
-            found = dict(metrics={who: metric.of(reported) for who, reported in rated if reported})
+            rated = dict(student=entry, teacher=teacher) if metric else {}
+            found = dict(metrics={who: metric.of(reported) for who, reported in rated.items() if reported})
         for plot, values in found.items():
             for name, value in values.items():
                 if isinstance(value, Real) and abs(value) != float('inf'):
                     plots[plot][name].append((iteration, value))
-    return plots
+    if not any(plots.values()):
+        words = f'There is no log of the training beside the checkpoint, in {work_dir}: its curves are left out.'
+        return Section('The run', [words])
+    words = [] if plots['gates'] else ["Without CanBlockMonitorHook in the config, the blocks' gates were not logged."]
+    drawn = []
+    for name, (what, log, meaning) in _PLOTS.items():
+        if plots[name]:
+            thinned = {key: line[:: -(-len(line) // _AT_MOST)] for key, line in plots[name].items()}
+            drawn.append(Picture(name, meaning, [[page.curves(thinned, what, log)]]))
+    return Section('The run', words, pictures=drawn)

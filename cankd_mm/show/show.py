@@ -1,5 +1,5 @@
 from pathlib import Path
-from typing import List, Optional, Sequence, Tuple, Union
+from typing import List, Optional, Sequence, Union
 
 from mmengine.config import Config
 
@@ -11,7 +11,7 @@ from cankd_mm.errors import SetupError
 from cankd_mm.show import sections
 from cankd_mm.show.features import Point
 from cankd_mm.show.page import write_page
-from cankd_mm.show.stages import Stages, from_files, from_split, read_stages
+from cankd_mm.show.stages import from_files, from_split, read_stages
 from cankd_mm.stack.machine import describe_machine
 
 
@@ -56,24 +56,30 @@ def show(
     for info in (sample.annotations.metainfo for sample in chosen):
         height, width = info['ori_shape'][:2]
         if at is not None and not (0 <= at[0] < width and 0 <= at[1] < height):
-            raise SetupError(
-                f'The point x={at[0]:g}, y={at[1]:g} lies outside of {info.get("img_path")!r}, which has '
-                f'{width}x{height} pixels: give --at a point inside, or images that have it.'
-            )
+            where = f'The point x={at[0]:g}, y={at[1]:g} lies outside of {info.get("img_path")!r}'
+            raise SetupError(f'{where} of {width}x{height} pixels: give --at a point inside, or images that have it.')
     not_rated = _not_rated(cfg, evaluate)
     changed = sections.changes(stages, cfg, chosen, rated=not not_rated)
     changed.words.extend([*stages.notes, *not_rated])
     folder = Path(checkpoint).parent
     parts = [changed, *sections.features(stages, chosen, at), sections.run(folder, metric_of(cfg))]
+    model, teacher = stages.model, cfg.model.teacher
+    with model.student_alone() as student:
+        millions = [sum(p.numel() for p in m.parameters()) / 1e6 for m in (model.teacher, student)]
+    loss = ', '.join(f'{key}={value}' for key, value in cfg.model.distiller.get('loss', {}).items())
     facts = [
         ('config', config),
         ('checkpoint', checkpoint),
         *([('student alone', against)] if against else []),
-        *_facts(cfg, stages),
+        ('teacher', f'{teacher if isinstance(teacher, str) else _name(teacher)}, {millions[0]:.2f} M parameters'),
+        ('student', f'{_name(cfg.model.architecture)}, {millions[1]:.2f} M parameters'),
+        ('levels', ', '.join(name.replace('loss_', '', 1) for name in model.distiller.distill_losses)),
+        ('loss', loss or 'of the long form'),
+        ('starts from the teacher', ', '.join(model.init_from_teacher) or 'nothing'),
         ('images', f'{len(chosen)} files' if images else f'{len(chosen)} of {split}, evenly spaced'),
         ('written by', f'cankd-mm {describe_machine()["versions"]["cankd_mm"]}'),
     ]
-    title = f'What {_name(cfg.model.architecture)} learnt from {_name(cfg.model.teacher)}'
+    title = f'What {_name(cfg.model.architecture)} learnt from {_name(teacher)}'
     return write_page(Path(out) if out else folder / 'show', title, facts, parts)
 
 
@@ -86,22 +92,6 @@ def _not_rated(cfg: Config, evaluate: bool) -> List[str]:
     for _, path in missing_data(cfg, 'val'):
         return [f'The models were not rated: the validation set needs {path}, which is not here.']
     return []
-
-
-def _facts(cfg: Config, stages: Stages) -> List[Tuple[str, str]]:
-    """What the config says of the distillation."""
-    model, teacher = stages.model, cfg.model.teacher
-    with model.student_alone() as student:
-        sizes = [sum(p.numel() for p in m.parameters()) / 1e6 for m in (model.teacher, student)]
-    levels = [name.replace('loss_', '', 1) for name in model.distiller.distill_losses]
-    loss = ', '.join(f'{key}={value}' for key, value in cfg.model.distiller.get('loss', {}).items())
-    return [
-        ('teacher', f'{teacher if isinstance(teacher, str) else _name(teacher)}, {sizes[0]:.2f} M parameters'),
-        ('student', f'{_name(cfg.model.architecture)}, {sizes[1]:.2f} M parameters'),
-        ('levels', ', '.join(levels)),
-        ('loss', loss or 'of the long form'),
-        ('starts from the teacher', ', '.join(model.init_from_teacher) or 'nothing'),
-    ]
 
 
 def _name(model: Union[str, dict]) -> str:

@@ -23,7 +23,7 @@ from cankd_mm.models.builders import build_model
 from cankd_mm.models.checkpoints import load_checkpoint, load_weights, student_state_dict
 from cankd_mm.models.utils import quiet, untouched_generators
 
-BEFORE, AFTER, ALONE = 'before', 'student', 'student alone'
+BEFORE, AFTER, ALONE = 'before', 'after', 'student alone'
 
 
 class Stages(NamedTuple):
@@ -43,8 +43,8 @@ class Stages(NamedTuple):
 def read_stages(cfg: Config, checkpoint: str, against: Optional[str] = None) -> Stages:
     """Build a pair, read its weights after the training and those of the student alone, and draw those before it."""
     if not is_feature_distill(cfg):
-        kind = type_name(cfg.model)
-        raise SetupError(f'Only pairs with FeatureDistill can be shown, no {kind}: give the config of a distillation.')
+        problem = f'Only pairs with FeatureDistill can be shown, no {type_name(cfg.model)}'
+        raise SetupError(f'{problem}: give the config of a distillation.')
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     read = load_checkpoint(checkpoint, 'student')
     model = build_model(cfg.model, 'model', cfg.get('data_preprocessor'))
@@ -52,10 +52,7 @@ def read_stages(cfg: Config, checkpoint: str, against: Optional[str] = None) -> 
     weights, notes = {AFTER: copy.deepcopy(model.state_dict())}, []
     fingerprint = read['state_dict'].get('_extra_state')
     if fingerprint is not None and not torch.equal(fingerprint.cpu(), model.get_extra_state()):
-        notes.append(
-            f'The teacher of {checkpoint} had other weights than {model.teacher_ckpt} has: what is shown of the '
-            'teacher is not what this student was trained with.'
-        )
+        notes.append(f'The training had another teacher than {model.teacher_ckpt}, which is shown: weights differ.')
     seed = read.get('meta', {}).get('seed')
     try:
         with untouched_generators(), quiet():
@@ -64,10 +61,7 @@ def read_stages(cfg: Config, checkpoint: str, against: Optional[str] = None) -> 
             model.init_weights()
         weights[BEFORE] = copy.deepcopy(model.state_dict())
     except Exception as e:  # whatever fetches the weights that the student starts from
-        notes.append(
-            f'The weights that the student starts from are not here ({reason_of(e)}), so that nothing is said of the '
-            'time before the training.'
-        )
+        notes.append(f'The time before the training is left out, as its weights are not here ({reason_of(e)}).')
     if against is not None:
         student = student_state_dict(load_checkpoint(against, 'student')['state_dict'])
         with model.student_alone() as alone:
@@ -105,10 +99,9 @@ def from_files(cfg: Config, paths: Sequence[str]) -> List[Sample]:
     pipeline = Compose([step for step in _pipeline(cfg) if not type_name(step).startswith('LoadAnn')])
     samples = []
     for number, path in enumerate(paths):
-        if not osp.isfile(path):
-            raise SetupError(f'The image {path!r} does not exist: correct the path given to --images.')
-        if mmcv.imread(path) is None:
-            raise SetupError(f'The image {path!r} cannot be decoded: give --images files that are images.')
+        if not osp.isfile(path) or mmcv.imread(path) is None:
+            problem = 'cannot be decoded' if osp.isfile(path) else 'does not exist'
+            raise SetupError(f'The image {path!r} {problem}: give --images the paths of images.')
         data = pipeline(dict(img_path=path, img_id=number, instances=[], seg_fields=[], reduce_zero_label=False))
         for key in ('gt_instances', 'ignored_instances', 'gt_sem_seg'):  # empty, as there are no annotations
             data['data_samples'].pop(key, None)

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from cankd_mm.models import CanKDLoss
 from cankd_mm.models.layers.can_block import MODES, CanBlock
-from cankd_mm.show.features import FeaturePair, added_by, looks, points_of
+from cankd_mm.show.features import FeaturePair, points_of
 
 
 def trained(module):
@@ -78,18 +78,18 @@ def test_looks_from_points_of_the_input():
     block = trained(CanBlock(4, sub_sample=False)).float()
     x, t = torch.randn(1, 4, 8, 12), torch.randn(1, 4, 8, 12)
     pair = FeaturePair(x, t, t, 'instance', block)
-    first, last = looks(pair, [(0.0, 0.0), (95.9, 63.9)], (64, 96))
-    assert first.pixel == (0, 0) and last.pixel == (7, 11)
+    affinity, shares, added = pair.looks([(0.0, 0.0), (95.9, 63.9)], (64, 96))
+    torch.testing.assert_close(affinity, block.affinity(x, t, [(0, 0), (7, 11)]))
     with torch.no_grad():
         z = block(x, t)
-    assert last.added == pytest.approx(float((z - x)[0, :, 7, 11].norm() / x[0, :, 7, 11].norm()), rel=1e-4)
-    assert 0.1 < last.top_tenth <= 1
+    assert added[1].item() == pytest.approx(float((z - x)[0, :, 7, 11].norm() / x[0, :, 7, 11].norm()), rel=1e-4)
+    assert 0.1 < shares[1] <= 1
     torch.nn.init.zeros_(block.bn.weight)
     torch.nn.init.zeros_(block.bn.bias)
-    assert added_by(pair).max() == 0
+    assert pair.added().max() == 0
     block.phi.weight.data.zero_()
     block.phi.bias.data.fill_(1.0)
-    assert looks(pair, [(5.0, 5.0)], (64, 96))[0].top_tenth == pytest.approx(0.1, abs=0.01)
+    assert float(pair.looks([(5.0, 5.0)], (64, 96))[1]) == pytest.approx(0.1, abs=0.01)
 
 
 def test_level_of_one_pixel():
@@ -97,7 +97,7 @@ def test_level_of_one_pixel():
     s, t = torch.randn(1, 4, 1, 1), torch.randn(1, 4, 1, 1)
     pair = FeaturePair(*loss.resized(s, t), loss.norm, loss.can)
     assert pair.left().tolist() == [[0.0]] and pair.correlation().tolist() == [0.0] * 4
-    assert looks(pair, [(3.0, 3.0)], (8, 8))[0].top_tenth == 1
+    assert pair.looks([(3.0, 3.0)], (8, 8))[1].tolist() == [1]
 
 
 def test_points_are_in_the_largest_objects():

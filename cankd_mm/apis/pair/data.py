@@ -1,7 +1,7 @@
 """Write a student's config for another data set: what it says of the data and of their classes is exchanged."""
 
 import inspect
-from typing import Dict, Optional, Tuple
+from typing import Optional, Tuple
 
 from mmengine.registry import DATASETS
 
@@ -16,15 +16,10 @@ _SPLITS = ('train', 'val', 'test')
 # These entries of a data set are taken from the other config. The student's say how images are loaded and augmented.
 _DATASET_KEYS = ('type', 'data_root', 'ann_file', 'data_prefix', 'metainfo')
 _DATASET_KEYS += ('img_suffix', 'seg_map_suffix', 'reduce_zero_label', 'ignore_index')  # of label maps
-_EVALUATOR_KEYS = ('ann_file', 'iou_metrics')
-_CLASS_KEYS = ('num_classes', 'num_things_classes')
 
 
 def data_text(student: str, base: str, data: str) -> str:
-    """Write a student's config, which ``_base_`` calls ``base``, with the dataloaders and evaluators of ``data``.
-
-    A config that lacks data sets, or has them in a form that cannot be exchanged, is a SetupError.
-    """
+    """Write a student's config, which ``_base_`` calls ``base``, with the dataloaders and evaluators of ``data``."""
     ours, theirs = read_config(student).to_dict(), read_config(data).to_dict()
     scope = ours.get('default_scope')
     new = {}
@@ -41,17 +36,14 @@ def data_text(student: str, base: str, data: str) -> str:
         own = {key: value for key, value in new[split].items() if key not in shared}
         own.update(_adapted(old, new[split], scope))
         text = f'dict(**data, {arguments(own)})' if own else 'data'
-        for _ in range(wrappers + 1):
-            text = f'dict(dataset={text})'
-        lines.append(f'{split}_dataloader = {text}')
+        lines.append(f'{split}_dataloader = {"dict(dataset=" * (wrappers + 1)}{text}{")" * (wrappers + 1)}')
     evaluator = _evaluator(ours.get('val_evaluator'), theirs.get('val_evaluator'))
-    if evaluator:
-        lines += [f'val_evaluator = {evaluator}', 'test_evaluator = val_evaluator']
+    lines += [f'val_evaluator = {literal(evaluator)}', 'test_evaluator = val_evaluator'] if evaluator else []
     old, _ = _inner_dataset(ours, 'train', student)
     before = _class_count(old, scope) or count_classes(build_model(student, 'student'))
     after = _class_count({**old, **new['train']}, scope)
     if after not in (0, before):
-        changes = _changes(ours['model'], _with_classes(ours['model'], before, after))
+        changes = _with_classes(ours['model'], before, after)
         lines += [f'model = {literal(changes)}'] if changes else []
     return '\n'.join(lines) + '\n'
 
@@ -62,16 +54,14 @@ def _inner_dataset(cfg: dict, split: str, path: str) -> Tuple[dict, int]:
     while dataset and 'dataset' in dataset:
         dataset, wrappers = dataset['dataset'], wrappers + 1
     if not dataset or 'datasets' in dataset:
-        what = 'joins several data sets in' if dataset else 'has no data set in its'
-        raise SetupError(
-            f'The config {path!r} {what} {split}_dataloader: give one with a single data set for each split.'
-        )
+        what = f'The config {path!r} ' + ('joins several data sets in' if dataset else 'has no data set in its')
+        raise SetupError(f'{what} {split}_dataloader: give one with a single data set for each split.')
     return dataset, wrappers
 
 
 def _adapted(old: dict, new: dict, scope: Optional[str]) -> dict:
     """Give what else changes in the student's data set: its pipeline, or all of it where the new type takes less."""
-    parameters: Dict[str, inspect.Parameter] = {}
+    parameters = {}
     for base in reversed(_dataset_class(new.get('type', old['type']), scope).__mro__):
         parameters.update(inspect.signature(base.__init__).parameters)
     # Both the data set and its pipeline say whether label maps count from one.
@@ -89,21 +79,18 @@ def _adapted(old: dict, new: dict, scope: Optional[str]) -> dict:
 def _dataset_class(kind: str, scope: Optional[str]) -> type:
     found = class_of(DATASETS, kind, scope)
     if found is None:
-        raise SetupError(
-            f"The data set type {kind!r} is not registered among those of the student's library: correct it, or import "
-            'what registers it with custom_imports.'
-        )
+        problem = f"The data set type {kind!r} is not registered among those of the student's library"
+        raise SetupError(f'{problem}: correct it, or import what registers it with custom_imports.')
     return found
 
 
-def _evaluator(old: object, new: object) -> Optional[str]:
-    """Write the new evaluator, which keeps the student's other settings if it is of the same type."""
+def _evaluator(old: object, new: object) -> object:
+    """Give what changes in the evaluator, which keeps the student's other settings if it is of the same type."""
     if isinstance(new, list) or new is None:
-        return literal(new) if new else None
+        return new
     if not isinstance(old, dict) or type_name(old) != type_name(new):
-        return literal(dict(_delete_=True, **new))
-    changes = {key: new[key] for key in _EVALUATOR_KEYS if key in new and new[key] != old.get(key)}
-    return literal(changes) if changes else None
+        return dict(_delete_=True, **new)
+    return {key: new[key] for key in ('ann_file', 'iou_metrics') if key in new and new[key] != old.get(key)}
 
 
 def _class_count(dataset: dict, scope: Optional[str]) -> int:
@@ -113,24 +100,18 @@ def _class_count(dataset: dict, scope: Optional[str]) -> int:
     return 1 if isinstance(classes, str) else len(classes)
 
 
-def _with_classes(cfg: object, old: int, new: int) -> object:
-    """Change a part of a model's config to another number of classes."""
+def _with_classes(cfg: object, old: int, new: int, whole: bool = False) -> object:
+    """Change a part of a model's config to another number of classes: all of it, or the entries that differ.
+
+    Lists are whole, as a list in a config replaces the one that it inherits.
+    """
     if isinstance(cfg, (list, tuple)):
-        return type(cfg)(_with_classes(part, old, new) for part in cfg)
+        return type(cfg)(_with_classes(part, old, new, whole=True) for part in cfg)
     if not isinstance(cfg, dict):
         return cfg
-    changed = {key: _with_classes(value, old, new) for key, value in cfg.items()}
-    changed.update({key: new for key in _CLASS_KEYS if cfg.get(key) == old})
+    changed = {key: _with_classes(value, old, new, whole) for key, value in cfg.items()}
+    changed.update({key: new for key in ('num_classes', 'num_things_classes') if cfg.get(key) == old})
     weights = cfg.get('class_weight')
     if isinstance(weights, (list, tuple)) and len(weights) in (old, old + 1):  # the last is the background's
         changed['class_weight'] = [weights[0]] * new + list(weights[old:])
-    return changed
-
-
-def _changes(old: dict, new: dict) -> dict:
-    """Pick the entries that differ. Lists are whole, as a list in a config replaces the one that it inherits."""
-    return {
-        key: _changes(old[key], value) if isinstance(value, dict) else value
-        for key, value in new.items()
-        if value != old[key]
-    }
+    return changed if whole else {key: value for key, value in changed.items() if value not in (cfg[key], {})}

@@ -13,9 +13,6 @@ from cankd_mm.models.distillers.probe import Level, Size, probe, probe_both
 
 # A segmentor's logits come last: they are a source where neck and backbone give no feature maps.
 _LOGITS = 'decode_head.conv_seg'
-_SOURCES = ('neck', 'backbone', _LOGITS)
-# The paper distils no more of a feature pyramid. The levels above are small.
-_MOST_LEVELS = 4
 
 
 class Source(NamedTuple):
@@ -38,19 +35,17 @@ class Source(NamedTuple):
 
 def _numbers_and_strides(levels: Sequence[Level]) -> Tuple[str, str]:
     numbers = ', '.join(str(level.index) for level in levels if level.index is not None)
-    strides = ', '.join(f'{level.stride:.3g}' for level in levels)
-    plural = 's' if len(levels) > 1 else ''
+    strides, plural = ', '.join(f'{level.stride:.3g}' for level in levels), 's' if len(levels) > 1 else ''
     return f'level{plural} {numbers}' if numbers else 'map', f'stride{plural} {strides}'
 
 
 def find_sources(student: BaseModel, teacher: BaseModel, input_size: Optional[Size]) -> List[Source]:
     """Find what can be distilled of two models, the best first: their necks, backbones, or else segmentors' logits.
 
-    Levels that are too small to compare at the ``input_size`` of the student's images are left out. A SetupError gives
-    the reason for every module that both have, where there is nothing.
+    Levels that are too small to compare at the ``input_size`` of the student's images are left out.
     """
     found, reasons = [], []
-    for name in _SOURCES:
+    for name in ('neck', 'backbone', _LOGITS):
         if name == _LOGITS and found:
             break
         of_teacher = 'backbone' if isinstance(teacher, BackboneTeacher) else name
@@ -61,9 +56,8 @@ def find_sources(student: BaseModel, teacher: BaseModel, input_size: Optional[Si
                 reasons.append(str(e))
     if not found:
         models = f'{type(teacher).__name__} and {type(student).__name__}'
-        raise SetupError(
-            ' '.join(reasons) or f'{models} have no neck nor backbone in common: write the pair by hand, with a source.'
-        )
+        nothing = f'{models} have no neck nor backbone in common: write the pair by hand, with a source.'
+        raise SetupError(' '.join(reasons) or nothing)
     return found
 
 
@@ -71,7 +65,7 @@ def _find_source(
     student: BaseModel, teacher: BaseModel, name: str, of_teacher: str, input_size: Optional[Size]
 ) -> Source:
     ours, theirs = probe_both(student, name, teacher, of_teacher)
-    last = theirs[-1]
+    last, resize = theirs[-1], None
     if name == 'neck':
         try:
             pairs = pair_levels(ours, theirs, None, None, resizes=False)
@@ -80,21 +74,16 @@ def _find_source(
                 raise
             pairs = [(min(reversed(ours), key=lambda level: abs(log(level.stride / last.stride))), last)]
         large = [pair for pair in pairs if input_size is None or min(input_size) / pair[0].stride >= 2]
-        pairs = (large or pairs)[:_MOST_LEVELS]
+        pairs = (large or pairs)[:4]  # as in the paper: the levels above are small
     else:
-        pairs = [(_last_level(student, ours), last)]
+        # The student's last level, or where it gives more in training the one that it gives last in evaluation.
+        evaluated = probe(student, name, 'student', first_size=ours[0].image)
+        same = [level for level in ours if (level.shape, level.image) == (evaluated[-1].shape, evaluated[-1].image)]
+        pairs = [(same[0] if same and len(evaluated) != len(ours) else ours[-1], last)]
     level, counterpart = pairs[0]
-    resize = None
     if level.shape[2:] != counterpart.shape[2:]:  # the loss needs memory for every pixel of the larger map
         resize = 'student' if level.stride < counterpart.stride else 'teacher'
     return Source(_settings(ours, theirs, pairs, resize is not None), pairs, resize)
-
-
-def _last_level(student: BaseModel, trained: List[Level]) -> Level:
-    """Find the student's last stage: where it gives more features in training, the one that it gives in evaluation."""
-    evaluated = probe(student, trained[0].source, 'student', first_size=trained[0].image)
-    same = [level for level in trained if (level.shape, level.image) == (evaluated[-1].shape, evaluated[-1].image)]
-    return same[0] if same and len(evaluated) != len(trained) else trained[-1]
 
 
 def _settings(ours: List[Level], theirs: List[Level], pairs: List[Tuple[Level, Level]], resizes: bool) -> dict:

@@ -35,23 +35,19 @@ def write_pair(
     data: Optional[str] = None,
     recommended: bool = False,
 ) -> List[str]:
-    """Write the config of a pair.
+    """Write the config of a pair, and say what was chosen and why, a line each.
 
     Args:
-        teacher (str): A zoo model's name, a config file, or ``package::path``.
-        student (str): The same of the student.
+        teacher, student (str): A zoo model's name, a config file, or ``package::path``.
         out (str): The file to write, which ends in ``.py``.
-        teacher_ckpt (str, optional): The teacher's checkpoint. Defaults to None, the zoo's.
+        teacher_ckpt (str, optional): Defaults to None, the zoo's.
         data (str, optional): A config of the data set to train on; the student's config for it is written beside the
             pair's. Defaults to None, the student's own.
         recommended (bool): Whether to put the recommended settings on top. Defaults to False, the paper's.
 
-    Returns:
-        list[str]: What was chosen and why, a line each.
-
     Raises:
-        SetupError: If a model does not exist or does not build, if the two are of different tasks, if nothing of them
-            can be compared, if the teacher's weights are not known, or if a file is there already.
+        SetupError: If a model does not exist or build, if the two are of different tasks or have nothing in common, if
+            the teacher's weights are not known, or if a file is there already.
     """
     path = Path(out)
     if path.suffix != '.py':
@@ -61,18 +57,16 @@ def write_pair(
     models = [_build(theirs, 'teacher'), _build(ours, 'student')]
     libraries = [library_of(type(model)) for model in models]
     if set(libraries) == set(LIBRARIES):
-        raise SetupError(
-            f'The teacher {theirs.name!r} is a model of {libraries[0]} and the student {ours.name!r} one of '
-            f'{libraries[1]}: give two of one task.'
-        )
+        first = f'The teacher {theirs.name!r} is a model of {libraries[0]}'
+        raise SetupError(f'{first} and the student {ours.name!r} one of {libraries[1]}: give two of one task.')
     weights = teacher_ckpt or theirs.weights
     if weights is not None:
         check_checkpoint(weights, 'teacher')
     elif pretrained_cfg(models[0]) is None and not from_timm(theirs.config):
-        raise SetupError(
-            f'The zoo has no weights of the teacher {theirs.name!r}: give its checkpoint with --teacher-ckpt PATH.'
-        )
-    size, batch_size = _input_size(cfg), cfg.train_dataloader.get('batch_size', 1)
+        problem = f'The zoo has no weights of the teacher {theirs.name!r}'
+        raise SetupError(f'{problem}: give its checkpoint with --teacher-ckpt PATH.')
+    loader = cfg.train_dataloader
+    size, batch_size = _input_size(loader.get('dataset') or {}), loader.get('batch_size', 1)
     sources = find_sources(models[1], models[0], size)
     parts = fitting_parts(models[1], models[0])
     notes = [
@@ -105,10 +99,8 @@ def _build(model: ZooModel, whose: str) -> BaseModel:
     try:
         return build_model(model.config, whose)
     except OSError as e:  # a text encoder that the model downloads
-        raise SetupError(
-            f'The {whose} {model.name!r} fetches a part of it while it is built, which fails here ({reason_of(e)}): '
-            'run this where there is a network.'
-        ) from e
+        problem = f'The {whose} {model.name!r} fetches a part of it while it is built, which fails here'
+        raise SetupError(f'{problem} ({reason_of(e)}): run this where there is a network.') from e
 
 
 def _millions(model: BaseModel) -> float:
@@ -122,21 +114,18 @@ def _described(model: ZooModel, built: BaseModel) -> str:
 
 
 def _schedule(cfg: Config, batch_size: int) -> str:
-    epochs, iterations = cfg.train_cfg.get('max_epochs'), cfg.train_cfg.get('max_iters')
-    length = f'{iterations} iterations' if epochs is None else f'{epochs} epochs'
+    epochs = cfg.train_cfg.get('max_epochs')
+    length = f'{cfg.train_cfg.get("max_iters")} iterations' if epochs is None else f'{epochs} epochs'
     optimizer = (cfg.get('optim_wrapper') or {}).get('optimizer') or {}
     in_all = (cfg.get('auto_scale_lr') or {}).get('base_batch_size')
-    rate = f'{optimizer.get("lr")} for {in_all} images in all' if in_all else optimizer.get('lr')
-    return f'{length}, {batch_size} images per GPU, {type_name(optimizer)} with learning rate {rate}'
+    rate = f'learning rate {optimizer.get("lr")}' + (f' for {in_all} images in all' if in_all else '')
+    return f'{length}, {batch_size} images per GPU, {type_name(optimizer)} with {rate}'
 
 
-def _input_size(cfg: Config) -> Optional[Size]:
-    """Find height and width of the largest image that a config trains on, a landscape; None where it names no size."""
-    dataset, steps = (cfg.get('train_dataloader') or {}).get('dataset'), []
-    while dataset:
-        steps = [*(dataset.get('pipeline') or []), *steps]
-        dataset = dataset.get('dataset') or (dataset.get('datasets') or [None])[0]
-    return _size_after(steps, None)
+def _input_size(dataset: dict) -> Optional[Size]:
+    """Find height and width of the largest image of a data set, a landscape; None where its pipelines name no size."""
+    inner = dataset.get('dataset') or (dataset.get('datasets') or [None])[0]
+    return _size_after(dataset.get('pipeline') or [], _input_size(inner) if inner else None)
 
 
 def _size_after(steps: list, size: Optional[Size]) -> Optional[Size]:
@@ -168,11 +157,9 @@ def _memory(source: Source, batch_size: int, size: Optional[Size]) -> str:
     held = []
     for levels in source.pairs:
         channels = levels[1].shape[1]
+        sizes = [[max(round(side / level.stride), 1) for side in size] for level in levels]
         with FakeTensorMode(), saved_bytes() as saved:  # allocates nothing and computes nothing
-            student, teacher = (
-                torch.empty(batch_size, channels, *(max(round(side / level.stride), 1) for side in size))
-                for level in levels
-            )
+            student, teacher = (torch.empty(batch_size, channels, *height_width) for height_width in sizes)
             CanKDLoss(channels, resize=source.resize)(student.requires_grad_(), teacher)
         held.append(f'{sum(saved.values()) / 2**20:.0f}')
     return f'memory of the loss, {batch_size} images of {size[0]}x{size[1]} pixels: {" + ".join(held)} MB'
@@ -203,27 +190,21 @@ def _pair_text(
     ]
     if weights:
         start = weights.rfind('/') + 1 if len(weights) > _WIDTH - 20 else 0  # a long one goes on in a second line
-        lines += [f'    teacher_ckpt={literal(weights[:start])}'] if start else []
-        lines.append(f'    {"" if start else "teacher_ckpt="}{literal(weights[start:])},')
+        path = '\n    '.join(map(literal, filter(None, (weights[:start], weights[start:]))))
+        lines.append(f'    teacher_ckpt={path},')
     fitting = [part for part in dict.fromkeys(part.split('.')[0] for part in parts) if part != 'backbone']
     if 'init_from_teacher' in method:
         lines.append(f'    init_from_teacher={literal(method["init_from_teacher"])},')
     elif fitting:
         lines.append(f"    # init_from_teacher='auto',  # what fits of {', '.join(fitting)}")
-    lines.append(f'    distiller={_distiller_text(base, source, method.get("distiller", {}))})')
-    return '\n'.join(lines) + '\n'
-
-
-def _distiller_text(base: str, source: Source, method: Dict[str, object]) -> str:
-    """Write the distiller by what differs from the one in the base."""
-    default = read_config(base).distiller
-    settings = {'source': None, 'levels': None, **source.settings}
+    # The distiller, by what differs from the one in the base.
+    default, settings = read_config(base).distiller, {'source': None, 'levels': None, **source.settings}
     changes = {key: value for key, value in settings.items() if value != default.get(key)}
-    changes.update(method)
+    changes.update(method.get('distiller', {}))
     loss = dict(changes.pop('loss', {}), **({'resize': source.resize} if source.resize else {}))
-    words = [arguments({key: value}) for key, value in changes.items()]
+    words = ['_base_.distiller', *(arguments({key: value}) for key, value in changes.items())]
     words += [f'loss=dict(_base_.distiller.loss, {arguments(loss)})'] if loss else []
-    text = f'dict({", ".join(["_base_.distiller", *words])})' if words else '_base_.distiller'
+    text = f'dict({", ".join(words)})' if len(words) > 1 else words[0]
     if len(text) > _WIDTH - 16:
-        text = f'dict(\n        {", ".join(["_base_.distiller", *words[:-1]])},\n        {words[-1]})'
-    return text
+        text = f'dict(\n        {", ".join(words[:-1])},\n        {words[-1]})'
+    return '\n'.join([*lines, f'    distiller={text})', ''])
