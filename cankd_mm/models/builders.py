@@ -19,9 +19,6 @@ def build_model(model: Union[BaseModel, dict, str], whose: str, data_preprocesso
             of a config, or ``'timm::NAME'``. A type without a scope is looked up in MMDetection first.
         whose (str): ``'student'`` or ``'teacher'``, for messages.
         data_preprocessor (dict, optional): Taken where the model's config has none. Defaults to None.
-
-    Raises:
-        SetupError: If neither library knows the model, or it needs distributed training.
     """
     if isinstance(model, nn.Module):
         return model

@@ -27,14 +27,8 @@ def check_checkpoint(path: str, whose: str) -> None:
 
 
 def load_checkpoint(path: str, whose: str) -> dict:
-    """Read a checkpoint of any library from a file or an address.
-
-    Returns:
-        dict: All that it holds, with the weights as ``state_dict``, and as ``weights_key`` the key that they stood
-        under, None where the file holds nothing but weights.
-
-    Raises:
-        SetupError: If the file does not exist, cannot be read or holds no weights.
+    """Read a checkpoint of any library from a file or an address: all that it holds, with the weights as
+    ``state_dict``, and as ``weights_key`` the key that they stood under, None where it holds nothing but weights.
     """
     checkpoint = _read(path, whose)
     if not isinstance(checkpoint, dict):
@@ -46,11 +40,8 @@ def load_checkpoint(path: str, whose: str) -> dict:
     key = next((key for key in keys if isinstance(checkpoint.get(key), dict)), None)
     found = checkpoint[key] if key else {} if 'state_dict' in checkpoint else checkpoint
     # A wrapper that distributes or averages a model holds it as `module`.
-    weights = {
-        re.sub(r'^module\.', '', name): value
-        for name, value in found.items()
-        if isinstance(value, Tensor) and name != 'steps'
-    }
+    tensors = {name: value for name, value in found.items() if isinstance(value, Tensor) and name != 'steps'}
+    weights = {re.sub(r'^module\.', '', name): value for name, value in tensors.items()}
     if not weights:
         inside = ', '.join(map(repr, [*checkpoint][:5])) or 'nothing'
         raise SetupError(
@@ -98,10 +89,8 @@ def pretrained_cfg(model: BaseModel) -> Optional[dict]:
 def load_pretrained(model: nn.Module, init_cfg: dict, whose: str) -> None:
     """Fill a model with the ``checkpoint`` of an ``init_cfg``, or with the part of it under ``prefix``."""
     path, prefix = init_cfg['checkpoint'], init_cfg.get('prefix')
-    state_dict = load_checkpoint(path, whose)['state_dict']
-    if prefix:
-        state_dict = _without_prefix(state_dict, f'{prefix.rstrip(".")}.')
-    load_weights(model, state_dict, path, whose)
+    weights = load_checkpoint(path, whose)['state_dict']
+    load_weights(model, _without_prefix(weights, f'{prefix.rstrip(".")}.') if prefix else weights, path, whose)
 
 
 def load_weights(model: nn.Module, state_dict: dict, path: str, whose: str) -> None:
@@ -117,28 +106,23 @@ def load_weights(model: nn.Module, state_dict: dict, path: str, whose: str) -> N
         state_dict = {f'backbone.{key}': value for key, value in state_dict.items()}
     misfits = [key for key, value in state_dict.items() if key in own and own[key].shape != value.shape]
     if misfits:
-        key = misfits[0]
+        shapes = [tuple(holder[misfits[0]].shape) for holder in (state_dict, own)]
         more = f', and {len(misfits) - 1} more differ' if len(misfits) > 1 else ''
         raise SetupError(
-            f"The {whose}'s checkpoint {path!r} does not fit its config: {key} has the shape "
-            f'{tuple(state_dict[key].shape)} in the file and {tuple(own[key].shape)} in the '
-            f'{name}{more}; give the config it was trained with.'
+            f"The {whose}'s checkpoint {path!r} does not fit its config: {misfits[0]} has the shape {shapes[0]} in the "
+            f'file and {shapes[1]} in the {name}{more}; give the config it was trained with.'
         )
-    result = model.load_state_dict(state_dict, strict=False)
+    missing, unexpected = model.load_state_dict(state_dict, strict=False)
     parameters = dict(model.named_parameters())
     # Other buffers are counters and constants, which many files lack.
     needed = [key for key in own if key in parameters or key.endswith(('running_mean', 'running_var'))]
-    missing = [key for key in result.missing_keys if key in needed]
+    missing = [key for key in missing if key in needed]
     if missing:
         raise SetupError(
             f"The {whose}'s checkpoint {path!r} lacks {len(missing)} of the {len(needed)} parameters and batch norm "
             f'statistics of its {name}, such as {missing[0]}: give the checkpoint of this config.'
         )
-    if result.unexpected_keys:
-        print_log(
-            f"The {whose}'s checkpoint {path!r} holds {len(result.unexpected_keys)} entries that its "
-            f'{name} has no place for, such as {result.unexpected_keys[0]}.',
-            logger='current',
-            level=logging.WARNING,
-        )
+    if unexpected:
+        entries = f'{len(unexpected)} entries that its {name} has no place for, such as {unexpected[0]}'
+        print_log(f"The {whose}'s checkpoint {path!r} holds {entries}.", 'current', logging.WARNING)
     print_log(f'Loaded all {len(needed)} weights and statistics of the {whose} {name} from {path}.', logger='current')

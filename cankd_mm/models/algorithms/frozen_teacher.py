@@ -101,12 +101,8 @@ class TeacherInput(nn.Module):
         if self.flip:
             s_mean, s_std = s_mean.flip(0), s_std.flip(0)
         self.pad_value = _pad_value(teacher)
-        self.identical = (
-            not self.flip
-            and torch.equal(s_mean, t_mean)
-            and torch.equal(s_std, t_std)
-            and self.pad_value == _pad_value(student)
-        )
+        equal = torch.equal(s_mean, t_mean) and torch.equal(s_std, t_std)
+        self.identical = equal and not self.flip and self.pad_value == _pad_value(student)
         self.register_buffer('scale', (s_std / t_std).float(), persistent=False)
         self.register_buffer('shift', ((s_mean - t_mean) / t_std).float(), persistent=False)
 

@@ -71,16 +71,15 @@ class CanKDDistiller(ConfigurableDistiller):
     ) -> None:
         self._image_size = long_form.pop('image_size', None)  # an option of 0.2, taken until 0.4
         self._short_form = source is not None
+        self._factors: Dict[str, float] = {}
         if not self._short_form:
             teachers = dict(teacher_source=teacher_source, teacher_levels=teacher_levels)
             given = dict(levels=levels, loss=loss, connector=connector, level_weights=level_weights, **teachers)
-            for name, value in given.items():
-                if value is not None:
-                    raise SetupError(
-                        f"CanKDDistiller got {name} but no source: name the module to distill, such as source='neck'."
-                    )
+            for name in (name for name, value in given.items() if value is not None):
+                raise SetupError(
+                    f"CanKDDistiller got {name} but no source: name the module to distill, such as source='neck'."
+                )
             super().__init__(**long_form)
-            self._factors: Dict[str, float] = {}
             return
         if loss is None:
             raise SetupError(
@@ -135,7 +134,7 @@ class CanKDDistiller(ConfigurableDistiller):
         # CanKDLoss calls the option `resize`, PKDLoss `resize_stu`.
         resizes = any(self.loss.get(option) is not None for option in ('resize', 'resize_stu'))
         pairs = pair_levels(ours, theirs, self.levels, self.teacher_levels, resizes)
-        connectors, losses, mappings, self._factors = {}, {}, {}, {}
+        connectors, losses, mappings = {}, {}, {}
         finest = min(student.stride for student, _ in pairs)
         for loss, (student, teacher) in zip(self._loss_of_each(len(pairs)), pairs):
             name = f'loss_{student.source.replace(".", "_")}_{student.index or 0}'

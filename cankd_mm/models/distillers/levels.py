@@ -13,8 +13,7 @@ def pair_levels(
 ) -> List[Tuple[Level, Level]]:
     """Pair the levels of a student's source with those of a teacher's, as :class:`CanKDDistiller` says.
 
-    Raises:
-        SetupError: If a level does not exist, or if levels cannot be paired. The message lists the strides of both.
+    Levels that do not exist or cannot be paired are a SetupError that lists the strides of both.
     """
     ours = _select(student, levels)
     if teacher_levels is not None:

@@ -41,13 +41,10 @@ def probe(
 
     Args:
         model (nn.Module): A detector or segmentor. Its heads are run where ``extract_feat`` does not run the module.
-        source (str): The module's name.
+        source (str): The module's name. One that gives no feature maps, once a pass, is a SetupError.
         whose (str): ``'student'`` or ``'teacher'``.
         training (bool): Whether the model trains, where some give other features. Defaults to False.
         first_size (Sequence[int], optional): Height and width to try before all others. Defaults to None.
-
-    Raises:
-        SetupError: If there is no such module, if it is not run, or more than once, or if it gives no feature map.
     """
     module = find_module(model, source, whose)
     if not hasattr(model, 'extract_feat'):
