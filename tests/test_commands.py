@@ -161,8 +161,8 @@ def zoo(tmp_path, typed, monkeypatch):
         cfg.model.update(teacher=narrow(teacher), architecture=narrow(cfg.model.architecture.to_dict()))
         cfg.dump(str(out))
 
-    def write(teacher, student, out, *args):
-        said = write_pair(teacher, student, out, *args)
+    def write(teacher, student, out, **options):
+        said = write_pair(teacher, student, out, **options)
         made_small(out, out)
         return said
 
@@ -256,7 +256,7 @@ def test_machines(typed, small, monkeypatch):
     monkeypatch.setenv('PATH', os.path.dirname(sys.executable), prepend=os.pathsep)
     monkeypatch.setenv('PYTHONPATH', str(ROOT), prepend=os.pathsep)
     typed('docs/guides/machines.md')
-    assert [args[1:] for args in asked] == [('gpu', {'gres': 'gpu:1', 'time': '240'})]
+    assert [args[2:] for args in asked] == [('gpu', {'gres': 'gpu:1', 'time': '240'})]
 
 
 @pytest.mark.parametrize('task', ['detection', 'segmentation'])
