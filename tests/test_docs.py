@@ -1,6 +1,5 @@
 """What README and site say is what the repository holds; what they tell to run is run in `test_commands.py`."""
 
-import argparse
 import ast
 import re
 import shlex
@@ -56,10 +55,8 @@ def test_commands_in_the_text_are_those_that_there_are(command):
     if name == 'make':
         assert re.search(rf'^{words[0]}:', (ROOT / 'Makefile').read_text(), re.M)
     else:
-        parser = argparse.ArgumentParser()
-        (known,) = (known for known in COMMANDS if known.__name__ == words[0])
-        known(parser)
-        options = {option for action in parser._actions for option in action.option_strings}
+        (arguments,) = (arguments for known, (_, arguments) in COMMANDS.items() if known.__name__ == words[0])
+        options = {option for options, _ in arguments for option in options}
         assert {word for word in words if word.startswith('--')} <= options
 
 

@@ -60,7 +60,7 @@ def test_options_of_the_command_line_reach_the_config(here, pairs, tmp_path, opt
 
 def test_missing_config(here):
     code, _ = here('train.py', 'configs/nowhere.py')
-    assert code == "error: The config 'configs/nowhere.py' does not exist: correct the path."
+    assert code.startswith("error: The config 'configs/nowhere.py' does not exist: correct the path")
 
 
 def test_train_test_and_export(here, pairs, tmp_path):

@@ -10,16 +10,12 @@ from cankd_mm.errors import SetupError
 
 
 class Metric(NamedTuple):
-    """A figure that an evaluator reports.
+    """A figure that an evaluator reports."""
 
-    ``key`` is MMEngine's name of it, ``name`` that of tables, ``factor`` makes per cent of it, and ``rule`` is
-    ``'greater'`` or ``'less'``, what is better.
-    """
-
-    key: str
-    name: str
-    factor: float = 1
-    rule: str = 'greater'
+    key: str  # MMEngine's name of it
+    name: str  # that of tables
+    factor: float = 1  # makes per cent of it
+    rule: str = 'greater'  # or 'less', what is better
 
     def of(self, reported: Mapping[str, float]) -> float:
         """Take the metric in per cent out of what was reported: 0 where it is missing, as of what detects nothing."""
@@ -50,18 +46,11 @@ _NAMES = {
 
 
 def metric_of(cfg: Config, split: str = 'val') -> Optional[Metric]:
-    """Find the metric that rates a run.
+    """Find the metric that rates a run, by the evaluators of a split, ``'val'`` or ``'test'``.
 
     It is the one that ``default_hooks.checkpoint.save_best`` names, or else the first that the first evaluator of the
-    config is asked for: box AP, mIoU, mDice, ...
-
-    Args:
-        cfg (Config): The config.
-        split (str): ``'val'`` or ``'test'``, whose evaluators are looked at. Defaults to 'val'.
-
-    Returns:
-        Metric | None: None where nothing is evaluated, labels are kept elsewhere (``format_only``), or the config does
-        not tell what its evaluators report.
+    config is asked for: box AP, mIoU, mDice, ...; None where nothing is evaluated, labels are kept elsewhere
+    (``format_only``), or the config does not tell what its evaluators report.
     """
     evaluators = cfg.get(f'{split}_evaluator')
     if not evaluators or not cfg.get(f'{split}_dataloader'):

@@ -9,18 +9,10 @@ from cankd_mm.errors import SetupError
 
 
 def parse_options(words: Sequence[str]) -> Dict[str, object]:
-    """Read ``--cfg-options``, as MMEngine's ``DictAction`` does.
+    """Read ``--cfg-options``, words of the form ``KEY=VALUE``, as MMEngine's ``DictAction`` does.
 
-    But blanks stay, quotes keep commas, and a path that is there is a path whatever stands in it.
-
-    Args:
-        words (Sequence[str]): Each ``KEY=VALUE``.
-
-    Returns:
-        dict[str, object]: The values by key.
-
-    Raises:
-        SetupError: If a word has no ``=``, or its value is no literal.
+    But blanks stay, quotes keep commas, and a path that is there is a path whatever stands in it. A word without ``=``
+    and a value that is no literal are a SetupError.
     """
     for word in words:
         if '=' not in word:

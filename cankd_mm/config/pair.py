@@ -30,9 +30,6 @@ def student_config(cfg: Config, exported: bool = True) -> Config:
         cfg (Config): The config.
         exported (bool): Whether nothing is left of what this package registers, so that MMDetection or MMSegmentation
             runs the config without it. Defaults to True; otherwise only the model is exchanged.
-
-    Returns:
-        Config: The student's config.
     """
     plain = cfg.to_dict()
     if is_distillation(cfg):
@@ -50,8 +47,6 @@ def student_config(cfg: Config, exported: bool = True) -> Config:
     return Config(_without_scope(plain, cfg.get('default_scope')))
 
 
-# All that is here of which a student can be made.
-_BACKBONES = 'cankd_mm.backbones'
 # What DistillRunner calls the hooks that it adds: a config may switch them off.
 _OUR_HOOKS = ('finite_loss', 'best_student')
 
@@ -70,7 +65,8 @@ def _leave_out_ours(plain: dict) -> None:
             plain[key] = [hook for hook in hooks if not _is_ours(hook, HOOKS)]
     imports = (plain.get('custom_imports') or {}).get('imports', [])
     imports = [imports] if isinstance(imports, str) else imports
-    others = [name for name in imports if not _is_package(name) or name.startswith(_BACKBONES)]
+    # The backbones are all that is here of which a student can be made.
+    others = [name for name in imports if not _is_package(name) or name.startswith('cankd_mm.backbones')]
     if others:
         plain['custom_imports'] = dict(plain['custom_imports'], imports=others)
     else:
@@ -89,11 +85,7 @@ def _is_ours(cfg: Optional[dict], registry: Registry) -> bool:
 
 
 def teacher_config(cfg: Config) -> Config:
-    """Make a plain config of a pair's teacher, with the student's data and evaluation.
-
-    Raises:
-        SetupError: If the config has no teacher, or one that predicts nothing.
-    """
+    """Make a plain config of a pair's teacher, which has to predict, with the student's data and evaluation."""
     if not is_distillation(cfg):
         raise SetupError('There is no teacher in this config: give a distillation config, or leave --teacher out.')
     teacher = cfg.model.teacher

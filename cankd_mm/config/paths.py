@@ -20,17 +20,10 @@ def folder(name: str) -> Path:
 
 
 def config_file(path: str) -> str:
-    """Find the file of a config.
+    """Find the file of a config: return what was given where there is none.
 
     Args:
-        path (str): A path, or ``package::path`` for a config of an installed package, which may be in a folder of any
-            name: ``'cankd_mm::detection/cankd_retinanet-r101_retinanet-r50_2x_coco.py'``.
-
-    Returns:
-        str: The file; what was given where there is none.
-
-    Raises:
-        SetupError: If the package is not installed.
+        path (str): A path, or ``package::path`` for a config of a package. One that is not installed is a SetupError.
     """
     package, _, name = path.rpartition('::')
     if not package:

@@ -17,17 +17,11 @@ def load_config(
     """Read a config the way the tools of MMDetection and MMSegmentation do.
 
     Args:
-        path (str): The config file, or ``package::path``.
+        path (str): The config file, or ``package::path``. It is a SetupError if it cannot be read or has no model.
         cfg_options (dict, optional): Entries that override the config's. Defaults to None.
         work_dir (str, optional): Folder of logs and checkpoints. Defaults to None: what the config says, or else
             ``./work_dirs/<name of the config>``.
         launcher (str): ``'none'``, ``'pytorch'``, ``'slurm'`` or ``'mpi'``. Defaults to 'none'.
-
-    Returns:
-        Config: The config.
-
-    Raises:
-        SetupError: If the file is not there, cannot be read, or has no model.
     """
     cfg = read_config(path, cfg_options)
     if 'model' not in cfg:
@@ -52,14 +46,9 @@ def read_config(path: str, cfg_options: Optional[dict] = None) -> Config:
     ``default_scope`` of None becomes the model's library. Sizes that JSON and YAML have as lists become tuples.
 
     Args:
-        path (str): The config file, ``.py``, ``.json`` or ``.yml``, or ``package::path``.
+        path (str): The config file, ``.py``, ``.json`` or ``.yml``, or ``package::path``. It is a SetupError if it is
+            not there or cannot be read.
         cfg_options (dict, optional): Entries that override the config's. Defaults to None.
-
-    Returns:
-        Config: The config.
-
-    Raises:
-        SetupError: If the file is not there or cannot be read.
     """
     file = config_file(path)
     if not osp.isfile(file):
@@ -88,17 +77,7 @@ def read_config(path: str, cfg_options: Optional[dict] = None) -> Config:
 
 
 def load_model_cfg(path: str) -> dict:
-    """Read the ``model`` of a config, with ``_scope_`` set to the config's ``default_scope``.
-
-    Args:
-        path (str): A config file, or ``'mmdet::retinanet/retinanet_r101_fpn_2x_coco.py'``.
-
-    Returns:
-        dict: The model's config.
-
-    Raises:
-        SetupError: If there is no such config, or it has no ``model``.
-    """
+    """Read the ``model`` of a config, a file or ``package::path``, with ``_scope_`` set to its ``default_scope``."""
     cfg = read_config(path)
     if 'model' not in cfg:
         raise SetupError(f'The config {path!r} has no model: give the config that the model was trained with.')

@@ -11,13 +11,9 @@ TIMM = 'timm::'
 
 
 def type_name(entry: object) -> str:
-    """Name the type of an entry, without scope and module.
+    """Name the type of an entry, or a type itself, without scope and module.
 
-    Args:
-        entry (dict | str | type): An entry with a ``type``, or the type itself.
-
-    Returns:
-        str: ``'CocoMetric'`` for that name, ``'mmdet.CocoMetric'``, ``'mmdet.evaluation.CocoMetric'`` and the class.
+    It is ``'CocoMetric'`` for that name, ``'mmdet.CocoMetric'``, ``'mmdet.evaluation.CocoMetric'`` and the class.
     """
     kind = entry.get('type') if isinstance(entry, dict) else entry
     return kind.__name__ if isinstance(kind, type) else str(kind).split('.')[-1]
@@ -32,13 +28,9 @@ def class_of(registry: Registry, kind: Union[str, type], scope: Optional[str] = 
 
 
 def library_of(kind: Union[str, type, None]) -> Optional[str]:
-    """Tell which library a model's type is of, where the type says so.
+    """Tell which library a model's type is of: ``'mmdet'``, ``'mmseg'`` or another scope, and None of a name alone.
 
-    Args:
-        kind (str | type, optional): The type. A class of the user's own is of the library whose class it extends.
-
-    Returns:
-        str | None: ``'mmdet'``, ``'mmseg'`` or another scope; None of a name alone.
+    A class of the user's own is of the library whose class it extends.
     """
     package, _, name = str(kind).rpartition('.')
     if isinstance(kind, str) and package:  # a module, or a scope, which has no such attribute
@@ -46,10 +38,10 @@ def library_of(kind: Union[str, type, None]) -> Optional[str]:
             kind = getattr(importlib.import_module(package), name)
         except (ImportError, AttributeError):
             return package.split('.')[0]
-    if isinstance(kind, type):
-        packages = [base.__module__.split('.')[0] for base in kind.__mro__]
-        return next((package for package in packages if package in LIBRARIES), packages[0])
-    return package or None if isinstance(kind, str) else None
+    if not isinstance(kind, type):
+        return None
+    packages = [base.__module__.split('.')[0] for base in kind.__mro__]
+    return next((package for package in packages if package in LIBRARIES), packages[0])
 
 
 def from_timm(name: object) -> bool:

@@ -35,13 +35,7 @@ def base_name(config: str, folder: Path) -> str:
 
 
 def write_changes(path: Path, base: str, options: Dict[str, object]) -> None:
-    """Write a config that changes entries of another.
-
-    Args:
-        path (Path): The file.
-        base (str): The other config, a file or ``package::path``.
-        options (dict[str, object]): Entries by key, with dots.
-    """
+    """Write a config that changes entries of another, ``base``, a file or ``package::path``. Keys have dots."""
     nested = Config()
     nested.merge_from_dict(_whole_lists(base, options))
     base = base if '::' in base else str(Path(config_file(base)).resolve())
@@ -50,14 +44,7 @@ def write_changes(path: Path, base: str, options: Dict[str, object]) -> None:
 
 
 def write_new(texts: Dict[Path, str]) -> None:
-    """Write files that must not be there yet: all, or none.
-
-    Args:
-        texts (dict[Path, str]): The content by file.
-
-    Raises:
-        SetupError: If one is there.
-    """
+    """Write contents by file: all, or none and a SetupError where one of the files is there already."""
     for path in texts:
         if path.exists():
             raise SetupError(f'{str(path)!r} is there already: name another file with --out, or take it away.')
@@ -71,12 +58,9 @@ def _whole_lists(base: str, options: Dict[str, object]) -> Dict[str, object]:
     merged = read_config(base, options)
     found: Dict[str, object] = {}
     for key, value in options.items():
-        node, path = merged, []
-        for part in key.split('.'):
-            path.append(part)
-            node = node[part]
-            if isinstance(node, (list, tuple)):
-                break
-        inside = len(path) < len(key.split('.'))
+        node, path, inside = merged, [], key.split('.')
+        while inside and not isinstance(node, (list, tuple)):
+            path.append(inside.pop(0))
+            node = node[path[-1]]
         found['.'.join(path)] = node if inside else value
     return found

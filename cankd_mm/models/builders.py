@@ -19,9 +19,6 @@ def build_model(model: Union[BaseModel, dict, str], whose: str, data_preprocesso
             of a config, or ``'timm::NAME'``. A type without a scope is looked up in MMDetection first.
         whose (str): ``'student'`` or ``'teacher'``, for messages.
         data_preprocessor (dict, optional): Taken where the model's config has none. Defaults to None.
-
-    Raises:
-        SetupError: If neither library knows the model, or it needs distributed training.
     """
     if isinstance(model, nn.Module):
         return model
@@ -36,9 +33,7 @@ def build_model(model: Union[BaseModel, dict, str], whose: str, data_preprocesso
         if '_scope_' not in model:
             model['_scope_'] = library_of(model['type']) or _find_scope(model['type'], whose)
     elif 'cfg_path' not in model:
-        raise SetupError(
-            f"The {whose} is configured by {sorted(model)} alone: give its 'type', or the path of its config."
-        )
+        raise SetupError(f"The {whose}'s config has {sorted(model)} alone: give its 'type', or the path of its config.")
     try:
         return MODELS.build(model)
     except ValueError as e:

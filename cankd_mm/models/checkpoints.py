@@ -27,35 +27,22 @@ def check_checkpoint(path: str, whose: str) -> None:
 
 
 def load_checkpoint(path: str, whose: str) -> dict:
-    """Read a checkpoint of any library from a file or an address.
-
-    Returns:
-        dict: All that it holds, with the weights as ``state_dict``, and as ``weights_key`` the key that they stood
-        under, None where the file holds nothing but weights.
-
-    Raises:
-        SetupError: If the file does not exist, cannot be read or holds no weights.
+    """Read a checkpoint of any library from a file or an address: all that it holds, with the weights as
+    ``state_dict``, and as ``weights_key`` the key that they stood under, None where it holds nothing but weights.
     """
-    checkpoint = _read(path, whose)
+    checkpoint, what = _read(path, whose), f"The {whose}'s checkpoint {path!r}"
     if not isinstance(checkpoint, dict):
-        raise SetupError(
-            f"The {whose}'s checkpoint {path!r} holds a {type(checkpoint).__name__}, not weights by name: save the "
-            "model's state_dict."
-        )
+        kind = type(checkpoint).__name__
+        raise SetupError(f"{what} holds a {kind}, not weights by name: save the model's state_dict.")
     keys = ('state_dict', 'ema_state_dict', 'model_ema', 'model')
     key = next((key for key in keys if isinstance(checkpoint.get(key), dict)), None)
     found = checkpoint[key] if key else {} if 'state_dict' in checkpoint else checkpoint
     # A wrapper that distributes or averages a model holds it as `module`.
-    weights = {
-        re.sub(r'^module\.', '', name): value
-        for name, value in found.items()
-        if isinstance(value, Tensor) and name != 'steps'
-    }
+    tensors = {name: value for name, value in found.items() if isinstance(value, Tensor) and name != 'steps'}
+    weights = {re.sub(r'^module\.', '', name): value for name, value in tensors.items()}
     if not weights:
         inside = ', '.join(map(repr, [*checkpoint][:5])) or 'nothing'
-        raise SetupError(
-            f"The {whose}'s checkpoint {path!r} holds no weights, but {inside}: give the file that the training wrote."
-        )
+        raise SetupError(f'{what} holds no weights, but {inside}: give the file that the training wrote.')
     return {**(checkpoint if key else {}), 'state_dict': weights, 'weights_key': key}
 
 
@@ -65,18 +52,15 @@ def _read(path: str, whose: str) -> object:
         return CheckpointLoader.load_checkpoint(path, map_location='cpu', logger='silent')
     except (RuntimeError, UnpicklingError, EOFError, OSError) as e:
         if 'weights_only' in str(e) or 'which no checkpoint needs' in str(e):
-            problem = (
-                'holds more than weights and training state, and is not read, since that could run code: save its '
-                'state_dict alone where you trust it.'
-            )
+            problem = 'holds more than weights and training state, and is not read, since that could run code'
+            advice = 'save its state_dict alone where you trust it'
         elif '://' in path and isinstance(e, OSError):
-            problem = f'cannot be fetched ({e}): fetch it where there is a network and give the path of the file.'
+            problem = f'cannot be fetched ({e})'
+            advice = 'fetch it where there is a network and give the path of the file'
         else:
-            problem = (
-                f'cannot be read ({reason_of(e).split(". ")[0]}): it is truncated or no checkpoint, so fetch or write '
-                'it again.'
-            )
-        raise SetupError(f"The {whose}'s checkpoint {path!r} {problem}") from e
+            problem = f'cannot be read ({reason_of(e).split(". ")[0]})'
+            advice = 'it is truncated or no checkpoint, so fetch or write it again'
+        raise SetupError(f"The {whose}'s checkpoint {path!r} {problem}: {advice}.") from e
 
 
 def student_state_dict(state_dict: dict) -> dict:
@@ -98,47 +82,37 @@ def pretrained_cfg(model: BaseModel) -> Optional[dict]:
 def load_pretrained(model: nn.Module, init_cfg: dict, whose: str) -> None:
     """Fill a model with the ``checkpoint`` of an ``init_cfg``, or with the part of it under ``prefix``."""
     path, prefix = init_cfg['checkpoint'], init_cfg.get('prefix')
-    state_dict = load_checkpoint(path, whose)['state_dict']
-    if prefix:
-        state_dict = _without_prefix(state_dict, f'{prefix.rstrip(".")}.')
-    load_weights(model, state_dict, path, whose)
+    weights = load_checkpoint(path, whose)['state_dict']
+    load_weights(model, _without_prefix(weights, f'{prefix.rstrip(".")}.') if prefix else weights, path, whose)
 
 
 def load_weights(model: nn.Module, state_dict: dict, path: str, whose: str) -> None:
     """Fill a model; a SetupError names ``path`` and ``whose`` if a parameter or a statistic is missing or misfits."""
-    name = type(model).__name__
+    name, what = type(model).__name__, f"The {whose}'s checkpoint {path!r}"
     if whose == 'teacher' and any(key.startswith(('architecture.', 'distiller.')) for key in state_dict):
-        raise SetupError(
-            f"The teacher's checkpoint {path!r} holds a distillation run, not a model: turn it into one with "
-            'cankd export.'
-        )
+        raise SetupError(f'{what} holds a distillation run, not a model: turn it into one with cankd export.')
     own = model.state_dict()
     if hasattr(model, 'backbone') and not own.keys() & state_dict.keys():  # of a backbone alone
         state_dict = {f'backbone.{key}': value for key, value in state_dict.items()}
     misfits = [key for key, value in state_dict.items() if key in own and own[key].shape != value.shape]
     if misfits:
-        key = misfits[0]
+        shapes = [tuple(holder[misfits[0]].shape) for holder in (state_dict, own)]
         more = f', and {len(misfits) - 1} more differ' if len(misfits) > 1 else ''
         raise SetupError(
-            f"The {whose}'s checkpoint {path!r} does not fit its config: {key} has the shape "
-            f'{tuple(state_dict[key].shape)} in the file and {tuple(own[key].shape)} in the '
-            f'{name}{more}; give the config it was trained with.'
+            f'{what} does not fit its config: {misfits[0]} has the shape {shapes[0]} in the file and {shapes[1]} in '
+            f'the {name}{more}; give the config it was trained with.'
         )
-    result = model.load_state_dict(state_dict, strict=False)
+    missing, unexpected = model.load_state_dict(state_dict, strict=False)
     parameters = dict(model.named_parameters())
     # Other buffers are counters and constants, which many files lack.
     needed = [key for key in own if key in parameters or key.endswith(('running_mean', 'running_var'))]
-    missing = [key for key in result.missing_keys if key in needed]
+    missing = [key for key in missing if key in needed]
     if missing:
         raise SetupError(
-            f"The {whose}'s checkpoint {path!r} lacks {len(missing)} of the {len(needed)} parameters and batch norm "
-            f'statistics of its {name}, such as {missing[0]}: give the checkpoint of this config.'
+            f'{what} lacks {len(missing)} of the {len(needed)} parameters and batch norm statistics of its {name}, '
+            f'such as {missing[0]}: give the checkpoint of this config.'
         )
-    if result.unexpected_keys:
-        print_log(
-            f"The {whose}'s checkpoint {path!r} holds {len(result.unexpected_keys)} entries that its "
-            f'{name} has no place for, such as {result.unexpected_keys[0]}.',
-            logger='current',
-            level=logging.WARNING,
-        )
+    if unexpected:
+        entries = f'{len(unexpected)} entries that its {name} has no place for, such as {unexpected[0]}'
+        print_log(f'{what} holds {entries}.', 'current', logging.WARNING)
     print_log(f'Loaded all {len(needed)} weights and statistics of the {whose} {name} from {path}.', logger='current')

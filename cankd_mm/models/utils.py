@@ -84,9 +84,8 @@ def find_module(model: nn.Module, name: str, whose: str) -> nn.Module:
         return modules[name]
     near = get_close_matches(name, filter(None, modules), n=3, cutoff=0.5)
     near = near or [child for child, _ in model.named_children() if child != 'data_preprocessor']
-    raise SetupError(
-        f'The {whose} {type(model).__name__} has no module {name!r}; did you mean {" or ".join(map(repr, near))}?'
-    )
+    advice = f'did you mean {" or ".join(map(repr, near))}?'
+    raise SetupError(f'The {whose} {type(model).__name__} has no module {name!r}; {advice}')
 
 
 def unwrap(model: nn.Module) -> nn.Module:

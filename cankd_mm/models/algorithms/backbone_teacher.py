@@ -107,10 +107,8 @@ def _registered(backbone: dict) -> nn.Module:
     scope, dot, _ = str(backbone['type']).rpartition('.')
     if dot and scope.isidentifier() and scope not in ('mmdet', 'mmseg', 'mmrazor'):
         if find_spec(scope) is None:
-            raise SetupError(
-                f"The teacher's backbone {backbone['type']!r} is of the package {scope!r}, which is not installed: "
-                'install it, or correct the type.'
-            )
+            what = f"The teacher's backbone {backbone['type']!r} is of the package {scope!r}"
+            raise SetupError(f'{what}, which is not installed: install it, or correct the type.')
         import_modules_from_strings(f'{scope}.models')
     return MODELS.build(backbone)
 

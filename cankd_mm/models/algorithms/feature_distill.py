@@ -80,12 +80,10 @@ class FeatureDistill(BaseModel):
         teacher_dtype: Optional[str] = None,
         data_preprocessor: Optional[dict] = None,
     ) -> None:
-        # The student is complete: nothing of it is initialized again.
+        # __new__ has built the student: nothing of it is initialized again.
         if teacher_dtype not in (None, 'bfloat16', 'float16'):
-            raise SetupError(
-                f"FeatureDistill cannot run the teacher in {teacher_dtype!r}: set teacher_dtype to 'bfloat16' or "
-                "'float16', or leave it out."
-            )
+            advice = "set teacher_dtype to 'bfloat16' or 'float16', or leave it out."
+            raise SetupError(f'FeatureDistill cannot run the teacher in {teacher_dtype!r}: {advice}')
         teacher = build_model(teacher, 'teacher')
         weights = dict(checkpoint=teacher_ckpt) if teacher_ckpt else pretrained_cfg(teacher)
         if weights is not None:
@@ -131,10 +129,8 @@ class FeatureDistill(BaseModel):
     def init_weights(self) -> None:
         """Initialize the student, then copy the parts that start from the teacher's weights."""
         if self.teacher_ckpt is None:
-            raise SetupError(
-                f'The teacher {type(self.teacher).__name__} has no trained weights: set model.teacher_ckpt '
-                'in the config or with --cfg-options model.teacher_ckpt=PATH.'
-            )
+            advice = 'set model.teacher_ckpt in the config or with --cfg-options model.teacher_ckpt=PATH.'
+            raise SetupError(f'The teacher {type(self.teacher).__name__} has no trained weights: {advice}')
         with self.student_alone():  # a rule of its init_cfg is for its own layers
             super().init_weights()
         self.distiller.init_weights()

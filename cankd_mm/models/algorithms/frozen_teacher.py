@@ -90,23 +90,16 @@ class TeacherInput(nn.Module):
 
     def __init__(self, student: nn.Module, teacher: nn.Module) -> None:
         super().__init__()
-        s_mean, s_std = _statistics(student)
-        t_mean, t_std = _statistics(teacher)
+        s_mean, s_std, s_swaps, s_pad = _normalization(student)
+        t_mean, t_std, t_swaps, self.pad_value = _normalization(teacher)
         if getattr(teacher, '_enable_normalize', False) and len(t_mean) < len(s_mean):
-            raise SetupError(
-                f'The teacher is for images of {len(t_mean)} channels and the student for {len(s_mean)}: give a '
-                "teacher for the student's images."
-            )
-        self.flip = _swaps_channels(student) != _swaps_channels(teacher)
+            channels = f'images of {len(t_mean)} channels and the student for {len(s_mean)}'
+            raise SetupError(f"The teacher is for {channels}: give a teacher for the student's images.")
+        self.flip = s_swaps != t_swaps
         if self.flip:
             s_mean, s_std = s_mean.flip(0), s_std.flip(0)
-        self.pad_value = _pad_value(teacher)
-        self.identical = (
-            not self.flip
-            and torch.equal(s_mean, t_mean)
-            and torch.equal(s_std, t_std)
-            and self.pad_value == _pad_value(student)
-        )
+        equal = torch.equal(s_mean, t_mean) and torch.equal(s_std, t_std)
+        self.identical = equal and not self.flip and self.pad_value == s_pad
         self.register_buffer('scale', (s_std / t_std).float(), persistent=False)
         self.register_buffer('shift', ((s_mean - t_mean) / t_std).float(), persistent=False)
 
@@ -125,7 +118,7 @@ class TeacherInput(nn.Module):
 
 def spread_grey(preprocessor: nn.Module) -> None:
     """Have the data preprocessor of a model for colour images repeat the channel of grey ones."""
-    channels = len(_statistics(preprocessor)[0])
+    channels = len(_normalization(preprocessor)[0])
 
     def spread(module: nn.Module, args: tuple) -> tuple:
         data, *others = args
@@ -138,18 +131,13 @@ def spread_grey(preprocessor: nn.Module) -> None:
         preprocessor.register_forward_pre_hook(spread)
 
 
-def _statistics(preprocessor: nn.Module) -> Tuple[Tensor, Tensor]:
-    """Read mean and standard deviation, each ``(3 or 1, 1, 1)``; 0 and 1 where nothing is normalized."""
+def _normalization(preprocessor: nn.Module) -> Tuple[Tensor, Tensor, bool, float]:
+    """Read mean and standard deviation, each ``(3 or 1, 1, 1)``, whether channels are swapped, and the padding."""
+    mean, std = torch.zeros(1, 1, 1).double(), torch.ones(1, 1, 1).double()
     if getattr(preprocessor, '_enable_normalize', False):
         # In float64, so that the two affine maps compose without loss.
-        return preprocessor.mean.cpu().double(), preprocessor.std.cpu().double()
-    return torch.zeros(1, 1, 1).double(), torch.ones(1, 1, 1).double()
-
-
-def _swaps_channels(preprocessor: nn.Module) -> bool:
+        mean, std = preprocessor.mean.cpu().double(), preprocessor.std.cpu().double()
     # MMEngine and MMDetection call it `_channel_conversion`, MMSegmentation `channel_conversion`.
-    return bool(getattr(preprocessor, '_channel_conversion', getattr(preprocessor, 'channel_conversion', False)))
-
-
-def _pad_value(preprocessor: nn.Module) -> float:
-    return float(getattr(preprocessor, 'pad_value', getattr(preprocessor, 'pad_val', 0)))
+    swaps = getattr(preprocessor, '_channel_conversion', getattr(preprocessor, 'channel_conversion', False))
+    padding = getattr(preprocessor, 'pad_value', getattr(preprocessor, 'pad_val', 0))
+    return mean, std, bool(swaps), float(padding)

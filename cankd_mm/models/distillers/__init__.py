@@ -1,3 +1,0 @@
-from cankd_mm.models.distillers.cankd_distiller import CanKDDistiller
-
-__all__ = ['CanKDDistiller']

@@ -71,26 +71,21 @@ class CanKDDistiller(ConfigurableDistiller):
     ) -> None:
         self._image_size = long_form.pop('image_size', None)  # an option of 0.2, taken until 0.4
         self._short_form = source is not None
+        self._factors: Dict[str, float] = {}
         if not self._short_form:
             teachers = dict(teacher_source=teacher_source, teacher_levels=teacher_levels)
             given = dict(levels=levels, loss=loss, connector=connector, level_weights=level_weights, **teachers)
-            for name, value in given.items():
-                if value is not None:
-                    raise SetupError(
-                        f"CanKDDistiller got {name} but no source: name the module to distill, such as source='neck'."
-                    )
+            for name in (name for name, value in given.items() if value is not None):
+                advice = "name the module to distill, such as source='neck'."
+                raise SetupError(f'CanKDDistiller got {name} but no source: {advice}')
             super().__init__(**long_form)
-            self._factors: Dict[str, float] = {}
             return
         if loss is None:
-            raise SetupError(
-                f"CanKDDistiller got source={source!r} but no loss: give one, such as loss=dict(type='CanKDLoss')."
-            )
+            advice = "give one, such as loss=dict(type='CanKDLoss')."
+            raise SetupError(f'CanKDDistiller got {source=} but no loss: {advice}')
         if level_weights not in (None, 'pixels'):
-            raise SetupError(
-                f"CanKDDistiller got level_weights={level_weights!r}: set 'pixels', leave it out, or give a list as "
-                "the loss's loss_weight."
-            )
+            advice = "set 'pixels', leave it out, or give a list as the loss's loss_weight."
+            raise SetupError(f'CanKDDistiller got {level_weights=}: {advice}')
         # The parts that refer to each other are built once both models are known.
         self._given = {name: dict(long_form.pop(name, None) or {}) for name in _LONG_FORM}
         super().__init__(**long_form)
@@ -135,9 +130,17 @@ class CanKDDistiller(ConfigurableDistiller):
         # CanKDLoss calls the option `resize`, PKDLoss `resize_stu`.
         resizes = any(self.loss.get(option) is not None for option in ('resize', 'resize_stu'))
         pairs = pair_levels(ours, theirs, self.levels, self.teacher_levels, resizes)
-        connectors, losses, mappings, self._factors = {}, {}, {}, {}
+        connectors, losses, mappings = {}, {}, {}
         finest = min(student.stride for student, _ in pairs)
-        for loss, (student, teacher) in zip(self._loss_of_each(len(pairs)), pairs):
+        weights = self.loss.get('loss_weight')
+        weights = list(weights) if isinstance(weights, (list, tuple)) else None
+        if weights is not None and len(weights) != len(pairs):
+            raise SetupError(
+                f"The distiller's loss has {len(weights)} weights, {weights}, for {len(pairs)} levels: give one weight "
+                'for each level, or a single one for all.'
+            )
+        for number, (student, teacher) in enumerate(pairs):
+            loss = self.loss if weights is None else dict(self.loss, loss_weight=weights[number])
             name = f'loss_{student.source.replace(".", "_")}_{student.index or 0}'
             in_channel, out_channel = student.shape[1], teacher.shape[1]
             if self.connector is not None or in_channel != out_channel:
@@ -161,18 +164,6 @@ class CanKDDistiller(ConfigurableDistiller):
             self.distill_losses, self.loss_forward_mappings, self.student_recorders, self.teacher_recorders
         )
 
-    def _loss_of_each(self, levels: int) -> List[dict]:
-        """Give every level its config of the loss, with its own weight where there are several."""
-        weights = self.loss.get('loss_weight')
-        if not isinstance(weights, (list, tuple)):
-            return [self.loss] * levels
-        if len(weights) != levels:
-            raise SetupError(
-                f"The distiller's loss has {len(weights)} weights, {list(weights)}, for {levels} levels: give one "
-                'weight for each level, or a single one for all.'
-            )
-        return [dict(self.loss, loss_weight=weight) for weight in weights]
-
 
 def _complete(what: str, cfg: dict, student_channels: int, teacher_channels: int) -> Tuple[dict, List[str]]:
     """Fill in the channel counts of a loss or a connector, and name the arguments of its forward."""
@@ -180,14 +171,10 @@ def _complete(what: str, cfg: dict, student_channels: int, teacher_channels: int
     if cls is None:
         near = get_close_matches(cfg['type'], list(MODELS.module_dict), n=3, cutoff=0.5)
         near = near or [dict(loss='CanKDLoss', connector='ConvModuleConnector')[what]]
-        raise SetupError(
-            f"The distiller's {what} type {cfg['type']!r} is not registered; "
-            f'did you mean {" or ".join(map(repr, near))}?'
-        )
+        advice = f'did you mean {" or ".join(map(repr, near))}?'
+        raise SetupError(f"The distiller's {what} type {cfg['type']!r} is not registered; {advice}")
     accepted = inspect.signature(cls.__init__).parameters
-    channels = {
-        **dict.fromkeys(('in_channel', 'in_channels', 'student_channels'), student_channels),
-        **dict.fromkeys(('out_channel', 'out_channels', 'teacher_channels'), teacher_channels),
-    }
+    channels = dict.fromkeys(('in_channel', 'in_channels', 'student_channels'), student_channels)
+    channels.update(dict.fromkeys(('out_channel', 'out_channels', 'teacher_channels'), teacher_channels))
     channels = {name: value for name, value in channels.items() if name in accepted}
     return {**channels, **cfg}, list(inspect.signature(cls.forward).parameters)[1:3]

@@ -13,10 +13,9 @@ def pair_levels(
 ) -> List[Tuple[Level, Level]]:
     """Pair the levels of a student's source with those of a teacher's, as :class:`CanKDDistiller` says.
 
-    Raises:
-        SetupError: If a level does not exist, or if levels cannot be paired. The message lists the strides of both.
+    Levels that do not exist or cannot be paired are a SetupError that lists the strides of both.
     """
-    ours = _select(student, levels)
+    ours, advice = _select(student, levels), _advice(student, teacher)
     if teacher_levels is not None:
         theirs = _select(teacher, teacher_levels)
         if len(ours) != len(theirs):
@@ -34,17 +33,13 @@ def pair_levels(
             pairs = list(zip(ours, _select(teacher, numbers)))
         alone = [level for level in ours if all(level != paired for paired, _ in pairs)]
         if not pairs:
-            raise SetupError(
-                f"The student's {ours[0].source!r} and the teacher's {teacher[0].source!r} have no stride in common: "
-                f'{_advice(student, teacher)}'
-            )
+            sources = f"The student's {ours[0].source!r} and the teacher's {teacher[0].source!r}"
+            raise SetupError(f'{sources} have no stride in common: {advice}')
         if levels is not None and alone:
-            raise SetupError(f'The teacher has no level of the stride of {alone[0]}: {_advice(student, teacher)}')
+            raise SetupError(f'The teacher has no level of the stride of {alone[0]}: {advice}')
     for ours, theirs in pairs:
         if ours.shape[2:] != theirs.shape[2:] and not resizes:
-            raise SetupError(
-                f'{ours} and {theirs} differ in height and width on the same image: {_advice(student, teacher)}'
-            )
+            raise SetupError(f'{ours} and {theirs} differ in height and width on the same image: {advice}')
     return pairs
 
 
@@ -62,18 +57,16 @@ def _of_equal_stride(ours: List[Level], teacher: List[Level], each_once: bool = 
 
 def _select(features: List[Level], levels: Levels) -> List[Level]:
     """List the first levels by their number, or those of given indices, or all for None."""
-    whose, source, count = features[0].whose, features[0].source, len(features)
+    source, count = f"{features[0].whose}'s {features[0].source!r}", len(features)
     numbers = list(range(count) if levels is None else range(levels) if isinstance(levels, int) else levels)
     for number in numbers:
         if not -count <= number < count:
             gives = f'it gives {count} levels, 0 to {count - 1}' if count > 1 else 'it gives a single feature map'
-            raise SetupError(
-                f"The {whose}'s {source!r} has no level {number}: {gives}; leave levels out for all that both models "
-                'have.'
-            )
+            advice = 'leave levels out for all that both models have.'
+            raise SetupError(f'The {source} has no level {number}: {gives}; {advice}')
     numbers = [number % count for number in numbers]
     if not numbers or len(set(numbers)) < len(numbers):
-        raise SetupError(f"levels={levels!r} of the {whose}'s {source!r} must name at least one level, and none twice.")
+        raise SetupError(f'{levels=} of the {source} must name at least one level, and none twice.')
     return [features[number] for number in numbers]
 
 

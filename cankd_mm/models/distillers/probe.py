@@ -41,15 +41,12 @@ def probe(
 
     Args:
         model (nn.Module): A detector or segmentor. Its heads are run where ``extract_feat`` does not run the module.
-        source (str): The module's name.
+        source (str): The module's name. One that gives no feature maps, once a pass, is a SetupError.
         whose (str): ``'student'`` or ``'teacher'``.
         training (bool): Whether the model trains, where some give other features. Defaults to False.
         first_size (Sequence[int], optional): Height and width to try before all others. Defaults to None.
-
-    Raises:
-        SetupError: If there is no such module, if it is not run, or more than once, or if it gives no feature map.
     """
-    module = find_module(model, source, whose)
+    module, what = find_module(model, source, whose), f"The {whose}'s {source!r}"
     if not hasattr(model, 'extract_feat'):
         raise SetupError(
             f'The {whose} {type(model).__name__} has no extract_feat, which distillation runs: '
@@ -63,26 +60,24 @@ def probe(
         handle.remove()
     if not outputs:
         raise SetupError(
-            f"The {whose}'s {source!r} is not run by extract_feat (backbone and neck), nor by a head that needs no "
-            "annotations: distill from a module of the backbone, the neck or a segmentor's head."
+            f'{what} is not run by extract_feat (backbone and neck), nor by a head that needs no annotations: distill '
+            "from a module of the backbone, the neck or a segmentor's head."
         )
     if len(outputs) > 1:
-        raise SetupError(
-            f"The {whose}'s {source!r} is run {len(outputs)} times a pass: record it in MMRazor's long form, with a "
-            'record_idx for each.'
-        )
+        advice = "record it in MMRazor's long form, with a record_idx for each."
+        raise SetupError(f'{what} is run {len(outputs)} times a pass: {advice}')
     (output,) = outputs
     single = isinstance(output, Tensor)
     features = [output] if single else output if isinstance(output, (list, tuple)) else []
     if not features or not all(isinstance(f, Tensor) and f.dim() == 4 for f in features):
         raise SetupError(
-            f"The {whose}'s {source!r} gives {type(output).__name__} that is no feature map (N, C, H, W) "
-            'nor a sequence of them: distill from another module.'
+            f'{what} gives {type(output).__name__} that is no feature map (N, C, H, W) nor a sequence of them: distill '
+            'from another module.'
         )
     if any(len(f) != images for f in features):
         raise SetupError(
-            f"The {whose}'s {source!r} gives {len(features[0])} feature maps for {images} images while it trains: "
-            'distill from a module before that, which gives one for each.'
+            f'{what} gives {len(features[0])} feature maps for {images} images while it trains: distill from a module '
+            'before that, which gives one for each.'
         )
     return [Level(whose, source, None if single else i, (1, *f.shape[1:]), size) for i, f in enumerate(features)]
 

@@ -58,13 +58,10 @@ class CanBlock(nn.Module):
         if mode not in MODES:
             raise SetupError(f'There is no mode {mode!r}: use {", ".join(map(repr, MODES[:-1]))} or {MODES[-1]!r}.')
         if not isinstance(sub_sample, int) or sub_sample is not False and sub_sample < 1:
-            raise SetupError(
-                f'The Can block cannot pool with sub_sample={sub_sample!r}: give the side of the windows, True for 2, '
-                'or False for none.'
-            )
+            advice = 'give the side of the windows, True for 2, or False for none.'
+            raise SetupError(f'The Can block cannot pool with {sub_sample=}: {advice}')
         self.sub_sample = {True: 2, False: 1}[sub_sample] if isinstance(sub_sample, bool) else sub_sample
-        self.mode = mode
-        self.residual = residual
+        self.mode, self.residual = mode, residual
         inner_channels = max(in_channels // reduction, 1)
         if mode != 'gaussian':
             self.theta = nn.Conv2d(in_channels, inner_channels, 1)

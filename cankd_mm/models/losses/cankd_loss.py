@@ -69,17 +69,11 @@ class CanKDLoss(nn.Module):
                 "teacher: give the paper's mu, zero or more."
             )
         if in_channels < 1 or reduction < 1:
-            raise SetupError(
-                f'CanKDLoss got in_channels={in_channels} and reduction={reduction}: both must be at least 1.'
-            )
+            raise SetupError(f'CanKDLoss got {in_channels=} and {reduction=}: both must be at least 1.')
         if resize not in (None, 'student', 'teacher'):
-            raise SetupError(
-                f"CanKDLoss cannot resize {resize!r}: say 'student' or 'teacher', or leave resize out where both "
-                'features have one size.'
-            )
-        self.norm = norm
-        self.resize = resize
-        self.loss_weight = loss_weight
+            advice = "say 'student' or 'teacher', or leave resize out where both features have one size."
+            raise SetupError(f'CanKDLoss cannot resize {resize!r}: {advice}')
+        self.norm, self.resize, self.loss_weight = norm, resize, loss_weight
         self.can = None if mode is None else CanBlock(in_channels, reduction, sub_sample, mode, residual)
 
     def forward(self, s_feature: Tensor, t_feature: Tensor) -> Tensor:
