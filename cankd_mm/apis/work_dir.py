@@ -2,10 +2,9 @@
 
 import json
 import os
-import re
 import socket
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from statistics import median
 from typing import Callable, Dict, Iterable, Iterator, List, Optional
@@ -26,12 +25,8 @@ def read_scalars(work_dir: Path) -> List[dict]:
     entries = []
     for path in sorted(work_dir.glob('*/vis_data/scalars.json')):
         for line in path.read_text().splitlines():
-            try:
-                entry = json.loads(line)
-            except ValueError:  # the line that is being written
-                continue
-            # Before 0.2 a distillation reported its student's metrics under a prefix.
-            entries.append({re.sub('^student/', '', key): value for key, value in entry.items()})
+            with suppress(ValueError):  # of the line that is being written
+                entries.append(json.loads(line))
     return entries
 
 
@@ -101,6 +96,8 @@ def claimed(work_dir: Path, wait: bool = False) -> Iterator[Callable[..., None]]
     lock = FileLock(str(work_dir / _LOCK))
     try:
         lock.acquire(timeout=1)  # who only looks holds it for a moment
+    except NotImplementedError:
+        print_log('The file system of the work folder has no locks: nothing keeps a second training out.', 'current')
     except Timeout:
         busy = f'{holder(work_dir) or "Another process"} trains in {str(work_dir)!r}'
         if not wait:
@@ -129,6 +126,8 @@ def holder(work_dir: Path) -> Optional[str]:
     try:
         with FileLock(str(work_dir / _LOCK), timeout=0):
             return None
+    except NotImplementedError:
+        return None
     except Timeout:
         state = state_of(work_dir)
         job = f' (job {state["slurm"]} of Slurm)' if 'slurm' in state else ''

@@ -21,8 +21,6 @@ from cankd_mm.stack.machine import describe_machine
 
 RESULT = 'result.json'
 
-_POINTS = 10  # at how many iterations the figures of the Can blocks are kept
-_TIME = re.compile(r'\d{8}_\d{6}')
 _NO_METRICS = ('epoch', 'iter', 'step', 'time', 'data_time')
 
 
@@ -112,7 +110,7 @@ def blocks(steps: List[dict]) -> Dict[str, list]:
         # What was measured last is logged until it is measured again.
         if keys and keys[0] in entry and (not measured or any(entry[key] != measured[-1][key] for key in keys)):
             measured.append(entry)
-    kept = [*measured[: -1 : max(len(measured) // _POINTS, 1)], *measured[-1:]]
+    kept = [*measured[: -1 : max(len(measured) // 10, 1)], *measured[-1:]]
     return {key[len('can/') :]: [[int(entry['step']), round(entry[key], 5)] for entry in kept] for key in keys}
 
 
@@ -134,5 +132,5 @@ def _numbers(reported: dict) -> Dict[str, float]:
 
 def _config_of(work_dir: Path) -> Optional[Path]:
     """MMEngine keeps the config of a run in its folder under its name; one that was made for a test, under the time."""
-    configs = [path for path in work_dir.glob('*.py') if not _TIME.fullmatch(path.stem)]
+    configs = [path for path in work_dir.glob('*.py') if not re.fullmatch(r'\d{8}_\d{6}', path.stem)]
     return max(configs, key=lambda path: path.stat().st_mtime, default=None)
