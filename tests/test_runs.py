@@ -168,3 +168,12 @@ def test_a_training_is_as_far_as_its_files_say(pairs, tmp_path, way):
     assert last_checkpoint(work_dir).samefile(named)
     again = train(str(config), work_dir=str(work_dir), resume='auto')
     assert again.iter == 4 and 'resumed' in next(iter(sorted(work_dir.glob('*/*.log'))[-1:])).read_text()
+
+
+def test_a_file_system_without_locks_keeps_nobody_from_training(tmp_path, monkeypatch):
+    def acquire(*args, **kwargs):
+        raise NotImplementedError
+
+    monkeypatch.setattr('filelock.FileLock.acquire', acquire)
+    with claimed(tmp_path):
+        assert state_of(tmp_path)['pid'] == os.getpid() and holder(tmp_path) is None

@@ -95,8 +95,6 @@ class Local:
         """Train, and tell whether the training came to its own end; ``ends`` tells every second whether to end it."""
         slot, process = self._slots.get(), None
         try:
-            if self.stopped:
-                return False
             job.work_dir.mkdir(parents=True, exist_ok=True)
             environment = {'OMP_NUM_THREADS': self._threads, **os.environ, **slot}
             with open(job.work_dir / 'train.log', 'ab') as log:
@@ -135,6 +133,8 @@ def run_jobs(jobs: Sequence[Job], place: Optional[Local] = None, stream: TextIO 
     left = [job for job in jobs if not job.done]
 
     def run(job: Job) -> bool:
+        if place.stopped:
+            return False
         running.append(job)
         busy = holder(job.work_dir)
         waits = f': waits for the end of what runs there. {busy}' if busy else ''
@@ -172,7 +172,7 @@ def side_by_side(place: Local, count: int) -> Iterator[ThreadPoolExecutor]:
         place.stopped = True
         raise
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        pool.shutdown()
         for number, handler in before.items():
             signal.signal(number, handler)
 
