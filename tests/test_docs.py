@@ -3,6 +3,7 @@
 import ast
 import re
 import shlex
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from mmengine.fileio import load
 from mmengine.hooks import Hook
 from mmengine.registry import DefaultScope
 from mmrazor.registry import MODELS
+from torch import nn
 
 import cankd_mm.engine
 import cankd_mm.models
@@ -119,18 +121,48 @@ def test_examples_of_hooks_loop_and_runner_run(pairs, tmp_path):
     assert {type(hook).__name__ for hook in runner.hooks} > {hook['type'] for hook in found['custom_hooks']}
 
 
-def test_examples_of_the_distiller_build():
-    for name in ('CanKDDistiller', 'CanKDLoss'):
-        space = dict(CanKDLoss=cankd_mm.models.CanKDLoss)
-        text, _, module = example_of(getattr(cankd_mm.models, name)).partition('# As a plain module.\n')
-        exec(text, space)  # noqa: S102
-        with DefaultScope.overwrite_default_scope('mmrazor'):
-            assert MODELS.build(space['distiller']).source
-        if module:
-            features = dict(student_feature=torch.randn(1, 256, 4, 4, requires_grad=True))
-            features['teacher_feature'] = torch.randn(1, 256, 4, 4)
-            exec(module, {**space, **features})  # noqa: S102
-            assert features['student_feature'].grad.any()
+class Pyramid(nn.Module):
+    def forward(self, x):
+        return tuple(x[..., :: 2**i, :: 2**i].contiguous() for i in range(4))
+
+
+class Tiny(nn.Module):
+    """What the examples distil: a neck of four levels, and a stage of a backbone."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone = nn.Sequential(OrderedDict(layer4=nn.Conv2d(3, 4, 1)))
+        self.neck = Pyramid()
+
+    def extract_feat(self, inputs):
+        return self.neck(self.backbone(inputs))
+
+
+PARTS = [getattr(cankd_mm.models, name) for name in cankd_mm.models.__all__]
+DISTILLED = [part for part in PARTS if isinstance(part, type) and re.search('^distiller = ', example_of(part), re.M)]
+
+
+@pytest.mark.parametrize('part', DISTILLED)
+def test_examples_of_distillers_losses_and_connectors_run(part):
+    space = {part.__name__: part}
+    text, _, module = example_of(part).partition('# As a plain module.\n')
+    exec(text, space)  # noqa: S102
+    student, teacher, image = Tiny(), Tiny(), torch.randn(2, 3, 32, 32)
+    with DefaultScope.overwrite_default_scope('mmrazor'):
+        distiller = MODELS.build(space['distiller'])
+        distiller.prepare_from_student(student)
+        distiller.prepare_from_teacher(teacher)
+    assert any(type(built) is part for built in distiller.modules()), f'the example has no {part.__name__}'
+    with torch.no_grad(), distiller.teacher_recorders:
+        teacher.extract_feat(image)
+    with distiller.student_recorders:
+        student.extract_feat(image)
+    assert sum(distiller.compute_distill_losses().values()) > 0
+    if module:
+        features = dict(student_feature=torch.randn(1, 256, 4, 4, requires_grad=True))
+        features['teacher_feature'] = torch.randn(1, 256, 4, 4)
+        exec(module, {**space, **features})  # noqa: S102
+        assert features['student_feature'].grad.any()
 
 
 def test_stored_results_are_laid_out_as_they_are():

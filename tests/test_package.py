@@ -168,7 +168,7 @@ def test_tools_and_configs(run):
 def test_help_is_there_in_a_moment_and_fits_on_a_screen(run):
     for command in ('', *(command.__name__ for command in cli.COMMANDS)):
         lines = run('cankd', *command.split(), '--help').splitlines()
-        assert len(lines) <= 25 and all(len(line) <= 100 for line in lines), command
+        assert len(lines) <= (25 if command else 30) and all(len(line) <= 100 for line in lines), command
     code = (
         'import sys; sys.argv = ["cankd", "train", "--help"]\n'
         'from cankd_mm.__main__ import main\n'
