@@ -195,8 +195,9 @@ def compare(pair, methods, seeds, work_dir, no_train, cfg_options, **place) -> N
     from cankd_mm.experiments.compare import compare
     from cankd_mm.experiments.report import tables, write_report
 
-    if pair.endswith('.json'):
-        _say(write_report(load(pair), Path(pair).parent, Path(pair).stem))
+    stored = load(pair) if pair.endswith('.json') and Path(pair).is_file() else {}
+    if 'runs' in stored:
+        _say(write_report(stored, Path(pair).parent, Path(pair).stem))
         return
     root = work_dir or default_work_dir(pair, 'compare')
     results = compare(pair, methods, seeds, work_dir, _place(root, **place), cfg_options, not no_train)

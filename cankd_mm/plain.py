@@ -10,7 +10,7 @@ from cankd_mm.stack.ops import provide
 
 
 def main() -> None:
-    """Run the program that the command line names, with what follows it."""
+    """Run the program that the command line names."""
     if len(sys.argv) < 2:
         sys.exit('usage: python -m cankd_mm.plain TOOL ARGUMENTS')
     provide()

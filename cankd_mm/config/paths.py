@@ -31,10 +31,7 @@ def config_file(path: str) -> str:
     if package == 'cankd_mm':
         files = [folder('configs') / name]
     elif find_spec(package) is None:  # MMEngine would go and install it
-        raise SetupError(
-            f'The config {path!r} is of the package {package!r}, which is not installed: correct the name, or '
-            'install it.'
-        )
+        raise SetupError(f'The config {path!r} is of the package {package!r}, which is not installed: install it.')
     else:
         from mmengine.utils import get_installed_path
 

@@ -188,5 +188,4 @@ def _digest(job: Job) -> str:
     cfg = read_config(job.config, options).to_dict()
     cfg.pop('work_dir', None)
     cfg['launcher'] = 'none'  # as in the digests of 0.2.0
-    text = json.dumps(cfg, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    return hashlib.sha256(json.dumps(cfg, sort_keys=True, default=str).encode()).hexdigest()[:12]

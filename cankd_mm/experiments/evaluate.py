@@ -126,11 +126,12 @@ def _progress(train_cfg: dict, state: dict, last: dict) -> Optional[str]:
 
 
 def _numbers(reported: dict) -> Dict[str, float]:
-    numbers = {key: float(value) for key, value in reported.items() if isinstance(value, Real)}
-    return {key: value for key, value in numbers.items() if key not in _NO_METRICS}
+    return {k: float(v) for k, v in reported.items() if isinstance(v, Real) and k not in _NO_METRICS}
 
 
 def _config_of(work_dir: Path) -> Optional[Path]:
     """MMEngine keeps the config of a run in its folder under its name; one that was made for a test, under the time."""
-    configs = [path for path in work_dir.glob('*.py') if not re.fullmatch(r'\d{8}_\d{6}', path.stem)]
+    paths = [path for ending in ('py', 'yml', 'yaml', 'json') for path in work_dir.glob(f'*.{ending}')]
+    ours = ('training.json', USAGE, RESULT, 'results.json', 'runs.json')
+    configs = [path for path in paths if path.name not in ours and not re.fullmatch(r'\d{8}_\d{6}', path.stem)]
     return max(configs, key=lambda path: path.stat().st_mtime, default=None)

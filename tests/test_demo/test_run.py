@@ -42,19 +42,21 @@ def test_demo_from_end_to_end(digits, forked, tmp_path, monkeypatch, capsys):
     """The way of `make demo-quick`, on a few scenes; the second call has nothing left to do."""
     from cankd_mm.demo import run
 
+    root = tmp_path / 'my demo, new'
+
     monkeypatch.setattr(run, '_QUICK_SCENES', 8)
-    table = run.run_demo(tmp_path, quick=True, tasks=['detection'], data=digits)
-    results = json.loads((tmp_path / 'detection' / 'results.json').read_text())
+    table = run.run_demo(root, quick=True, tasks=['detection'], data=digits)
+    results = json.loads((root / 'detection' / 'results.json').read_text())
     runs = results['runs']
     assert [run['method'] for run in runs] == list(results['methods']) == ['teacher, 2000 scenes', ALONE, 'cankd']
     assert all(f'| {method} ' in table for method in results['methods'])
     assert runs[1]['parameters'] == runs[2]['parameters'] < runs[0]['parameters']
     assert runs[0]['machine']['versions']['mmdet'] and results['metric'] == 'box AP'
-    assert (tmp_path / 'comparison.jpg').stat().st_size > 10000
-    page = (tmp_path / 'detection_page' / 'report.html').read_text()
+    assert (root / 'comparison.jpg').stat().st_size > 10000
+    page = (root / 'detection_page' / 'report.html').read_text()
     assert 'student alone' in page and 'What it changed' in page
     monkeypatch.setattr(run, 'run_jobs', lambda jobs: [1 / 0 for job in jobs if not job.done])
-    assert run.run_demo(tmp_path, quick=True, tasks=['detection'], data=digits) == table
+    assert run.run_demo(root, quick=True, tasks=['detection'], data=digits) == table
     assert 'Logging error' not in capsys.readouterr().err  # of loggers that keep a stream that was closed
 
 
