@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 STAMPS := $(VENV)/stamps
 
-.PHONY: demo demo-quick test test-fast gpu docs lint install doctor clean
+.PHONY: demo demo-quick test test-all test-fast gpu docs lint install doctor clean
 
 demo: $(STAMPS)/package
 	$(BIN)/python -W ignore tools/demo.py
@@ -19,10 +19,13 @@ demo-quick: $(STAMPS)/package
 	$(BIN)/python -W ignore tools/demo.py --quick
 
 test: $(STAMPS)/package
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal -m "not full"
+
+test-all: $(STAMPS)/package
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 test-fast: $(STAMPS)/package
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal -m "not slow and not full"
 
 # With the environment that is active, PYTHON=... for another: a GPU wants its own build of torch.
 gpu:

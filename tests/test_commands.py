@@ -206,6 +206,7 @@ def test_readme(typed, zoo, tmp_path):
     typed('CONTRIBUTING.md')
 
 
+@pytest.mark.full
 def test_get_started(typed, zoo, monkeypatch):
     """The demo itself is trained in tests/test_demo."""
     asked = []
@@ -220,6 +221,7 @@ def test_get_started(typed, zoo, monkeypatch):
 ON_A_PAIR = ['docs/show.md', 'docs/guides/methods.md', 'docs/guides/pair.md']
 
 
+@pytest.mark.full
 @pytest.mark.parametrize('page', ON_A_PAIR)
 def test_pages_on_a_pair(typed, small, page):
     assert typed(page)
@@ -248,6 +250,7 @@ def test_onnx(pairs, tmp_path, monkeypatch):
     assert (tmp_path / 'student.onnx').exists()
 
 
+@pytest.mark.full
 def test_machines(typed, small, monkeypatch):
     """As jobs of a real Slurm: tests/test_slurm."""
     pytest.importorskip('submitit')
@@ -259,7 +262,7 @@ def test_machines(typed, small, monkeypatch):
     assert [args[1:] for args in asked] == [(None, 'gpu', {'gres': 'gpu:1', 'time': '240'})]
 
 
-@pytest.mark.parametrize('task', ['detection', 'segmentation'])
+@pytest.mark.parametrize('task', ['detection', pytest.param('segmentation', marks=pytest.mark.full)])
 def test_a_data_set_from_nothing_to_an_exported_student(typed, cells, task, tmp_path):
     """The configs of the page, with no weights from the network."""
     configs = [block for page, block in blocks('python') if page == 'docs/guides/dataset.md']
@@ -292,6 +295,7 @@ def test_a_data_set_from_nothing_to_an_exported_student(typed, cells, task, tmp_
     assert (tmp_path / 'work_dirs/pair/student/pair_student.pth').exists()
 
 
+@pytest.mark.full
 def test_comparison(typed, cells, digits, tmp_path, monkeypatch):
     """The whole page, from the teachers that the demo leaves to one cell of a table."""
     monkeypatch.setattr('cankd_mm.demo.run.run_demo', lambda *args: 'a table')
@@ -349,6 +353,7 @@ def as_aquarium(data):
         (data / 'aquarium' / 'annotations' / f'{split}.json').write_text(json.dumps(coco))
 
 
+@pytest.mark.full
 def test_benchmarks(typed, tmp_path, monkeypatch):
     """On small maps and narrow models; what is for a GPU without its parts, which are these and tests of their own."""
     (tmp_path / 'docs/results').mkdir(parents=True)

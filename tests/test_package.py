@@ -102,6 +102,7 @@ def pair(run, digits):
     return 'pair.py'
 
 
+@pytest.mark.full
 def test_the_whole_way(run, pair):
     trained = 'work_dirs/pair/epoch_1.pth'
     student, weights = 'cankd_mm::demo/fpn-r18w16_digits300.py', 'work_dirs/teacher/epoch_1.pth'

@@ -93,7 +93,9 @@ def test_a_work_folder_has_one_training_at_a_time(pairs, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+@pytest.mark.parametrize(
+    'number', [signal.SIGTERM, *(pytest.param(n, marks=pytest.mark.full) for n in (signal.SIGHUP, signal.SIGKILL))]
+)
 def test_an_ended_launcher_leaves_nothing_that_runs_twice(pairs, tmp_path, number):
     """SIGTERM and a connection that is cut off end the trainings; what survives a SIGKILL is waited for."""
     config = pairs['segmentation'].with_name('endless.py')

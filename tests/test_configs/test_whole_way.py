@@ -95,7 +95,19 @@ def teacher_once(monkeypatch):
 ALL = [*(path for path in PAIRS if path not in VARIANTS.values()), *sorted((CONFIGS / 'pairs').glob('*.py'))]
 
 
-@pytest.mark.parametrize('path', ALL, ids=lambda path: path.stem)
+# One-stage, two-stage and without anchors, a transformer, and segmentors of both backbones.
+EXAMPLES = (
+    'cankd-init_retinanet-r101_retinanet-r50_2x_coco',
+    'cankd-init_faster-rcnn-r101_faster-rcnn-r50_2x_coco',
+    'cankd-init_fcos-r101_fcos-r50_2x_coco',
+    'cankd_deformable-detr-r101_deformable-detr-r50_50e_coco',
+    'cankd_pspnet-r101_pspnet-r18_80k_cityscapes-512x1024',
+    'cankd_segformer-b5_segformer-b0_160k_ade20k-512x512',
+)
+CASES = [pytest.param(path, marks=[] if path.stem in EXAMPLES else pytest.mark.full, id=path.stem) for path in ALL]
+
+
+@pytest.mark.parametrize('path', CASES)
 def test_trained_resumed_exported_and_evaluated_elsewhere(path, data, plain, teacher_once, tmp_path, request):
     bert = request.getfixturevalue('tiny_bert') if 'grounding' in path.stem else None
     if 'reppoints' in path.stem and provided() and 'torchvision' not in provided().sources():

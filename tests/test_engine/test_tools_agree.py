@@ -15,6 +15,7 @@ pytestmark = pytest.mark.slow
 MENDED = "import cankd_mm, runpy, sys; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
 
 
+@pytest.mark.full
 def test_weights_are_equal(pairs, tmp_path):
     """Of one pair, with random flips and with worker processes."""
     pair = pairs['detection'].with_name('flipped_pair.py')

@@ -137,6 +137,7 @@ def test_a_training_that_fails_is_named(pairs, forked, tmp_path):
         reproduce(row, 0, work_dir=str(tmp_path / 'run'), cfg_options=options)
 
 
+@pytest.mark.full
 def test_row_of_the_paper_on_small_images(forked, tmp_path):
     """A transformer at full architecture, beside the small dense detector and segmentor above."""
     make_data(tmp_path / 'data')
