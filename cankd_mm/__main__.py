@@ -297,7 +297,7 @@ def results(folder) -> None:
     _arg('--root', type=Path, metavar='DIR', help='folder of all results; defaults to work_dirs/demo'),
     _arg('--seeds', type=int, nargs='+', default=[0], metavar='N', help='seeds of the students'),
     _switch('--controls', help='train the fair controls, too'),
-    _switch('--quick', help='one short epoch each, in 4 minutes: figures mean nothing'),
+    _switch('--quick', help='one short epoch each, in two minutes: figures mean nothing'),
     _arg('--tasks', nargs='+', default=_tasks, choices=_tasks, metavar='TASK', help='detection, segmentation'),
 )
 def demo(root, seeds, controls, quick, tasks) -> None:
