@@ -1,5 +1,6 @@
 from typing import Dict, Optional
 
+from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 
 from cankd_mm.apis.data import check_data, check_datasets
@@ -54,13 +55,14 @@ def test(
         dump = 'DumpDetResults' if cfg.get('default_scope') == 'mmdet' else 'DumpResults'
         cfg.test_evaluator = [*evaluators, dict(type=dump, out_file_path=out)]
     init_cpu_dist(cfg)
-    runner = Runner.from_cfg(cfg)
-    state_dict = load_checkpoint(checkpoint, whose)['state_dict']
-    if whose == 'student':
-        state_dict = student_state_dict(state_dict)
-    model = unwrap(runner.model)
-    load_weights(model, state_dict, checkpoint, whose)
-    if teacher:
-        spread_grey(model.data_preprocessor)
-    check_datasets(runner, 'test')
-    return runner.test()
+    # Of runs of one name in one second MMEngine would take the scope that was first.
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
+        runner = Runner.from_cfg(cfg)
+        state_dict = load_checkpoint(checkpoint, whose)['state_dict']
+        state_dict = student_state_dict(state_dict) if whose == 'student' else state_dict
+        model = unwrap(runner.model)
+        load_weights(model, state_dict, checkpoint, whose)
+        if teacher:
+            spread_grey(model.data_preprocessor)
+        check_datasets(runner, 'test')
+        return runner.test()
