@@ -55,8 +55,7 @@ def test(
         dump = 'DumpDetResults' if cfg.get('default_scope') == 'mmdet' else 'DumpResults'
         cfg.test_evaluator = [*evaluators, dict(type=dump, out_file_path=out)]
     init_cpu_dist(cfg)
-    # Of runs of one name in one second MMEngine would take the scope that was first.
-    with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):  # MMEngine's is one for runs of one second
         runner = Runner.from_cfg(cfg)
         state_dict = load_checkpoint(checkpoint, whose)['state_dict']
         state_dict = student_state_dict(state_dict) if whose == 'student' else state_dict

@@ -114,8 +114,7 @@ def _predict(runs: List[dict], seed: int, folder: Path) -> Dict[str, List[dict]]
 
 def _show(jobs: List[Job], seed: int, folder: Path) -> None:
     """Write the page of a task's pair, unless it is newer than the pair."""
-    by_name = {job.work_dir.name: job for job in jobs}
-    pair, alone = by_name[f'cankd_seed{seed}'], by_name[f'student_seed{seed}']
+    pair, alone = (job for kind in ('cankd', 'student') for job in jobs if job.work_dir.name == f'{kind}_seed{seed}')
     page, checkpoint = folder / 'report.html', last_checkpoint(pair.work_dir)
     if not page.exists() or page.stat().st_mtime < checkpoint.stat().st_mtime:
         against = str(last_checkpoint(alone.work_dir))

@@ -22,7 +22,7 @@ from cankd_mm.config.read import load_config, read_config
 from cankd_mm.config.types import from_timm, type_name
 from cankd_mm.errors import SetupError
 from cankd_mm.experiments.evaluate import evaluate
-from cankd_mm.experiments.jobs import Job, Local, checkpoints_apart, run_jobs
+from cankd_mm.experiments.jobs import Job, Local, checkpoints_apart, run_jobs, say
 from cankd_mm.experiments.report import ALONE, write_report
 from cankd_mm.models.checkpoints import check_checkpoint
 
@@ -167,7 +167,7 @@ def run_experiment(
         run_jobs(list(new.values()), place, stream)
     for (method, seed), job in new.items():
         if job.done:
-            print(f'evaluating {job.work_dir}', file=stream, flush=True)
+            say(f'evaluating {job.work_dir}', file=stream)
             # The log of the evaluation's own folder has what is said. Loggers keep this stream; nothing closes it.
             with redirect_stdout(io.StringIO()):
                 runs.append(dict(method=method, seed=seed, **evaluate(job.work_dir)))

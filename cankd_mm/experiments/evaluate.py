@@ -131,7 +131,7 @@ def _numbers(reported: dict) -> Dict[str, float]:
 
 def _config_of(work_dir: Path) -> Optional[Path]:
     """MMEngine keeps the config of a run in its folder under its name; one that was made for a test, under the time."""
-    paths = [path for ending in ('py', 'yml', 'yaml', 'json') for path in work_dir.glob(f'*.{ending}')]
     ours = ('training.json', USAGE, RESULT, 'results.json', 'runs.json')
+    paths = [path for path in work_dir.glob('*.*') if path.suffix in ('.py', '.yml', '.yaml', '.json')]
     configs = [path for path in paths if path.name not in ours and not re.fullmatch(r'\d{8}_\d{6}', path.stem)]
     return max(configs, key=lambda path: path.stat().st_mtime, default=None)

@@ -8,6 +8,7 @@ import threading
 import time
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from queue import Queue
 from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, TextIO
@@ -23,6 +24,7 @@ from cankd_mm.config.paths import folder
 from cankd_mm.config.read import read_config
 from cankd_mm.errors import SetupError
 
+say = partial(print, flush=True)  # progress is seen at once, in a pipe as well
 SECONDS = 1.0  # between two looks at a training
 USAGE = 'usage.json'  # in a work folder: the largest size that the training's process has been seen at
 
@@ -138,7 +140,7 @@ def run_jobs(jobs: Sequence[Job], place: Optional[Local] = None, stream: TextIO 
         running.append(job)
         busy = holder(job.work_dir)
         waits = f': waits for the end of what runs there. {busy}' if busy else ''
-        print(f'started   {job.work_dir}{waits}', file=stream, flush=True)
+        say(f'started   {job.work_dir}{waits}', file=stream)
         try:
             return place.run(job)
         finally:
@@ -153,9 +155,9 @@ def run_jobs(jobs: Sequence[Job], place: Optional[Local] = None, stream: TextIO 
                     job = futures.pop(future)
                     if not future.result():
                         raise job.failure()
-                    print(f'finished  {job.work_dir}', file=stream, flush=True)
+                    say(f'finished  {job.work_dir}', file=stream)
                 if running and not ended:
-                    print(_progress(list(running), len(futures) - len(running)), file=stream, flush=True)
+                    say(_progress(list(running), len(futures) - len(running)), file=stream)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from cankd_mm.config.paths import default_work_dir
 from cankd_mm.config.write import write_changes
 from cankd_mm.errors import SetupError
 from cankd_mm.experiments.compare import load_pair
-from cankd_mm.experiments.jobs import Job, Local, checkpoints_apart, side_by_side
+from cankd_mm.experiments.jobs import Job, Local, checkpoints_apart, say, side_by_side
 from cankd_mm.experiments.tune_report import shown, write_report
 from cankd_mm.experiments.tune_space import DEFAULT, Space
 
@@ -85,7 +85,7 @@ def tune(
                 path = root / f'trial_{number:03d}.py'
                 write_changes(path, config, {**options, **apart, **space.options(trial.params)})
                 chosen = ', '.join(f'{name} {shown(value)}' for name, value in trial.params.items())
-                print(f'trial {number}: {chosen}', file=stream, flush=True)
+                say(f'trial {number}: {chosen}', file=stream)
             job = Job(path.with_suffix(''), str(path), {'randomness.seed': seed})
             state, values = _train(trial, job, metric, place)
             if state == TrialState.RUNNING:  # interrupted: the next call takes it up
@@ -94,7 +94,7 @@ def tune(
                 study.tell(trial, values[-1] if state == TrialState.COMPLETE else None, state)
                 if state != TrialState.FAIL:
                     given_up = ', given up' if state == TrialState.PRUNED else ''
-                    print(f'trial {number}: {metric.name} {values[-1]:.2f}{given_up}', file=stream, flush=True)
+                    say(f'trial {number}: {metric.name} {values[-1]:.2f}{given_up}', file=stream)
                     continue
                 failed.append(number)
                 if job.done:
@@ -104,7 +104,7 @@ def tune(
                     )
                 if len(failed) >= _FAILURES and not study.get_trials(False, _OVER):
                     raise job.failure()
-                print(job.failure(), file=stream, flush=True)
+                say(job.failure(), file=stream)
 
     count = min(place.count or trials, trials)
     with side_by_side(place, count) as pool:

@@ -156,3 +156,11 @@ def test_zoo_configs_in_folders_of_any_name(path):
 def test_teacher_that_wants_another_package():
     with pytest.raises(SetupError, match='imports what is not found .*mmpretrain'):
         load_model_cfg('mmdet::convnext/mask-rcnn_convnext-t-p4-w7_fpn_amp-ms-crop-3x_coco.py')
+
+
+def test_evaluations_of_one_second_have_a_scope_each(pairs, tmp_path, monkeypatch):
+    """MMEngine gives runs of one name in one second the scope of the first, and looks into that which was made last."""
+    setup = Runner.setup_env
+    monkeypatch.setattr(Runner, 'setup_env', lambda self, *args: [setup(self, *args), setattr(self, '_timestamp', 'x')])
+    for task in ('segmentation', 'detection', 'segmentation'):
+        evaluate(str(pairs[task]), teacher=True, work_dir=str(tmp_path / task))
