@@ -5,6 +5,7 @@ What takes long to import is imported when a command runs, so that help is there
 
 import argparse
 import os
+import signal
 import sys
 import warnings
 from functools import partial
@@ -331,11 +332,15 @@ def main(command: Optional[Command] = None) -> None:
             cankd_mm.register()
     except ImportError as e:
         sys.exit(f'error: {e}')
+    goes_on = run in (compare, tune, reproduce, demo)
+    for number in (signal.SIGTERM, signal.SIGHUP) if goes_on else ():
+        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, signal.default_int_handler)
     try:
         with one_sentence_errors():
             run(**arguments)
     except KeyboardInterrupt:
-        if run not in (compare, tune, reproduce, demo):
+        if not goes_on:
             raise
         raise SystemExit('interrupted: the same command goes on from here') from None
 

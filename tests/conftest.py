@@ -129,9 +129,13 @@ def forked():
     def run(words, **options):  # the plain libraries' tools start without this package
         return (subprocess if '-m' in words else forked).run(words, **options)
 
+    def popen(words, **options):
+        done = run(words, **options)
+        return SimpleNamespace(wait=lambda: done.returncode, terminate=lambda: None)
+
     jobs = SimpleNamespace(Popen=forked.Popen, STDOUT=subprocess.STDOUT)
     with patch('cankd_mm.experiments.jobs.subprocess', jobs), patch(
-        'cankd_mm.experiments.reproduce.subprocess', SimpleNamespace(run=run)
+        'cankd_mm.experiments.reproduce.subprocess', SimpleNamespace(Popen=popen)
     ):
         yield
 

@@ -92,31 +92,37 @@ def test_a_work_folder_has_one_training_at_a_time(pairs, tmp_path):
         assert state_of(tmp_path)['pid'] == os.getpid()
 
 
+def launched(tmp_path, pair, *words, before=()):
+    """Start a command on a training that lasts, wait until it trains in the folder that is returned, too."""
+    config = pair.with_name('endless.py')
+    config.write_text(
+        f"_base_ = '{pair.name}'\n"
+        'train_cfg = dict(max_epochs=12, val_interval=12)\n'
+        'default_hooks = dict(checkpoint=dict(interval=12), logger=dict(interval=1))\n'
+    )
+    command = [*before, sys.executable, '-W', 'ignore', '-m', 'cankd_mm', words[0], str(config), *words[1:]]
+    environment = dict(os.environ, PYTHONPATH=str(ROOT))
+    with open(tmp_path / 'log', 'w') as log:
+        parent = subprocess.Popen(
+            [*command, '--work-dir', str(tmp_path / 'run')], env=environment, stdout=log, stderr=log
+        )
+    end = time.monotonic() + 60
+    while not (logs := list((tmp_path / 'run').glob('**/vis_data/scalars.json'))):
+        assert time.monotonic() < end and parent.poll() is None, (tmp_path / 'log').read_text()
+        time.sleep(0.05)
+    return parent, logs[0].parents[2]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     'number', [signal.SIGTERM, *(pytest.param(n, marks=pytest.mark.full) for n in (signal.SIGHUP, signal.SIGKILL))]
 )
 def test_an_ended_launcher_leaves_nothing_that_runs_twice(pairs, tmp_path, number):
     """SIGTERM and a connection that is cut off end the trainings; what survives a SIGKILL is waited for."""
-    config = pairs['segmentation'].with_name('endless.py')
-    config.write_text(
-        f"_base_ = '{pairs['segmentation'].name}'\n"
-        'train_cfg = dict(max_epochs=12, val_interval=12)\n'
-        'default_hooks = dict(checkpoint=dict(interval=12), logger=dict(interval=1))\n'
-    )
-    work_dir = tmp_path / 'run'
-    words = [sys.executable, '-W', 'ignore', '-m', 'cankd_mm', 'compare', str(config), '--seeds', '0', '--jobs', '1']
-    environment = dict(os.environ, PYTHONPATH=str(ROOT))
-    with open(tmp_path / 'log', 'w') as log:
-        parent = subprocess.Popen([*words, '--work-dir', str(work_dir)], env=environment, stdout=log, stderr=log)
-        folder = work_dir / 'student-alone' / 'seed0'
-        end = time.monotonic() + 60
-        while not list(folder.glob('*/vis_data/scalars.json')):
-            assert time.monotonic() < end and parent.poll() is None, (tmp_path / 'log').read_text()
-            time.sleep(0.05)
-        first = state_of(folder)['pid']
-        parent.send_signal(number)
-        parent.wait(30)
+    parent, folder = launched(tmp_path, pairs['segmentation'], 'compare', '--seeds', '0', '--jobs', '1')
+    first = state_of(folder)['pid']
+    parent.send_signal(number)
+    parent.wait(30)
     if number == signal.SIGKILL:
         assert holder(folder) is not None
     else:
@@ -130,6 +136,15 @@ def test_an_ended_launcher_leaves_nothing_that_runs_twice(pairs, tmp_path, numbe
     assert steps[-1][-1] == 24 if number != signal.SIGKILL else steps[0] == list(range(1, 25))
     assert is_complete(folder, load_config(str(folder.parent) + '.py').train_cfg) and first != os.getpid()
     assert load(str(folder / 'training.json'))['iter'] == 24
+
+
+@pytest.mark.slow
+@pytest.mark.full
+def test_nohup_keeps_a_comparison_from_a_connection_that_is_cut_off(pairs, tmp_path):
+    words = 'compare', '--seeds', '0', '--jobs', '1'
+    parent, folder = launched(tmp_path, pairs['segmentation'], *words, before=['nohup'])
+    parent.send_signal(signal.SIGHUP)
+    assert parent.wait(120) == 0 and is_complete(folder, load_config(str(folder.parent) + '.py').train_cfg)
 
 
 # How far a training is, by whatever its files are called and wherever they are: the changes of the config.

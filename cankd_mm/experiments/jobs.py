@@ -1,10 +1,8 @@
 """Trainings side by side, each an ordinary ``cankd train``, with progress and an estimate of the time left."""
 
 import os
-import signal
 import subprocess
 import sys
-import threading
 import time
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import contextmanager
@@ -162,11 +160,7 @@ def run_jobs(jobs: Sequence[Job], place: Optional[Local] = None, stream: TextIO 
 
 @contextmanager
 def side_by_side(place: Local, count: int) -> Iterator[ThreadPoolExecutor]:
-    """Give a pool of threads for ``count`` trainings; an error or a signal that ends this process early ends them."""
-    before = {}
-    if threading.current_thread() is threading.main_thread():
-        numbers = signal.SIGTERM, signal.SIGHUP
-        before = {number: signal.signal(number, signal.default_int_handler) for number in numbers}
+    """Give a pool of threads for ``count`` trainings, which an error or an interruption of this process ends."""
     pool = ThreadPoolExecutor(max(min(place.count or count, count), 1))
     try:
         yield pool
@@ -175,8 +169,6 @@ def side_by_side(place: Local, count: int) -> Iterator[ThreadPoolExecutor]:
         raise
     finally:
         pool.shutdown()
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _note_memory(job: Job, process: subprocess.Popen) -> None:

@@ -68,7 +68,11 @@ def reproduce(
     job = Job(Path(cfg.work_dir), str(row.config), options)
     if not job.done:
         environment = {**os.environ, **({} if gpus else {'CUDA_VISIBLE_DEVICES': ''})}
-        status = subprocess.run(job.command(gpus, '--auto-scale-lr'), env=environment).returncode
+        process = subprocess.Popen(job.command(gpus, '--auto-scale-lr'), env=environment)
+        try:
+            status = process.wait()
+        finally:  # of an interruption: a killed torchrun would leave its processes
+            process.terminate()
         if status:
             raise SetupError(
                 f'The training of {row.name} failed with status {status}: what it said stands above; the same command '

@@ -126,6 +126,7 @@ def test_configs_are_written_without_a_training(pairs, tmp_path):
         (dict(methods=['configs/methods/pkd.py', 'configs/methods/pkd.py']), "Two methods .* 'pkd'"),
         (dict(cfg_options={'model.teacher_ckpt': 'nowhere.pth'}), "checkpoint 'nowhere.pth' does not exist"),
         (dict(cfg_options={'train_dataloader.dataset.data_root': 'nowhere'}), "'nowhere'"),
+        (dict(cfg_options={'val_evaluator.format_only': True}), 'does not tell which figure'),
     ],
 )
 def test_mistakes(pairs, tmp_path, change, words):

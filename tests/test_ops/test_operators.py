@@ -163,7 +163,7 @@ def test_deformable_convolution_without_torchvision_says_what_to_install(monkeyp
 @pytest.mark.parametrize(
     'torch_version, words',
     [
-        ('2.13.0+cpu', 'torchvision==0.28.0 from where torch+cpu came'),
+        ('2.13.0+cpu', 'torchvision==0.28.0 (from the package index of torch+cpu)'),
         ('2.14.1', 'torchvision==0.29.1'),
         ('2.0.1', 'torchvision==0.15.2'),
     ],

@@ -1,11 +1,16 @@
 """A small pair goes the whole way: trained, exported, evaluated in the plain library, gathered in a table."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
+import time
 
 import pytest
 from mmengine.runner import save_checkpoint
 
+from cankd_mm.apis.work_dir import holder, last_checkpoint
 from cankd_mm.config.metric import metric_of
 from cankd_mm.config.read import load_config
 from cankd_mm.errors import SetupError
@@ -69,6 +74,38 @@ def test_what_is_done_is_not_trained_again(done):
     again = reproduce(row, gpus=0, work_dir=str(folder / 'run'), seed=3)
     assert again['value'] == result['value']
     assert {path: path.stat().st_mtime for path in (folder / 'run').glob('*.pth')} == before
+
+
+# The command with a row of its own.
+ROW = """
+import sys
+from pathlib import Path
+from cankd_mm.__main__ import main
+from cankd_mm.experiments import rows
+from tests.test_reproduce.test_run import small_row
+config, work_dir = sys.argv[1:]
+rows.load_rows = lambda folder: [small_row('segmentation', Path(config))]
+sys.argv = ['cankd', 'reproduce', 'small-segmentation', '--gpus', '0', '--work-dir', work_dir]
+main()
+"""
+
+
+@pytest.mark.full
+def test_an_ended_reproduction_leaves_no_training(pairs, tmp_path):
+    words = [sys.executable, '-W', 'ignore', '-c', ROW, str(pairs['segmentation']), str(tmp_path / 'run')]
+    with open(tmp_path / 'log', 'w') as log:
+        environment = dict(os.environ, PYTHONPATH=str(ROOT))
+        process = subprocess.Popen(words, stdout=log, stderr=log, env=environment)
+    end = time.monotonic() + 60
+    while holder(tmp_path / 'run') is None:
+        assert time.monotonic() < end and process.poll() is None, (tmp_path / 'log').read_text()
+        time.sleep(0.02)
+    process.terminate()
+    assert process.wait(30) == 1 and 'the same command goes on from here' in (tmp_path / 'log').read_text()
+    while holder(tmp_path / 'run'):  # the training ends on its own account
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    assert last_checkpoint(tmp_path / 'run') is None
 
 
 def test_table(done):

@@ -116,7 +116,7 @@ def test_interrupted_search_goes_on_in_the_same_folders(pairs, tmp_path, stand_i
     def interrupt():
         while not (started.exists() and (tmp_path / 'run' / 'trial_000' / 'starts').exists()):
             time.sleep(0.05)
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=interrupt, daemon=True).start()
     with pytest.raises(KeyboardInterrupt):

@@ -32,7 +32,7 @@ def install_command() -> str:
     # torch 2.13.0 has 0.28.0, and 2.0.1 has 0.15.2.
     matching = f'0.{version.minor + 15}.{version.micro + (version.minor == 0)}'
     repair = '--force-reinstall --no-deps ' if find_spec('torchvision') else ''
-    index = f' from where torch+{version.local} came' if version.local else ''
+    index = f' (from the package index of torch+{version.local})' if version.local else ''
     return f'pip install {repair}torchvision=={matching}{index}'
 
 
