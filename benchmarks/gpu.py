@@ -66,7 +66,7 @@ def trainings(quick, scratch, left):
     """The demo's pairs: the teachers, where the demo has not left them, and students with CanKD, all side by side."""
     from cankd_mm.demo.dataset import prepare
     from cankd_mm.demo.run import TASKS, plan
-    from cankd_mm.experiments.evaluate import describe
+    from cankd_mm.experiments.logged import describe
 
     start, data = time.monotonic(), Path('data/digits')
     prepare(data)

@@ -6,6 +6,7 @@ Importing this package patches the libraries and registers its components. A con
 
 import os
 import sys
+from multiprocessing import current_process
 
 __version__ = '0.2.0'
 __all__ = ['__version__', 'register']
@@ -27,14 +28,19 @@ def register() -> None:
 
 
 def _is_command() -> bool:
-    """Whether this process is the command ``cankd``, which registers when it has something to run.
+    """Whether this process is the command ``cankd``, or a tool of it, which registers when it has something to run.
 
-    So help is there in a moment, and the doctor runs where the libraries cannot be imported. Python imports the package
-    before the module that ``-m`` names, and leaves ``-m`` in ``sys.argv`` until that is found.
+    So help and lists are there in a moment, and the doctor runs where the libraries cannot be imported. Python imports
+    the package before the module that ``-m`` names, and leaves ``-m`` in ``sys.argv`` until that is found. A worker
+    that a command spawns inherits its arguments, and is none.
     """
-    words = getattr(sys, 'orig_argv', ['cankd_mm'])
-    module = sys.argv[:1] == ['-m'] and any(word.split('.')[0] == 'cankd_mm' for word in words)
-    return module or os.path.basename((sys.argv or [''])[0]) == 'cankd'
+    words, program = getattr(sys, 'orig_argv', ['cankd_mm']), (sys.argv or [''])[0]
+    if getattr(current_process(), '_inheriting', False):
+        return False
+    if program == '-m':
+        return any(word.split('.')[0] == 'cankd_mm' for word in words)
+    tools = os.path.realpath(os.path.join(os.path.dirname(__file__), '.mim', 'tools'))
+    return os.path.basename(program) == 'cankd' or os.path.realpath(os.path.dirname(program)) == tools
 
 
 if not _is_command():

@@ -90,6 +90,14 @@ def _place(root: object, jobs: Optional[int], executor: str, partition: Optional
     return Slurm(Path(root) / 'slurm', jobs, partition, dict(word.split('=', 1) for word in slurm))
 
 
+def _start() -> None:
+    """Register everything, which takes seconds, so that lists and tables of what is stored do without."""
+    try:
+        cankd_mm.register()
+    except ImportError as e:
+        sys.exit(f'error: {e}')
+
+
 def _require(package: str, why: str) -> None:
     if find_spec(package) is None:
         sys.exit(f'error: {why}, which is not installed: pip install {package}.')
@@ -112,6 +120,7 @@ def _say(text: str) -> None:
 )
 def train(**arguments) -> None:
     """Train what a config describes: a teacher-student pair, or a plain detector or segmentor."""
+    _start()
     from cankd_mm.apis import train
 
     train(**_with_local_rank(arguments))
@@ -127,6 +136,7 @@ def train(**arguments) -> None:
 )
 def test(**arguments) -> None:
     """Evaluate the student of a pair, its teacher, or a plain model."""
+    _start()
     from cankd_mm.apis import test
 
     test(**_with_local_rank(arguments))
@@ -141,6 +151,7 @@ def test(**arguments) -> None:
 )
 def export(**arguments) -> None:
     """Write a distilled student as config and weights that plain MMDetection or MMSegmentation runs."""
+    _start()
     from cankd_mm.apis import export_student
 
     _say('\n'.join(export_student(**arguments)))
@@ -149,6 +160,7 @@ def export(**arguments) -> None:
 @_command('look at a training before it starts', _CONFIG, _TEACHER_EVAL, *_RUNNER)
 def check(**arguments) -> None:
     """Look at all that a training would use (data, weights, features, losses), and say what is wrong or doubtful."""
+    _start()
     from cankd_mm.apis import train
 
     train(check=True, **_with_local_rank(arguments))
@@ -166,6 +178,7 @@ def check(**arguments) -> None:
 )
 def pair(teacher, student, out, check, **options) -> None:
     """Write the config of a teacher-student pair, and say what was chosen and why."""
+    _start()
     from cankd_mm.apis import train
     from cankd_mm.apis.pair import write_pair
     from cankd_mm.models.utils import quiet
@@ -193,13 +206,15 @@ def compare(pair, methods, seeds, work_dir, no_train, cfg_options, **place) -> N
     """Train a pair alone, with CanKD and with other methods over several seeds, and write one table."""
     from mmengine.fileio import load
 
-    from cankd_mm.experiments.compare import compare
     from cankd_mm.experiments.report import tables, write_report
 
     stored = load(pair) if pair.endswith('.json') and Path(pair).is_file() else {}
     if 'runs' in stored:
         _say(write_report(stored, Path(pair).parent, Path(pair).stem))
         return
+    _start()
+    from cankd_mm.experiments.compare import compare
+
     root = work_dir or default_work_dir(pair, 'compare')
     results = compare(pair, methods, seeds, work_dir, _place(root, **place), cfg_options, not no_train)
     _say(f'\n{tables(results)}')
@@ -220,6 +235,7 @@ def compare(pair, methods, seeds, work_dir, no_train, cfg_options, **place) -> N
 def tune(jobs, executor, partition, slurm, **arguments) -> None:
     """Search on the validation set for weight, levels, parts that start from the teacher, or any key of the config."""
     _require('optuna', 'cankd tune searches with Optuna')
+    _start()
     from cankd_mm.experiments.tune import tune
 
     root = arguments['work_dir'] or default_work_dir(arguments['config'], 'tune')
@@ -240,8 +256,6 @@ def tune(jobs, executor, partition, slurm, **arguments) -> None:
 )
 def reproduce(row, check, gpus, teacher_ckpt, work_dir, seed, cfg_options) -> None:
     """Reproduce a row of the paper's tables: check what it needs, train, export, test in the plain library, report."""
-    from cankd_mm.config.read import load_config
-    from cankd_mm.experiments.reproduce import missing, reproduce, row_options
     from cankd_mm.experiments.rows import find_row, load_rows
 
     rows = load_rows(folder('configs'))
@@ -251,6 +265,10 @@ def reproduce(row, check, gpus, teacher_ckpt, work_dir, seed, cfg_options) -> No
             _say(f'{row.number or "-":18} {row.name:68} {row.metric} {figures}')
         return
     row = find_row(rows, row)
+    _start()
+    from cankd_mm.config.read import load_config
+    from cankd_mm.experiments.reproduce import missing, reproduce, row_options
+
     if check:
         options = row_options(teacher_ckpt, seed, cfg_options)
         lacking = missing(row, load_config(str(row.config), options, work_dir), gpus)
@@ -276,6 +294,7 @@ def reproduce(row, check, gpus, teacher_ckpt, work_dir, seed, cfg_options) -> No
 )
 def show(no_eval, **arguments) -> None:
     """Write a page that shows what a student has learnt from its teacher, and where it has not."""
+    _start()
     from cankd_mm.show.show import show
 
     _say(f'The page: {show(evaluate=not no_eval, **arguments)}')
@@ -303,6 +322,7 @@ def results(folder) -> None:
 )
 def demo(root, seeds, controls, quick, tasks) -> None:
     """Show CanKD on scenes of handwritten digits: detection and segmentation, with nothing to download."""
+    _start()
     from cankd_mm.demo.run import run_demo
 
     root = root or Path('work_dirs/demo-quick' if quick else 'work_dirs/demo')
@@ -327,11 +347,6 @@ def main(command: Optional[Command] = None) -> None:
     arguments = vars(parser.parse_args())
     warnings.filterwarnings('ignore', 'pkg_resources is deprecated')  # MMEngine's, and setuptools is held back for it
     run, _ = arguments.pop('run'), arguments.pop('command', None)
-    try:
-        if run is not doctor:  # which says why the libraries cannot be imported
-            cankd_mm.register()
-    except ImportError as e:
-        sys.exit(f'error: {e}')
     goes_on = run in (compare, tune, reproduce, demo)
     for number in (signal.SIGTERM, signal.SIGHUP) if goes_on else ():
         if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it

@@ -13,10 +13,10 @@ import torch
 from mmengine.fileio import load
 
 from cankd_mm.apis import train
-from cankd_mm.apis.work_dir import claimed, holder, is_complete, last_checkpoint, state_of
 from cankd_mm.config.read import load_config
 from cankd_mm.errors import SetupError
 from cankd_mm.experiments.jobs import Job, Local, run_jobs
+from cankd_mm.work_dir import claimed, holder, is_complete, last_checkpoint, state_of
 from tests.conftest import ROOT
 
 # In place of a training: writes which GPU it sees, and waits until as many have started as should run at once.
@@ -67,7 +67,7 @@ def test_a_training_that_others_need_is_done_before(tmp_path, config, monkeypatc
 # A training that lasts until it is ended, in a folder that it claims.
 ENDLESS = """
 import pathlib, sys, time
-from cankd_mm.apis.work_dir import claimed
+from cankd_mm.work_dir import claimed
 with claimed(pathlib.Path(sys.argv[1])):
     print('in', flush=True)
     time.sleep(100)

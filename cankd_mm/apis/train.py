@@ -16,13 +16,14 @@ from torch import nn
 
 from cankd_mm.apis.data import check_data, check_datasets, explain_batch
 from cankd_mm.apis.preflight import PreflightHook
-from cankd_mm.apis.work_dir import claimed, find_resumable, length_of
+from cankd_mm.config.metric import metric_of
 from cankd_mm.config.pair import is_feature_distill
 from cankd_mm.config.read import load_config
 from cankd_mm.errors import SetupError
 from cankd_mm.models import FeatureDistill
 from cankd_mm.models.checkpoints import load_checkpoint
 from cankd_mm.models.utils import unwrap
+from cankd_mm.work_dir import claimed, find_resumable, length_of
 
 
 def train(
@@ -97,7 +98,7 @@ def train(
         check_datasets(runner, 'train', 'val', 'test')
         preflight = PreflightHook(check, teacher_eval)
         runner.register_hook(preflight)
-        note(max_iters=runner.max_iters)
+        note(max_iters=runner.max_iters, metric=metric_of(cfg))
         try:
             runner.train()
         except (RuntimeError, IndexError):  # what a loss makes of labels that do not fit

@@ -1,10 +1,13 @@
 """Read configs: of a pair, of a model, of a part; whatever form they have, types come as names."""
 
+import ast
 import copy
 import os.path as osp
+from pathlib import Path
 from typing import Optional
 
 from mmengine.config import Config
+from mmengine.fileio import load
 
 from cankd_mm.config.paths import config_file, default_work_dir
 from cankd_mm.config.types import library_of
@@ -74,6 +77,33 @@ def read_config(path: str, cfg_options: Optional[dict] = None) -> Config:
         kind = type(e).__name__
         raise SetupError(f'The config {path!r} cannot be read ({kind}: {reason_of(e)}): correct that.') from e
     return cfg
+
+
+def read_dumped(path: Path) -> Config:
+    """Read a config as MMEngine keeps that of a run: whole, and in literals, so that none is run as a program.
+
+    It is a SetupError if it is no such config.
+    """
+    if path.suffix != '.py':
+        return Config(load(str(path)))
+    try:
+        tree = _Literals().visit(ast.parse(path.read_text(encoding='utf-8')))
+        return Config({entry.targets[0].id: ast.literal_eval(entry.value) for entry in tree.body})
+    except (AttributeError, SyntaxError, ValueError) as e:
+        problem = f'is not as MMEngine keeps that of a run ({reason_of(e)})'
+        raise SetupError(f'The config {str(path)!r} {problem}: put there what was trained.') from e
+
+
+class _Literals(ast.NodeTransformer):
+    """Writes ``dict(key=value)``, and ``dict({'key': value})``, as ``{'key': value}``."""
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        self.generic_visit(node)
+        if getattr(node.func, 'id', None) != 'dict':
+            return node
+        if node.args:
+            return node.args[0]
+        return ast.Dict([ast.Constant(entry.arg) for entry in node.keywords], [entry.value for entry in node.keywords])
 
 
 def load_model_cfg(path: str) -> dict:

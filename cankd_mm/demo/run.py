@@ -8,13 +8,13 @@ from typing import Dict, List, NamedTuple, Sequence
 from mmengine.fileio import load
 
 from cankd_mm.apis import test
-from cankd_mm.apis.work_dir import claimed, last_checkpoint
 from cankd_mm.demo import report
 from cankd_mm.demo.dataset import prepare
 from cankd_mm.experiments.compare import run_experiment
 from cankd_mm.experiments.jobs import Job, run_jobs
 from cankd_mm.experiments.report import ALONE, results_table
 from cankd_mm.show.show import show
+from cankd_mm.work_dir import claimed, last_checkpoint
 
 
 class Task(NamedTuple):

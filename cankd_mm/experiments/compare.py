@@ -14,7 +14,6 @@ from mmengine.config import Config
 from mmengine.fileio import load, put
 
 from cankd_mm.apis.data import check_data
-from cankd_mm.apis.work_dir import claimed
 from cankd_mm.config.metric import required_metric
 from cankd_mm.config.pair import is_distillation, student_config
 from cankd_mm.config.paths import default_work_dir
@@ -25,6 +24,7 @@ from cankd_mm.experiments.evaluate import evaluate
 from cankd_mm.experiments.jobs import Job, Local, checkpoints_apart, run_jobs, say
 from cankd_mm.experiments.report import ALONE, write_report
 from cankd_mm.models.checkpoints import check_checkpoint
+from cankd_mm.work_dir import claimed
 
 _MONITOR = 'CanBlockMonitorHook'
 

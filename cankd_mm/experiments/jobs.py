@@ -16,15 +16,14 @@ import torch
 from mmengine.config import Config
 from mmengine.fileio import dump, load
 
-from cankd_mm.apis.work_dir import holder, is_complete, last_checkpoint, read_scalars, seconds_per_step, state_of
 from cankd_mm.config.options import format_options
 from cankd_mm.config.paths import folder
 from cankd_mm.config.read import read_config
 from cankd_mm.errors import SetupError
+from cankd_mm.work_dir import USAGE, holder, is_complete, last_checkpoint, read_scalars, seconds_per_step, state_of
 
 say = partial(print, flush=True)  # progress is seen at once, in a pipe as well
 SECONDS = 1.0  # between two looks at a training
-USAGE = 'usage.json'  # in a work folder: the largest size that the training's process has been seen at
 
 
 class Job(NamedTuple):

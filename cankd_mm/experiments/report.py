@@ -6,8 +6,6 @@ from typing import Dict
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
-from scipy import stats
 
 ALONE = 'student alone'
 
@@ -45,6 +43,8 @@ def _margin(values: pd.Series) -> float:
     """Half the width of the mean's interval; no number for a single value."""
     if len(values) < 2:
         return math.nan
+    from scipy import stats  # where a seed has no other, and tables of runs, it is not waited for
+
     low, high = stats.ttest_1samp(values, 0).confidence_interval(_CONFIDENCE)
     return (high - low) / 2
 
@@ -106,6 +106,8 @@ def blocks_table(results: dict) -> str:
 
 def _draw_blocks(results: dict, path: Path) -> None:
     """Draw how the Can blocks leave the identity over the training: a line per seed, levels averaged."""
+    from matplotlib.figure import Figure  # which tables do without
+
     figure = Figure(figsize=(10, 3.8), layout='constrained')
     axes = figure.subplots(1, len(_QUANTITIES))
     groups = {name: [run for run in group['blocks'] if run] for name, group in _by_method(results).items()}
@@ -123,6 +125,8 @@ def _draw_blocks(results: dict, path: Path) -> None:
 
 def _draw_results(results: dict, path: Path) -> None:
     """Draw every seed as a dot, and each method's mean with its interval."""
+    from matplotlib.figure import Figure
+
     groups = _by_method(results)
     figure = Figure(figsize=(8, 1.2 + 0.36 * len(groups)), layout='constrained')
     axis = figure.subplots()

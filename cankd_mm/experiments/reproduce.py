@@ -19,8 +19,9 @@ from cankd_mm.apis.data import missing_data
 from cankd_mm.config.metric import required_metric
 from cankd_mm.config.read import load_config
 from cankd_mm.errors import SetupError
-from cankd_mm.experiments.evaluate import RESULT, evaluate
+from cankd_mm.experiments.evaluate import evaluate
 from cankd_mm.experiments.jobs import Job
+from cankd_mm.experiments.logged import RESULT
 from cankd_mm.experiments.rows import Row, beside
 
 # The zoos of backbone weights that MMEngine knows, by the scheme of their addresses.

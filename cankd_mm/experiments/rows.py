@@ -9,7 +9,7 @@ from mmengine.fileio import dump, load
 
 from cankd_mm.config.paths import folder as package_folder
 from cankd_mm.errors import SetupError, reason_of
-from cankd_mm.experiments.evaluate import RESULT, describe
+from cankd_mm.experiments.logged import RESULT, describe
 from cankd_mm.experiments.report import markdown
 
 

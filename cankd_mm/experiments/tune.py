@@ -13,7 +13,6 @@ import optuna
 import psutil
 from optuna.trial import Trial, TrialState
 
-from cankd_mm.apis.work_dir import read_scalars
 from cankd_mm.config.metric import Metric, required_metric
 from cankd_mm.config.paths import default_work_dir
 from cankd_mm.config.write import write_changes
@@ -22,6 +21,7 @@ from cankd_mm.experiments.compare import load_pair
 from cankd_mm.experiments.jobs import Job, Local, checkpoints_apart, say, side_by_side
 from cankd_mm.experiments.tune_report import shown, write_report
 from cankd_mm.experiments.tune_space import DEFAULT, Space
+from cankd_mm.work_dir import read_scalars
 
 _FAILURES = 3  # with none that succeeds, after which a search ends
 _OVER = (TrialState.COMPLETE, TrialState.PRUNED)

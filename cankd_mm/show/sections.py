@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from mmengine.config import Config
 
-from cankd_mm.apis.work_dir import read_scalars
 from cankd_mm.config.metric import Metric
 from cankd_mm.engine.runner import teacher_is_rateable
 from cankd_mm.show import page, predictions
 from cankd_mm.show.features import FeaturePair, Point, feature_pairs, points_of
 from cankd_mm.show.page import Picture, Section, Table
 from cankd_mm.show.stages import AFTER, ALONE, BEFORE, Sample, Stages
+from cankd_mm.work_dir import read_scalars
 
 _TEACHER, _STUDENT = 'teacher', 'student'
 _MAPS = 4  # images whose maps are shown; figures are of all

@@ -12,9 +12,9 @@ from mmengine.runner import Runner
 
 from cankd_mm.apis import export_student, train
 from cankd_mm.apis import test as evaluate
-from cankd_mm.apis.work_dir import read_scalars
 from cankd_mm.config.read import load_model_cfg
 from cankd_mm.errors import SetupError
+from cankd_mm.work_dir import read_scalars
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.slow

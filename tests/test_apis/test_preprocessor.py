@@ -9,8 +9,8 @@ from mmengine.runner import Runner
 
 from cankd_mm.apis import export_student, train
 from cankd_mm.apis import test as evaluate
-from cankd_mm.apis.work_dir import read_scalars
 from cankd_mm.config.pair import student_config
+from cankd_mm.work_dir import read_scalars
 from tests.test_models.test_algorithms.test_feature_distill import batch
 
 OTHER = dict(type='SegDataPreProcessor', mean=[9.0] * 3, std=[2.0] * 3, size=(160, 160), pad_val=3, seg_pad_val=254)

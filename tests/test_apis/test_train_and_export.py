@@ -9,8 +9,8 @@ import torch
 from mmengine.config import Config
 
 from cankd_mm.apis import export_student, test, train
-from cankd_mm.apis.work_dir import read_scalars
 from cankd_mm.errors import SetupError
+from cankd_mm.work_dir import read_scalars
 
 evaluate = test
 del test  # pytest would collect it

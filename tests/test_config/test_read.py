@@ -3,9 +3,10 @@
 import pytest
 from mmengine.config import Config
 
-from cankd_mm.config.read import load_config, read_config
+from cankd_mm.config.read import load_config, read_config, read_dumped
 from cankd_mm.config.types import library_of, type_name
 from cankd_mm.errors import SetupError
+from tests.conftest import ROOT
 
 PURE = """
 from mmdet.datasets.transforms import Resize
@@ -43,6 +44,26 @@ def test_a_config_of_bases_extends_a_pure_python_one(tmp_path):
     cfg = read_config(str(tmp_path / 'text.py'))
     assert type_name(cfg.x) == 'RetinaNet' and cfg.model.neck.num_outs == 3 and cfg.default_scope == 'mmdet'
     assert cfg.distiller.type == 'CanKDDistiller'
+
+
+CONFIGS = sorted((ROOT / 'configs').glob('*/cankd*.py'))
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
+def test_what_a_run_keeps_of_its_config_is_read_without_running_it(path, tmp_path):
+    cfg = read_config(str(path))
+    cfg.odd = [{'a key': dict(b=(1,), c=-1e-5)}, {1: None}, dict(inner={'no-name': dict(d="it's")})]
+    cfg.dump(str(tmp_path / 'dumped.py'))
+    assert read_dumped(tmp_path / 'dumped.py').to_dict() == cfg.to_dict()
+
+
+@pytest.mark.parametrize('text', ["import os\nos.mkdir('made')\n", "a = __import__('os').mkdir('made')\n", 'a = (\n'])
+def test_a_program_is_no_config_of_a_run(text, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'program.py').write_text(text)
+    with pytest.raises(SetupError, match=r"program.py' is not as MMEngine keeps that of a run \(.*\): put there"):
+        read_dumped(tmp_path / 'program.py')
+    assert not (tmp_path / 'made').exists()
 
 
 @pytest.mark.parametrize('ending', ['json', 'yml', 'yaml'])

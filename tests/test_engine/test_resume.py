@@ -13,10 +13,10 @@ from mmengine.registry import HOOKS
 from mmengine.runner import save_checkpoint
 
 from cankd_mm.apis import train
-from cankd_mm.apis.work_dir import find_resumable
 from cankd_mm.config.read import load_config, load_model_cfg
 from cankd_mm.errors import SetupError
 from cankd_mm.models.builders import build_model
+from cankd_mm.work_dir import find_resumable
 from tests import forked
 from tests.conftest import ROOT
 

@@ -13,10 +13,10 @@ from mmengine.registry import HOOKS, METRICS, RUNNERS
 from mmengine.runner import save_checkpoint
 
 from cankd_mm.apis import train
-from cankd_mm.apis.work_dir import read_scalars
 from cankd_mm.engine import CanBlockMonitorHook, DistillValLoop, FiniteLossHook
 from cankd_mm.errors import SetupError
 from cankd_mm.models.builders import build_model
+from cankd_mm.work_dir import read_scalars
 
 
 def log_of(work_dir):

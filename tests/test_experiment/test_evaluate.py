@@ -5,7 +5,8 @@ from mmengine.config import Config
 
 from cankd_mm.apis import train
 from cankd_mm.errors import SetupError
-from cankd_mm.experiments.evaluate import describe, evaluate
+from cankd_mm.experiments.evaluate import evaluate
+from cankd_mm.experiments.logged import describe
 
 pytestmark = pytest.mark.slow
 

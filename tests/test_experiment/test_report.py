@@ -5,7 +5,7 @@ import statistics
 
 import pandas as pd
 
-from cankd_mm.experiments.evaluate import blocks as blocks_of
+from cankd_mm.experiments.logged import blocks as blocks_of
 from cankd_mm.experiments.report import ALONE, blocks_table, paired_difference, write_report
 
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from cankd_mm.apis import train
-from cankd_mm.apis.work_dir import read_scalars
 from cankd_mm.stack.ops import Extension
+from cankd_mm.work_dir import read_scalars
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.slow

@@ -10,13 +10,13 @@ import time
 import pytest
 from mmengine.runner import save_checkpoint
 
-from cankd_mm.apis.work_dir import holder, last_checkpoint
 from cankd_mm.config.metric import metric_of
 from cankd_mm.config.read import load_config
 from cankd_mm.errors import SetupError
 from cankd_mm.experiments.reproduce import reproduce
 from cankd_mm.experiments.rows import Model, Row, find_row, load_rows, write_results
 from cankd_mm.models.builders import build_model
+from cankd_mm.work_dir import holder, last_checkpoint
 from tests.conftest import ROOT
 from tests.test_configs.small import make_data, shrink
 
@@ -157,6 +157,33 @@ def test_a_run_of_no_row_is_shown_without_figures_of_the_paper(done):
     _, (_, runs) = write_results(folder / 'run')
     (entry,) = json.loads(runs.read_text())
     assert entry['value'] == result['value'] and entry['paper'] is None and entry['row'] is None
+
+
+# The command where it has nothing to compute.
+TABLE = """
+import sys
+sys.argv[0] = 'cankd'
+from cankd_mm.__main__ import main
+main()
+assert not {'torch', 'mmdet', 'mmseg', 'mmrazor', 'scipy', 'matplotlib'} & set(sys.modules), sorted(sys.modules)
+"""
+
+
+def cankd_without_torch(*words):
+    environment = dict(os.environ, PYTHONPATH=str(ROOT))
+    done = subprocess.run([sys.executable, '-c', TABLE, *words], stdout=subprocess.PIPE, text=True, env=environment)
+    assert done.returncode == 0
+    return done.stdout
+
+
+def test_lists_and_tables_need_no_torch(done):
+    """So they are there in a second: of rows, and of runs that were evaluated or only trained."""
+    row, folder, result = done
+    assert 'cankd_retinanet-r101_retinanet-r50_2x_coco' in cankd_without_torch('reproduce')
+    shutil.copytree(folder / 'run', folder / 'again', dirs_exist_ok=True)
+    (folder / 'again' / 'result.json').unlink()
+    table = cankd_without_torch('results', str(folder))
+    assert table.count(f' {result["metric"]} ') > 1 and f' {result["value"]} ' in table
 
 
 def test_what_is_missing_is_said_before_anything_is_trained(pairs, tmp_path):

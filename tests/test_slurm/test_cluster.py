@@ -8,10 +8,10 @@ import time
 import pytest
 import torch
 
-from cankd_mm.apis.work_dir import state_of
 from cankd_mm.errors import SetupError
 from cankd_mm.experiments.compare import compare
 from cankd_mm.experiments.jobs import Job, Local, run_jobs
+from cankd_mm.work_dir import state_of
 from tests.conftest import ROOT
 from tests.test_slurm.test_slurm import partition as partition  # a fixture
 from tests.test_slurm.test_slurm import wait_for

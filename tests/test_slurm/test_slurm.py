@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cankd_mm.apis.work_dir import last_checkpoint, read_scalars
+from cankd_mm.work_dir import last_checkpoint, read_scalars
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.slow

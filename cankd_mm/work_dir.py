@@ -14,10 +14,10 @@ from mmengine.fileio import dump, load
 from mmengine.logging import print_log
 
 from cankd_mm.errors import SetupError
-from cankd_mm.models.checkpoints import load_checkpoint
 
 _STATE = 'training.json'  # who trains here, and how far it has come
 _LOCK = '.training.lock'
+USAGE = 'usage.json'  # the largest size that the training's process has been seen at
 
 
 def read_scalars(work_dir: Path) -> List[dict]:
@@ -60,6 +60,8 @@ def is_complete(work_dir: Path, train_cfg: dict) -> bool:
     checkpoint, length = last_checkpoint(work_dir), length_of(train_cfg)
     if checkpoint is None or state_of(work_dir).get('ended') == length:
         return checkpoint is not None
+    from cankd_mm.models.checkpoints import load_checkpoint  # with torch, which tables of what was logged do without
+
     try:
         saved = load_checkpoint(str(checkpoint), 'run')
         known = saved['message_hub']['runtime_info']
@@ -71,7 +73,8 @@ def is_complete(work_dir: Path, train_cfg: dict) -> bool:
 def state_of(work_dir: Path) -> dict:
     """Read what the training in a work folder has noted of itself, where it has.
 
-    These are ``host``, ``pid``, ``since`` and ``slurm``, ``max_iters``, and at the end ``ended``, ``epoch``, ``iter``.
+    These are ``host``, ``pid``, ``since`` and ``slurm``, ``max_iters`` and ``metric``, the arguments of the
+    :class:`Metric` that rates it, and at the end ``ended``, ``epoch``, ``iter``.
     """
     try:
         return load(str(work_dir / _STATE))
