@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 STAMPS := $(VENV)/stamps
 
-.PHONY: demo demo-quick test test-all test-fast gpu docs lint install doctor clean
+.PHONY: demo demo-quick demo-full test test-all test-fast gpu docs lint install doctor clean
 
 demo: $(STAMPS)/package
 	$(BIN)/python -W ignore tools/demo.py
@@ -18,13 +18,16 @@ demo: $(STAMPS)/package
 demo-quick: $(STAMPS)/package
 	$(BIN)/python -W ignore tools/demo.py --quick
 
-test: $(STAMPS)/package
+demo-full: $(STAMPS)/package
+	$(BIN)/python -W ignore tools/demo.py --full
+
+test: $(STAMPS)/dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal -m "not full"
 
-test-all: $(STAMPS)/package
+test-all: $(STAMPS)/dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
-test-fast: $(STAMPS)/package
+test-fast: $(STAMPS)/dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal -m "not slow and not full"
 
 # With the environment that is active, PYTHON=... for another: a GPU wants its own build of torch.
@@ -32,10 +35,10 @@ gpu:
 	$(PYTHON) -m benchmarks.gpu
 
 # Warnings are errors.
-docs: $(STAMPS)/package
+docs: $(STAMPS)/dev
 	$(BIN)/python -W ignore -m sphinx -b html -q -W --keep-going docs docs/_build
 
-lint: $(STAMPS)/package
+lint: $(STAMPS)/dev
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports --no-logo
 
@@ -80,5 +83,10 @@ $(STAMPS)/mmcv-compiled: $(STAMPS)/torch
 
 $(STAMPS)/package: $(STAMPS)/mmcv-$(MMCV) pyproject.toml
 	@echo "[4/4] installing cankd-mm with MMDetection, MMSegmentation and MMRazor"
-	@$(PIP) install --no-build-isolation -e ".[dev]" mmengine==0.10.7 mmdet==3.3.0 mmsegmentation==1.2.2
+	@$(PIP) install --no-build-isolation -e ".[demo,slurm,tune]" mmengine==0.10.7 mmdet==3.3.0 mmsegmentation==1.2.2
+	@touch $@
+
+$(STAMPS)/dev: $(STAMPS)/package
+	@echo "installing what tests, lint and docs need"
+	@$(PIP) install --no-build-isolation -e ".[dev]"
 	@touch $@

@@ -71,8 +71,8 @@ def trainings(quick, scratch, left):
     start, data = time.monotonic(), Path('data/digits')
     prepare(data)
     root = scratch if quick else Path('work_dirs/demo')
-    planned = [(task, plan(task, root, data, [0], quick=quick)) for task in TASKS]
-    together([teacher.command() for _, (teacher, *_) in planned if not teacher.checkpoint.exists()], left)
+    planned = [(task, plan(task, root, data, [0], length='quick' if quick else 'full')) for task in TASKS]
+    together([teacher.command() for _, (teacher, *_) in planned if not teacher.done], left)
     # Those of docs/comparison.md.
     length = {'train_cfg.max_epochs': 10, 'train_cfg.val_interval': 10, 'param_scheduler.1.T_max': 10}
     students = {}

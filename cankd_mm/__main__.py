@@ -314,19 +314,21 @@ def results(folder) -> None:
 
 @_command(
     'show it on digits, with nothing to download',
-    _arg('--root', type=Path, metavar='DIR', help='folder of all results; defaults to work_dirs/demo'),
+    _arg('--root', type=Path, metavar='DIR', help='folder of all results; defaults to work_dirs/demo-short'),
     _arg('--seeds', type=int, nargs='+', default=[0], metavar='N', help='seeds of the students'),
     _switch('--controls', help='train the fair controls, too'),
     _switch('--quick', help='one short epoch each, in two minutes: figures mean nothing'),
+    _switch('--full', help='all epochs, as for the figures of the documentation, in work_dirs/demo'),
     _arg('--tasks', nargs='+', default=_tasks, choices=_tasks, metavar='TASK', help='detection, segmentation'),
 )
-def demo(root, seeds, controls, quick, tasks) -> None:
+def demo(root, seeds, controls, quick, full, tasks) -> None:
     """Show CanKD on scenes of handwritten digits: detection and segmentation, with nothing to download."""
     _start()
     from cankd_mm.demo.run import run_demo
 
-    root = root or Path('work_dirs/demo-quick' if quick else 'work_dirs/demo')
-    table = run_demo(root, seeds, controls, quick, tasks)
+    length = 'quick' if quick else 'full' if full else 'short'
+    root = root or Path('work_dirs', 'demo' if full else f'demo-{length}')  # that which the pairs in configs name
+    table = run_demo(root, seeds, controls, length, tasks)
     _say(f'\n{table}\n\nThe tables as JSON: {root}/*/results.json\nThe picture: {root}/comparison.jpg')
     _say('\n'.join(f'What the student learnt: {root}/{task}_page/report.html' for task in tasks))
     if quick:

@@ -215,7 +215,7 @@ def test_get_started(typed, zoo, monkeypatch):
     assert 'Everything that cankd_mm needs is here.' in said['cankd doctor']
     assert 'preflight' in said['cankd check my_pair.py']
     typed('docs/demo.md')
-    assert [quick for *_, quick, _ in asked] == [True, False]
+    assert [length for *_, length, _ in asked] == ['quick', 'full']
 
 
 ON_A_PAIR = ['docs/show.md', 'docs/guides/methods.md', 'docs/guides/pair.md']

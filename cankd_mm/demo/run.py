@@ -41,24 +41,28 @@ _KINDS = {
     'student-long': ('student alone, for as much time', _STUDENT, 34, None),
     'cankd300': ('cankd from that teacher', _CANKD, 24, 'teacher300'),
 }
-_QUICK_SCENES = 192  # that a quick run trains on
+# How long a demo is: the shares of a teacher's and of a student's full number of epochs, and how many scenes an epoch
+# has; None are all.
+LENGTHS = {'quick': (0, 0, 192), 'short': (3 / 4, 7 / 12, None), 'full': (1, 1, None)}
 
 
 def plan(
-    task: Task, root: Path, data: Path, seeds: Sequence[int], controls: bool = False, quick: bool = False
+    task: Task, root: Path, data: Path, seeds: Sequence[int], controls: bool = False, length: str = 'short'
 ) -> List[Job]:
     """List the trainings of a task, teachers before their students; for the arguments see :func:`run_demo`."""
     data = data / task.name
     common = {f'{split}_dataloader.dataset.data_root': f'{data}/' for split in ('train', 'val', 'test')}
     if task.name == 'detection':
         common.update({f'{split}_evaluator.ann_file': str(data / 'annotations/val.json') for split in ('val', 'test')})
-    if quick:
-        common['train_dataloader.dataset.indices'] = _QUICK_SCENES
+    teachers, students, scenes = LENGTHS[length]
+    if scenes:
+        common['train_dataloader.dataset.indices'] = scenes
     jobs = {}
     for kind in _KINDS if controls else ('teacher', 'student', 'cankd'):
         method, config, epochs, needs = _KINDS[kind]
+        share = teachers if kind.startswith('teacher') else students
         lengths = ('train_cfg.max_epochs', 'train_cfg.val_interval', 'param_scheduler.1.T_max')
-        options = {**common, **dict.fromkeys(lengths, 1 if quick else epochs or task.teacher_epochs)}
+        options = {**common, **dict.fromkeys(lengths, max(round(share * (epochs or task.teacher_epochs)), 1))}
         if kind == 'teacher300':
             options['train_dataloader.dataset.ann_file'] = task.small_set
         teacher = jobs.get(needs)
@@ -75,7 +79,7 @@ def run_demo(
     root: Path,
     seeds: Sequence[int] = (0,),
     controls: bool = False,
-    quick: bool = False,
+    length: str = 'short',
     tasks: Sequence[str] = ('detection', 'segmentation'),
     data: Path = Path('data/digits'),
 ) -> str:
@@ -83,11 +87,11 @@ def run_demo(
 
     ``root`` is the folder of all results, where what an earlier call has finished is kept, and ``data`` that of both
     data sets. ``controls`` adds the fair controls: the student alone for as much time as the distilled one takes, and a
-    student distilled from a teacher that saw no more than its scenes. ``quick`` trains everything for one short epoch,
-    to show the way. A table for each task is returned.
+    student distilled from a teacher that saw no more than its scenes. ``length`` is ``'quick'``, one short epoch of each
+    training to show the way, ``'short'``, or ``'full'``. A table for each task is returned.
     """
     prepare(data)
-    planned = {task.name: plan(task, root, data, seeds, controls, quick) for task in TASKS if task.name in tasks}
+    planned = {task.name: plan(task, root, data, seeds, controls, length) for task in TASKS if task.name in tasks}
     jobs = [job for jobs in planned.values() for job in jobs]
     with claimed(root):
         # Teachers first: they take longest, and students wait for them.

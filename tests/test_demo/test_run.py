@@ -26,7 +26,7 @@ def test_plan_trains_teachers_before_their_students(tmp_path):
 
 def test_distilled_student_and_student_alone_differ_in_nothing_but_the_distillation(tmp_path):
     for task in TASKS:
-        jobs = {job.work_dir.name: job for job in plan(task, tmp_path, tmp_path, seeds=[7])}
+        jobs = {job.work_dir.name: job for job in plan(task, tmp_path, tmp_path, seeds=[7], length='full')}
         alone, distilled = jobs['student_seed7'], jobs['cankd_seed7']
         extra = {'model.teacher_ckpt': str(jobs['teacher'].work_dir / f'epoch_{task.teacher_epochs}.pth')}
         assert distilled.options == {**alone.options, **extra}
@@ -44,8 +44,8 @@ def test_demo_from_end_to_end(digits, forked, tmp_path, monkeypatch, capsys):
 
     root = tmp_path / 'my demo, new'
 
-    monkeypatch.setattr(run, '_QUICK_SCENES', 8)
-    table = run.run_demo(root, quick=True, tasks=['detection'], data=digits)
+    monkeypatch.setitem(run.LENGTHS, 'quick', (0, 0, 8))
+    table = run.run_demo(root, length='quick', tasks=['detection'], data=digits)
     results = json.loads((root / 'detection' / 'results.json').read_text())
     runs = results['runs']
     assert [run['method'] for run in runs] == list(results['methods']) == ['teacher, 2000 scenes', ALONE, 'cankd']
@@ -56,7 +56,7 @@ def test_demo_from_end_to_end(digits, forked, tmp_path, monkeypatch, capsys):
     page = (root / 'detection_page' / 'report.html').read_text()
     assert 'student alone' in page and 'What it changed' in page
     monkeypatch.setattr(run, 'run_jobs', lambda jobs: [1 / 0 for job in jobs if not job.done])
-    assert run.run_demo(root, quick=True, tasks=['detection'], data=digits) == table
+    assert run.run_demo(root, length='quick', tasks=['detection'], data=digits) == table
     assert 'Logging error' not in capsys.readouterr().err  # of loggers that keep a stream that was closed
 
 
