@@ -21,6 +21,7 @@ from cankd_mm.__main__ import COMMANDS
 from cankd_mm.apis import train
 from cankd_mm.apis.pair import write_pair
 from cankd_mm.experiments.report import blocks_table, results_table
+from cankd_mm.models.distillers.recording import recording
 from cankd_mm.show.hook import DistillVisualizationHook
 from tests.conftest import ROOT
 
@@ -153,9 +154,9 @@ def test_examples_of_distillers_losses_and_connectors_run(part):
         distiller.prepare_from_student(student)
         distiller.prepare_from_teacher(teacher)
     assert any(type(built) is part for built in distiller.modules()), f'the example has no {part.__name__}'
-    with torch.no_grad(), distiller.teacher_recorders:
+    with torch.no_grad(), recording(distiller.teacher_recorders, teacher, 'teacher'):
         teacher.extract_feat(image)
-    with distiller.student_recorders:
+    with recording(distiller.student_recorders, student, 'student'):
         student.extract_feat(image)
     assert sum(distiller.compute_distill_losses().values()) > 0
     if module:

@@ -62,6 +62,6 @@ def test(
         model = unwrap(runner.model)
         load_weights(model, state_dict, checkpoint, whose)
         if teacher:
-            spread_grey(model.data_preprocessor)
+            spread_grey(model)
         check_datasets(runner, 'test')
         return runner.test()

@@ -87,8 +87,8 @@ def run_demo(
 
     ``root`` is the folder of all results, where what an earlier call has finished is kept, and ``data`` that of both
     data sets. ``controls`` adds the fair controls: the student alone for as much time as the distilled one takes, and a
-    student distilled from a teacher that saw no more than its scenes. ``length`` is ``'quick'``, one short epoch of each
-    training to show the way, ``'short'``, or ``'full'``. A table for each task is returned.
+    student distilled from a teacher that saw no more than its scenes. ``length`` is ``'quick'``, one short epoch of
+    each training to show the way, ``'short'``, or ``'full'``. A table for each task is returned.
     """
     prepare(data)
     planned = {task.name: plan(task, root, data, seeds, controls, length) for task in TASKS if task.name in tasks}

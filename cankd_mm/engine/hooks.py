@@ -85,8 +85,12 @@ class CanBlockMonitorHook(Hook):
         """Log what was measured, and detach."""
         for name, block, handle in self._watched:
             handle.remove()
-            runner.message_hub.update_scalar(f'train/can/{name}_weight', block.bn.weight.detach().abs().mean())
-            runner.message_hub.update_scalar(f'train/can/{name}_ratio', self._ratios[name])
+            found = dict(weight=block.bn.weight.detach().abs().mean(), ratio=self._ratios.pop(name, None))
+            for quantity, value in found.items():
+                if found['ratio'] is not None:
+                    runner.message_hub.update_scalar(f'train/can/{name}_{quantity}', value)
+                else:  # without distillation no block runs, and the log would repeat its last figure for ever
+                    runner.message_hub.log_scalars.pop(f'train/can/{name}_{quantity}', None)
         self._watched = []
 
     def _measure(self, name: str, block: CanBlock, inputs: tuple, z: Tensor) -> None:

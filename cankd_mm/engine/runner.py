@@ -6,6 +6,7 @@ from mmengine.dist import get_dist_info
 from mmengine.hooks import Hook
 from mmengine.registry import LOOPS, RUNNERS
 from mmengine.runner import BaseLoop, Runner, ValLoop, autocast
+from torch import nn
 
 from cankd_mm.config.metric import metric_of
 from cankd_mm.config.pair import NO_PREDICTIONS
@@ -56,6 +57,14 @@ class DistillRunner(Runner):
                 self.logger.warning(f'default_hooks.checkpoint.{problem}: two are kept.')
                 checkpoint['max_keep_ckpts'] = 2
         super().register_default_hooks(hooks)
+
+
+    def train(self) -> nn.Module:
+        """Train; a model whose distillation an earlier training had stopped is distilled again."""
+        model = unwrap(self.model)
+        if isinstance(model, FeatureDistill):
+            model.distillation_stopped, model.distill_scale = False, 1.0
+        return super().train()
 
 
 @LOOPS.register_module()

@@ -88,6 +88,16 @@ def find_module(model: nn.Module, name: str, whose: str) -> nn.Module:
     raise SetupError(f'The {whose} {type(model).__name__} has no module {name!r}; {advice}')
 
 
+def count_channels(model: nn.Module) -> int:
+    """Count the channels of a model's images."""
+    mean = getattr(getattr(model, 'data_preprocessor', None), 'mean', None)
+    if mean is not None and mean.numel() > 1:  # a single one may be for all channels
+        return mean.numel()
+    convolution = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
+    # A stem that takes the image apart has a multiple of three.
+    return 3 if convolution is None or convolution.in_channels % 3 == 0 else convolution.in_channels
+
+
 def unwrap(model: nn.Module) -> nn.Module:
     """Take a model out of its wrapper for distributed training, where it has one."""
     return model.module if is_model_wrapper(model) else model

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from cankd_mm.errors import SetupError
 from cankd_mm.models import CanBlock, CanKDLoss, FeatureDistill
-from cankd_mm.models.algorithms.frozen_teacher import empty_sources
+from cankd_mm.models.distillers.recording import empty_sources, recording
 from cankd_mm.models.losses.normalized_mse import NORMS
 from cankd_mm.show.stages import Sample
 
@@ -91,7 +91,7 @@ def feature_pairs(model: FeatureDistill, sample: Sample) -> Tuple[np.ndarray, Di
     image = image.flip(0) if len(image) == 3 else image[:1].expand(3, -1, -1)  # OpenCV reads blue first
     image = F.pad(image, (0, inputs.shape[3] - image.shape[2], 0, inputs.shape[2] - image.shape[1]))
     model.frozen_teacher.record(distiller.teacher_recorders, inputs, data_samples)
-    with distiller.student_recorders:
+    with recording(distiller.student_recorders, model, 'student'):
         model.extract_feat(inputs)
         if empty_sources(distiller.student_recorders):
             model(inputs, data_samples, mode='tensor')

@@ -6,6 +6,7 @@ import importlib.util
 import os
 import sys
 import types
+from contextlib import nullcontext
 from importlib import metadata
 from pathlib import Path
 from pickle import UnpicklingError
@@ -228,6 +229,24 @@ def _patch_class_weight() -> bool:
     return True
 
 
+def _patch_parameter_count() -> bool:
+    """MMEngine's count of parameters, which the libraries' tools print, is of all that is trained. Here it is of the
+    student, which is what they would deploy.
+    """
+    from mmengine.analysis import print_helper
+
+    original = print_helper.parameter_count
+    if not hasattr(original, '__wrapped__'):
+
+        @functools.wraps(original)
+        def parameter_count(model):
+            with getattr(model, 'student_alone', nullcontext)():
+                return original(model)
+
+        print_helper.parameter_count = parameter_count
+    return True
+
+
 _PATCHES = {
     _provide_operators: "mmcv's operators are those of cankd_mm.stack.ops, as it has none compiled",
     _patch_config_paths: 'configs can be based on those of this package by cankd_mm::path',
@@ -237,5 +256,6 @@ _PATCHES = {
     _patch_checkpoint_writing: 'a killed process leaves no half-written checkpoint',
     _patch_point_assigner: 'RepPoints trains on a GPU (mmdet <= 3.5)',
     _patch_worker_seeds: 'epochs draw augmentations of their own without persistent workers',
+    _patch_parameter_count: "of a pair the student's parameters are counted",
     _patch_class_weight: 'labels to be ignored weigh nothing where classes have weights (mmseg <= 1.4)',
 }

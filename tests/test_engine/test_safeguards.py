@@ -13,7 +13,8 @@ from mmengine.registry import HOOKS, METRICS, RUNNERS
 from mmengine.runner import save_checkpoint
 
 from cankd_mm.apis import train
-from cankd_mm.engine import CanBlockMonitorHook, DistillValLoop, FiniteLossHook
+from cankd_mm.config.read import load_config
+from cankd_mm.engine import CanBlockMonitorHook, DistillRunner, DistillValLoop, FiniteLossHook
 from cankd_mm.errors import SetupError
 from cankd_mm.models.builders import build_model
 from cankd_mm.work_dir import read_scalars
@@ -283,6 +284,31 @@ def test_can_block_monitor(pairs, tmp_path):
     block = runner.model.distiller.distill_losses['loss_neck_2'].can
     assert second['can/neck_2_weight'] == pytest.approx(float(block.bn.weight.detach().abs().mean()), rel=1e-5)
     assert not block._forward_hooks
+
+
+@pytest.mark.parametrize(
+    'hook', [dict(type='DistillScheduleHook', begin=1, end=1), dict(type='StopDistillHook', stop_epoch=1)]
+)
+def test_monitor_says_nothing_where_no_block_runs(pairs, tmp_path, hook):
+    """After the distillation has stopped, and after a resume from there; another training distils again."""
+    options = {
+        'custom_hooks': [dict(type='CanBlockMonitorHook', interval=1), {**hook, '_scope_': 'mmrazor'}],
+        'train_cfg.max_epochs': 2,
+        'train_cfg.val_begin': 9,
+        'default_hooks.logger.interval': 1,
+    }
+    runner = train(str(pairs['segmentation']), work_dir=str(tmp_path / 'run'), cfg_options=options)
+    assert runner.model.distillation_stopped
+    options['train_cfg.max_epochs'] = 3
+    train(str(pairs['segmentation']), work_dir=str(tmp_path / 'run'), cfg_options=options, resume='auto')
+    logged = ['can/neck_0_ratio' in entry for entry in read_scalars(tmp_path / 'run') if 'loss' in entry]
+    assert logged == [True, True, False, False, False, False]
+    again = DistillRunner.from_cfg(
+        load_config(str(pairs['segmentation']), {'train_cfg.max_epochs': 1}, str(tmp_path / 'again'))
+    )
+    again.model = runner.model
+    again.train()
+    assert not runner.model.distillation_stopped
 
 
 MOSAIC = [

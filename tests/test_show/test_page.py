@@ -11,6 +11,7 @@ import torch
 from cankd_mm.apis import train
 from cankd_mm.config.read import load_config
 from cankd_mm.errors import SetupError
+from cankd_mm.models.distillers.recording import recording
 from cankd_mm.show.show import show
 from cankd_mm.show.stages import AFTER, ALONE, BEFORE, from_split, read_stages
 from tests.conftest import ROOT
@@ -73,10 +74,11 @@ def test_figures_of_a_level_are_what_the_loss_computes(shown):
             block, loss.can = loss.can, loss.can if shown_figure == through else None
             for sample in from_split(cfg, 'val', 2):
                 data = model.data_preprocessor(copy.deepcopy(sample.data), False)
-                with model.distiller.student_recorders, model.distiller.teacher_recorders:
+                recorders = model.distiller.student_recorders, model.distiller.teacher_recorders
+                with recording(recorders[0], model, 'student'), recording(recorders[1], model.teacher, 'teacher'):
                     model.frozen_teacher(data['inputs'], data['data_samples'])
                     model.extract_feat(data['inputs'])
-                    losses.append(float(model.distiller.compute_distill_losses()['loss_neck_0']) / loss.loss_weight)
+                losses.append(float(model.distiller.compute_distill_losses()['loss_neck_0']) / loss.loss_weight)
             loss.can = block
         assert float(shown_figure) == pytest.approx(sum(losses) / 2, abs=6e-4)
     assert len({before, after, alone}) == 3

@@ -133,13 +133,17 @@ def _of_timm(name: str, out_indices: Optional[Sequence[int]], pretrained: bool =
     if flat and out_indices is None and len(strides) > 1:
         module = _create(name, dict(options, out_indices=(-1,)))
     if getattr(module, 'output_fmt', 'NCHW') == 'NHWC':
-        module.register_forward_hook(lambda module, args, maps: [f.permute(0, 3, 1, 2) for f in maps])
+        module.register_forward_hook(_channels_first)
     cfg = timm.get_pretrained_cfg(name)
     patch = getattr(getattr(getattr(module, 'model', None), 'patch_embed', None), 'patch_size', None)
     known = dict(multiple=max(patch) if flat and patch else 32)
     if cfg is not None:
         known.update(mean=[255 * value for value in cfg.mean], std=[255 * value for value in cfg.std])
     return module, known
+
+
+def _channels_first(module: nn.Module, args: tuple, maps: List[Tensor]) -> List[Tensor]:
+    return [feature.permute(0, 3, 1, 2) for feature in maps]
 
 
 def _create(name: str, options: dict) -> nn.Module:

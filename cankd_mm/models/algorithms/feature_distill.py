@@ -1,4 +1,5 @@
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Dict, Iterator, List, Optional, Union
 
 import torch
@@ -15,6 +16,7 @@ from cankd_mm.models.algorithms.frozen_teacher import FrozenTeacher, TeacherInpu
 from cankd_mm.models.algorithms.parts import Parts, find_parts
 from cankd_mm.models.builders import build_model
 from cankd_mm.models.checkpoints import load_pretrained, pretrained_cfg
+from cankd_mm.models.distillers.recording import detach, recording
 
 
 @MODELS.register_module()
@@ -56,10 +58,8 @@ class FeatureDistill(BaseModel):
         ...     distiller=dict(type='CanKDDistiller', source='neck', levels=4, loss=dict(type='CanKDLoss')))
     """
 
-    def __new__(cls, architecture=None, *args, data_preprocessor=None, **kwargs) -> BaseModel:
+    def __new__(cls, architecture, *args, data_preprocessor=None, **kwargs) -> BaseModel:
         """Build the student, and make this class the first base of its class."""
-        if architecture is None:  # copy.deepcopy starts from an empty object
-            return super().__new__(cls)
         student = build_model(architecture, 'student', data_preprocessor)
         for attribute in ('teacher', 'distiller'):
             if hasattr(student, attribute):
@@ -67,7 +67,7 @@ class FeatureDistill(BaseModel):
                     f'The student {type(student).__name__} has a {attribute} of its own, and cannot be distilled '
                     "beside it: give the detector or segmentor inside it as the student's config."
                 )
-        student.__class__ = type(type(student).__name__, (cls, type(student)), {})
+        student.__class__ = _distilled(cls, type(student))
         return student
 
     def __init__(
@@ -81,6 +81,25 @@ class FeatureDistill(BaseModel):
         data_preprocessor: Optional[dict] = None,
     ) -> None:
         # __new__ has built the student: nothing of it is initialized again.
+        before = set(self.__dict__)
+        try:
+            self._add_distillation(teacher, distiller, teacher_ckpt, init_from_teacher or {}, teacher_dtype)
+        except BaseException:  # the student may be the caller's, and goes on without one
+            for name in set(self.__dict__) - before:
+                del self.__dict__[name]
+            self._modules.pop('distiller', None)
+            detach(self)
+            self.__class__ = self._student_type
+            raise
+
+    def _add_distillation(
+        self,
+        teacher: Union[BaseModel, dict, str],
+        distiller: dict,
+        teacher_ckpt: Optional[str],
+        init_from_teacher: Parts,
+        teacher_dtype: Optional[str],
+    ) -> None:
         if teacher_dtype not in (None, 'bfloat16', 'float16'):
             advice = "set teacher_dtype to 'bfloat16' or 'float16', or leave it out."
             raise SetupError(f'FeatureDistill cannot run the teacher in {teacher_dtype!r}: {advice}')
@@ -96,7 +115,7 @@ class FeatureDistill(BaseModel):
             if hasattr(module, 'inplace'):
                 module.inplace = False
         # Not a child, and so in no state dict, no optimizer and no average of the weights, and nothing broadcasts it.
-        object.__setattr__(self, 'frozen_teacher', FrozenTeacher(teacher, self.data_preprocessor, teacher_dtype))
+        object.__setattr__(self, 'frozen_teacher', FrozenTeacher(teacher, self, teacher_dtype))
         # The distiller's parts are MMRazor's, whatever library the rest of the config is of.
         with DefaultScope.overwrite_default_scope('mmrazor'):
             distiller = MODELS.build(distiller)
@@ -105,7 +124,11 @@ class FeatureDistill(BaseModel):
         self.distiller = distiller
         self.distillation_stopped = False  # set by MMRazor's StopDistillHook
         self.distill_scale = 1.0  # set by DistillScheduleHook
-        self.init_from_teacher = find_parts(self, teacher, init_from_teacher or {})
+        self.init_from_teacher = find_parts(self, teacher, init_from_teacher)
+
+    def __reduce_ex__(self, protocol: int) -> tuple:
+        """Copy and pickle a model whose class stands in no module."""
+        return _empty, (type(self).__mro__[1], self._student_type), self.__dict__
 
     @property
     def teacher(self) -> BaseModel:
@@ -154,7 +177,7 @@ class FeatureDistill(BaseModel):
             losses = bool(distiller.deliveries.deliveries)
             self.frozen_teacher.record(distiller.teacher_recorders, inputs, data_samples, losses)
         distiller.set_deliveries_override(True)
-        with distiller.student_recorders, distiller.deliveries:
+        with recording(distiller.student_recorders, self, 'student'), distiller.deliveries:
             losses = add_prefix(super().loss(inputs, data_samples), 'student')
         distill_losses = {k: self.distill_scale * v for k, v in distiller.compute_distill_losses().items()}
         # A log entry, since its name has no 'loss': the first thing to look at when loss_weight is in question.
@@ -165,7 +188,7 @@ class FeatureDistill(BaseModel):
 
     def get_extra_state(self) -> Tensor:
         """Put the teacher's fingerprint into checkpoints, as ``_extra_state``."""
-        return self.frozen_teacher.fingerprint()
+        return self.frozen_teacher.fingerprint
 
     def set_extra_state(self, state: Tensor) -> None:
         """Ignore the fingerprint of a checkpoint, which resuming a training compares."""
@@ -177,9 +200,28 @@ class FeatureDistill(BaseModel):
 
     def _apply(self, *args: object, **kwargs: object) -> 'FeatureDistill':
         """Move the teacher with the student, for ``to``, ``cuda``, ``half`` and their like."""
-        self.frozen_teacher._apply(*args, **kwargs)
+        if 'frozen_teacher' in self.__dict__:
+            self.frozen_teacher._apply(*args, **kwargs)
         return super()._apply(*args, **kwargs)
+
+    def to_empty(self, *args: object, **kwargs: object) -> 'FeatureDistill':
+        """Forget the student's weights, and keep the teacher's, which nothing loads again."""
+        teacher = self.__dict__.pop('frozen_teacher')
+        try:
+            return super().to_empty(*args, **kwargs)
+        finally:
+            object.__setattr__(self, 'frozen_teacher', teacher)
 
     def _set_device(self, device: torch.device) -> None:
         self.teacher._set_device(device)
         super()._set_device(device)
+
+
+@lru_cache(maxsize=None)
+def _distilled(cls: type, student: type) -> type:
+    """The class of a student that is distilled, one for all of its kind."""
+    return type(student.__name__, (cls, student), dict(_student_type=student))
+
+
+def _empty(cls: type, student: type) -> FeatureDistill:
+    return object.__new__(_distilled(cls, student))

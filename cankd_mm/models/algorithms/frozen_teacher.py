@@ -1,5 +1,6 @@
 import hashlib
 from contextlib import nullcontext
+from functools import partial
 from typing import List, Optional, Tuple
 
 import torch
@@ -9,21 +10,25 @@ from mmrazor.models.task_modules import RecorderManager
 from torch import Tensor, nn
 
 from cankd_mm.errors import SetupError
+from cankd_mm.models.distillers.recording import empty_sources, recording
+from cankd_mm.models.utils import count_channels
 
 
 class FrozenTeacher(nn.Module):
     """A teacher that never changes: no gradients, always in eval mode, and shared by copies of the student.
 
     It gets the batches of the student's data preprocessor, and runs under autocast in ``dtype`` where one is given.
+    ``fingerprint`` is the SHA-256 of its weights as they were loaded, a tensor of 32 bytes.
     """
 
-    def __init__(self, model: BaseModel, preprocessor: nn.Module, dtype: Optional[str] = None) -> None:
+    def __init__(self, model: BaseModel, student: BaseModel, dtype: Optional[str] = None) -> None:
         super().__init__()
         self.model = model.requires_grad_(False)
-        self.input = TeacherInput(preprocessor, model.data_preprocessor)
-        spread_grey(model.data_preprocessor)
+        preprocessors = student.data_preprocessor, model.data_preprocessor
+        self.input = TeacherInput(*preprocessors, count_channels(student), count_channels(model))
+        spread_grey(model)
         self.dtype = dtype and getattr(torch, dtype)
-        self._fingerprint: Optional[Tensor] = None
+        self.fingerprint = _fingerprint(model)
         self._runs_heads = False
         self.eval()
 
@@ -32,6 +37,8 @@ class FrozenTeacher(nn.Module):
         self, inputs: Tensor, data_samples: Optional[List[BaseDataElement]] = None, mode: Optional[str] = None
     ) -> None:
         """Run backbone and neck on the student's batch; with mode 'tensor' also the heads, with 'loss' their losses."""
+        if next(self.model.parameters()).device != inputs.device:  # a wrapper of the student moves its own children
+            self.to(inputs.device)
         with nullcontext() if self.dtype is None else torch.autocast(inputs.device.type, dtype=self.dtype):
             images = self.input(inputs, data_samples)
             if mode is None:
@@ -45,7 +52,7 @@ class FrozenTeacher(nn.Module):
         """Run as much of the teacher as fills its recorders, on images normalized for the student; with ``losses`` all
         that a training runs. A recorder that stays empty is a SetupError.
         """
-        with recorders:
+        with recording(recorders, self.model, 'teacher'):
             self(inputs, data_samples, 'loss' if losses else 'tensor' if self._runs_heads else None)
             if empty_sources(recorders) and not (losses or self._runs_heads):
                 self._runs_heads = True
@@ -60,23 +67,17 @@ class FrozenTeacher(nn.Module):
         """Stay in eval mode, whatever the mode."""
         return super().train(False)
 
-    def fingerprint(self) -> Tensor:
-        """Compute the SHA-256 of parameters and buffers, a tensor of 32 bytes."""
-        if self._fingerprint is None:
-            digest = hashlib.sha256()
-            for key, value in self.model.state_dict().items():
-                digest.update(key.encode())
-                digest.update(value.cpu().contiguous().view(-1).view(torch.uint8).numpy())
-            self._fingerprint = torch.tensor(list(digest.digest()), dtype=torch.uint8)
-        return self._fingerprint
-
     def __deepcopy__(self, memo: dict) -> 'FrozenTeacher':
         return self
 
 
-def empty_sources(recorders: RecorderManager) -> List[str]:
-    """List the names of the modules whose recorders have recorded nothing."""
-    return [recorder.source for recorder in recorders.recorders.values() if not recorder.data_buffer]
+def _fingerprint(model: nn.Module) -> Tensor:
+    digest = hashlib.sha256()
+    for key, value in model.state_dict().items():
+        digest.update(key.encode())
+        if not value.is_meta:
+            digest.update(value.cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return torch.tensor(list(digest.digest()), dtype=torch.uint8, device='cpu')
 
 
 class TeacherInput(nn.Module):
@@ -85,16 +86,18 @@ class TeacherInput(nn.Module):
     Detection backbones come in two styles, 'pytorch' (RGB, divided by the standard deviation) and 'caffe' (BGR, not
     divided), and a teacher of one is useless on inputs of the other. Both normalizations are affine per channel, so
     one multiply-add leads from the student's to the teacher's. The padding becomes what the teacher would have padded.
-    A teacher for colour images gets grey ones in all of its channels, one for fewer channels is a SetupError.
+    A teacher for colour images gets grey ones in all of its channels, one for other numbers of channels than the
+    student's is a SetupError.
     """
 
-    def __init__(self, student: nn.Module, teacher: nn.Module) -> None:
+    def __init__(self, student: nn.Module, teacher: nn.Module, student_channels: int, teacher_channels: int) -> None:
         super().__init__()
+        if student_channels not in (1, teacher_channels):
+            channels = f'images of {teacher_channels} channels and the student for {student_channels}'
+            raise SetupError(f"The teacher is for {channels}: give a teacher for the student's images.")
+        self.channels = teacher_channels
         s_mean, s_std, s_swaps, s_pad = _normalization(student)
         t_mean, t_std, t_swaps, self.pad_value = _normalization(teacher)
-        if getattr(teacher, '_enable_normalize', False) and len(t_mean) < len(s_mean):
-            channels = f'images of {len(t_mean)} channels and the student for {len(s_mean)}'
-            raise SetupError(f"The teacher is for {channels}: give a teacher for the student's images.")
         self.flip = s_swaps != t_swaps
         if self.flip:
             s_mean, s_std = s_mean.flip(0), s_std.flip(0)
@@ -104,7 +107,9 @@ class TeacherInput(nn.Module):
         self.register_buffer('shift', ((s_mean - t_mean) / t_std).float(), persistent=False)
 
     def forward(self, inputs: Tensor, data_samples: Optional[List[BaseDataElement]] = None) -> Tensor:
-        """Normalize a batch ``(N, 3, H, W)``; ``img_shape`` of the data samples tells the image from the padding."""
+        """Normalize a batch ``(N, C, H, W)``; ``img_shape`` of the data samples tells the image from the padding."""
+        if inputs.shape[1] != self.channels:
+            inputs = inputs.expand(-1, self.channels, -1, -1)
         if self.identical:
             return inputs
         outputs = inputs.flip(1) if self.flip else inputs
@@ -116,19 +121,19 @@ class TeacherInput(nn.Module):
         return outputs
 
 
-def spread_grey(preprocessor: nn.Module) -> None:
+def spread_grey(model: BaseModel) -> None:
     """Have the data preprocessor of a model for colour images repeat the channel of grey ones."""
-    channels = len(_normalization(preprocessor)[0])
-
-    def spread(module: nn.Module, args: tuple) -> tuple:
-        data, *others = args
-        if isinstance(data, dict) and 'inputs' in data:
-            images = [image.expand(channels, -1, -1) if len(image) == 1 else image for image in data['inputs']]
-            data = {**data, 'inputs': torch.stack(images) if isinstance(data['inputs'], Tensor) else images}
-        return (data, *others)
-
+    channels = count_channels(model)
     if channels > 1:
-        preprocessor.register_forward_pre_hook(spread)
+        model.data_preprocessor.register_forward_pre_hook(partial(_spread, channels))
+
+
+def _spread(channels: int, preprocessor: nn.Module, args: tuple) -> tuple:
+    data, *others = args
+    if isinstance(data, dict) and 'inputs' in data:
+        images = [image.expand(channels, -1, -1) if len(image) == 1 else image for image in data['inputs']]
+        data = {**data, 'inputs': torch.stack(images) if isinstance(data['inputs'], Tensor) else images}
+    return (data, *others)
 
 
 def _normalization(preprocessor: nn.Module) -> Tuple[Tensor, Tensor, bool, float]:

@@ -1,4 +1,5 @@
 import inspect
+import re
 from difflib import get_close_matches
 from typing import Dict, List, Optional, Tuple
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from cankd_mm.errors import SetupError
 from cankd_mm.models.distillers.levels import Levels, pair_levels
 from cankd_mm.models.distillers.probe import Level, probe_both
+from cankd_mm.models.distillers.recording import prepare
 
 _LONG_FORM = ('student_recorders', 'teacher_recorders', 'connectors', 'distill_losses', 'loss_forward_mappings')
 
@@ -94,26 +96,27 @@ class CanKDDistiller(ConfigurableDistiller):
         self.loss, self.connector = loss, connector
 
     def prepare_from_student(self, model: BaseModel) -> None:
-        """Attach the student's recorders, which the short form does with the teacher's."""
+        """Look for what is recorded of the student, which the short form does with the teacher's."""
         if self._short_form:
             self._student = lambda: model  # no part of the module tree, of which the distiller is one
         else:
-            super().prepare_from_student(model)
+            prepare(self.student_recorders, model, 'student')
 
     def prepare_from_teacher(self, model: nn.Module) -> None:
-        """Find the shapes of both models' features, expand the short form, and attach the recorders."""
+        """Find the shapes of both models' features, expand the short form, and look for what is recorded."""
         if self._short_form:
             student = self._student()
             del self._student
             features = probe_both(student, self.source, model, self.teacher_source, self._image_size)
-            self.student_recorders = self._recorders('student', self.source)
-            self.teacher_recorders = self._recorders('teacher', self.teacher_source)
-            super().prepare_from_student(student)
+            self.student_recorders, self.teacher_recorders = map(self._recorders, features)
+            prepare(self.student_recorders, student, 'student')
             self._build_expanded(*features)
-        super().prepare_from_teacher(model)
+        prepare(self.teacher_recorders, model, 'teacher')
 
-    def _recorders(self, whose: str, source: str) -> RecorderManager:
-        return RecorderManager({source: dict(type='ModuleOutputs', source=source), **self._given[f'{whose}_recorders']})
+    def _recorders(self, levels: List[Level]) -> RecorderManager:
+        level, given = levels[0], self._given[f'{levels[0].whose}_recorders']
+        kind = 'ModuleOutputCopies' if level.overwritten else 'ModuleOutputs'
+        return RecorderManager({level.source: dict(type=kind, source=level.source), **given})
 
     def compute_distill_losses(self) -> Dict[str, Tensor]:
         """Compute the losses of the recorded features by name, and free the features."""
@@ -150,8 +153,8 @@ class CanKDDistiller(ConfigurableDistiller):
             if name in connectors or name in self._given['connectors']:
                 student_record['connector'] = name
             teacher_record = dict(recorder=teacher.source, from_student=False, data_idx=teacher.index)
-            losses[name], arguments = _complete('loss', loss, out_channel, out_channel)
-            mappings[name] = dict(zip(arguments, (student_record, teacher_record)))
+            losses[name], cls = _complete('loss', loss, out_channel, out_channel)
+            mappings[name] = dict(zip(_arguments(cls), (student_record, teacher_record)))
             how, counts = 'through a connector' if 'connector' in student_record else 'as it is', ''
             if self.level_weights == 'pixels':
                 self._factors[name] = (finest / student.stride) ** 2
@@ -165,8 +168,8 @@ class CanKDDistiller(ConfigurableDistiller):
         )
 
 
-def _complete(what: str, cfg: dict, student_channels: int, teacher_channels: int) -> Tuple[dict, List[str]]:
-    """Fill in the channel counts of a loss or a connector, and name the arguments of its forward."""
+def _complete(what: str, cfg: dict, student_channels: int, teacher_channels: int) -> Tuple[dict, type]:
+    """Fill in the channel counts of a loss or a connector, and find its class."""
     cls = MODELS.get(cfg['type']) if isinstance(cfg['type'], str) else cfg['type']
     if cls is None:
         near = get_close_matches(cfg['type'], list(MODELS.module_dict), n=3, cutoff=0.5)
@@ -177,4 +180,23 @@ def _complete(what: str, cfg: dict, student_channels: int, teacher_channels: int
     channels = dict.fromkeys(('in_channel', 'in_channels', 'student_channels'), student_channels)
     channels.update(dict.fromkeys(('out_channel', 'out_channels', 'teacher_channels'), teacher_channels))
     channels = {name: value for name, value in channels.items() if name in accepted}
-    return {**channels, **cfg}, list(inspect.signature(cls.forward).parameters)[1:3]
+    return {**channels, **cfg}, cls
+
+
+# Words in the names of a loss's arguments: MMRazor has preds_S and preds_T, MMDetection pred and target.
+_STUDENTS, _TEACHERS = {'s', 'stu', 'student', 'pred', 'input'}, {'t', 'tea', 'teacher', 'target', 'soft', 'tgt'}
+
+
+def _arguments(loss: type) -> List[str]:
+    """Name the arguments of a loss that take the student's and the teacher's feature."""
+    names = list(inspect.signature(loss.forward).parameters)[1:3]
+    words = [set(re.split('[_0-9]+', re.sub('(?<=[a-z])(?=[A-Z])', '_', name).lower())) for name in names]
+    if len(names) == 2:
+        if words[0] & _STUDENTS and words[1] & _TEACHERS:
+            return names
+        if words[0] & _TEACHERS and words[1] & _STUDENTS:
+            return names[::-1]
+    raise SetupError(
+        f"The distiller's loss {loss.__name__} takes {' and '.join(names)}, whose names do not tell the student's "
+        "feature from the teacher's: call them s_feature and t_feature, or give loss_forward_mappings."
+    )

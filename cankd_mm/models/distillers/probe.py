@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from cankd_mm.errors import SetupError, reason_of
-from cankd_mm.models.utils import find_module, untouched
+from cankd_mm.models.distillers.recording import versions
+from cankd_mm.models.utils import count_channels, find_module, untouched
 
 # Height and width in pixels differ, so that shapes in messages are unambiguous, and are multiples of 32, to which
 # detectors pad. The larger ones are for models that take no small image.
@@ -16,13 +17,17 @@ Size = Tuple[int, int]
 
 
 class Level(NamedTuple):
-    """A module's feature map ``(1, C, H, W)`` of an ``image``; ``index`` is None where the module gives no list."""
+    """A module's feature map ``(1, C, H, W)`` of an ``image``; ``index`` is None where the module gives no list.
+
+    ``overwritten`` tells whether a layer behind the module changes the map in place.
+    """
 
     whose: str
     source: str
     index: Optional[int]
     shape: Tuple[int, ...]
     image: Size
+    overwritten: bool = False
 
     @property
     def stride(self) -> float:
@@ -53,7 +58,7 @@ def probe(
             'use a detector of MMDetection or a segmentor of MMSegmentation.'
         )
     outputs = []
-    handle = module.register_forward_hook(lambda module, args, output: outputs.append(output))
+    handle = module.register_forward_hook(lambda module, args, output: outputs.append((output, versions(output))))
     try:
         size, images = _run(model, whose, outputs, training, [*dict.fromkeys(_sizes(model, first_size))])
     finally:
@@ -66,7 +71,7 @@ def probe(
     if len(outputs) > 1:
         advice = "record it in MMRazor's long form, with a record_idx for each."
         raise SetupError(f'{what} is run {len(outputs)} times a pass: {advice}')
-    (output,) = outputs
+    ((output, written),) = outputs
     single = isinstance(output, Tensor)
     features = [output] if single else output if isinstance(output, (list, tuple)) else []
     if not features or not all(isinstance(f, Tensor) and f.dim() == 4 for f in features):
@@ -79,7 +84,8 @@ def probe(
             f'{what} gives {len(features[0])} feature maps for {images} images while it trains: distill from a module '
             'before that, which gives one for each.'
         )
-    return [Level(whose, source, None if single else i, (1, *f.shape[1:]), size) for i, f in enumerate(features)]
+    shapes, overwritten = [(1, *f.shape[1:]) for f in features], versions(output) != written
+    return [Level(whose, source, None if single else i, shape, size, overwritten) for i, shape in enumerate(shapes)]
 
 
 def probe_both(
@@ -102,7 +108,7 @@ def _run(model: nn.Module, whose: str, outputs: list, training: bool, sizes: Lis
         for size in sizes:
             outputs.clear()
             with untouched(model, mode), torch.no_grad():
-                batch = weight.new_zeros(images, _channels(model), *size)
+                batch = weight.new_zeros(images, count_channels(model), *size)
                 try:
                     model.extract_feat(batch)
                     if not outputs:
@@ -115,16 +121,6 @@ def _run(model: nn.Module, whose: str, outputs: list, training: bool, sizes: Lis
         f'The {whose} {type(model).__name__} takes no image of {" or ".join(f"{h}x{w}" for h, w in sizes)} pixels '
         f"({reason}): name a size that it takes as size of its data_preprocessor, or distill in MMRazor's long form."
     )
-
-
-def _channels(model: nn.Module) -> int:
-    """Count the channels of a model's images."""
-    mean = getattr(getattr(model, 'data_preprocessor', None), 'mean', None)
-    if mean is not None:
-        return len(mean.flatten())
-    convolution = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
-    # A stem that takes the image apart has a multiple of three.
-    return 3 if convolution is None or convolution.in_channels % 3 == 0 else convolution.in_channels
 
 
 def _sizes(model: nn.Module, first_size: Optional[Sequence[int]]) -> Iterator[Size]:

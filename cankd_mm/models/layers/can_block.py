@@ -1,6 +1,7 @@
 from typing import Sequence, Tuple, Union
 
 import torch
+from mmengine.dist import get_world_size
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -163,7 +164,8 @@ class CanBlock(nn.Module):
 
     def _normalize(self, y: Tensor) -> Tensor:
         y = y.to(self.bn.weight.dtype) if self.bn.weight.dtype in HALF else y
-        if self.training and y.numel() == y.shape[1]:
+        alone = isinstance(self.bn, nn.BatchNorm2d) or get_world_size() == 1  # a synchronized one waits for all ranks
+        if self.training and y.numel() == y.shape[1] and alone:
             # One pixel of one image has no variance to normalize by: take the running statistics.
             bn = self.bn
             return F.batch_norm(y, bn.running_mean, bn.running_var, bn.weight, bn.bias, False, 0.0, bn.eps)

@@ -13,6 +13,7 @@ from cankd_mm.apis import test as evaluate
 from cankd_mm.apis import train
 from cankd_mm.errors import SetupError
 from cankd_mm.models.builders import build_model
+from cankd_mm.models.distillers.recording import recording
 from tests.test_models.test_algorithms.test_feature_distill import build
 
 MEAN, STD = [10.0, 20.0, 30.0], [40.0, 50.0, 60.0]
@@ -101,9 +102,9 @@ def test_keys_stay_on_the_grid_of_the_teacher(own_pair):
     for loss in model.distiller.distill_losses.values():
         loss.can.register_forward_pre_hook(lambda module, args: seen.append([tuple(f.shape[2:]) for f in args]))
     image = torch.randn(2, 3, 128, 128)
-    with torch.no_grad(), model.distiller.teacher_recorders:
+    with torch.no_grad(), recording(model.distiller.teacher_recorders, model.teacher, 'teacher'):
         model.teacher.extract_feat(image)
-    with model.distiller.student_recorders:
+    with recording(model.distiller.student_recorders, model, 'student'):
         model.extract_feat(image)
     losses = model.distiller.compute_distill_losses()
     assert seen == [[(16, 16), (18, 18)], [(8, 8), (9, 9)]] and all(value > 0 for value in losses.values())

@@ -3,9 +3,10 @@ import torch
 from mmdet.models import DetDataPreprocessor
 from mmdet.structures import DetDataSample
 from mmseg.models import SegDataPreProcessor
+from torch import nn
 
 from cankd_mm.errors import SetupError
-from cankd_mm.models.algorithms.frozen_teacher import TeacherInput, spread_grey
+from cankd_mm.models.algorithms.frozen_teacher import FrozenTeacher, TeacherInput
 
 PYTORCH = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True)
 CAFFE = dict(mean=[103.53, 116.28, 123.675], std=[1.0, 1.0, 1.0], bgr_to_rgb=False)
@@ -30,7 +31,7 @@ def test_equals_what_the_teacher_would_have_made_of_the_image(student, teacher, 
     student, teacher = det(student), det(teacher, pad_value=pad_value)
     expected = teacher(data)['inputs']
     given = student(batch_copy(data))
-    ours = TeacherInput(student, teacher)(given['inputs'], given['data_samples'])
+    ours = TeacherInput(student, teacher, 3, 3)(given['inputs'], given['data_samples'])
     torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-4)
 
 
@@ -49,45 +50,55 @@ def test_segmentor():
     given = student(dict(inputs=[image], data_samples=[sample]), training=True)
     expected = torch.zeros(1, 3, 32, 32)
     expected[0, :, :20, :30] = image.float() - torch.tensor(CAFFE['mean']).view(3, 1, 1)
-    ours = TeacherInput(student, teacher)(given['inputs'], given['data_samples'])
+    ours = TeacherInput(student, teacher, 3, 3)(given['inputs'], given['data_samples'])
     torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-4)
 
 
 def test_batch_itself_where_both_normalize_alike():
     inputs = torch.randn(2, 3, 8, 8)
-    assert TeacherInput(det(PYTORCH), det(PYTORCH))(inputs) is inputs
+    assert TeacherInput(det(PYTORCH), det(PYTORCH), 3, 3)(inputs) is inputs
 
 
 def test_student_batch_is_not_changed():
     data = batch()
     given = det(PYTORCH)(data)
     before = given['inputs'].clone()
-    TeacherInput(det(PYTORCH), det(CAFFE))(given['inputs'], given['data_samples'])
+    TeacherInput(det(PYTORCH), det(CAFFE), 3, 3)(given['inputs'], given['data_samples'])
     assert torch.equal(before, given['inputs'])
 
 
-def test_grey_images_are_spread_over_the_channels_of_a_teacher_for_colour(pairs_of_grey):
+def model(preprocessor, channels):
+    """A model as far as its input goes."""
+    found = nn.Module()
+    found.data_preprocessor, found.stem = preprocessor, nn.Conv2d(channels, 2, 3)
+    return found
+
+
+# One mean may be for all channels, and none says nothing of them.
+ONE, NONE = dict(mean=[127.0], std=[60.0], bgr_to_rgb=False), PLAIN
+
+
+@pytest.mark.parametrize('student', [ONE, NONE])
+@pytest.mark.parametrize('teacher', [PYTORCH, CAFFE, ONE, NONE])
+def test_grey_images_are_spread_over_the_channels_of_a_teacher_for_colour(student, teacher):
     """In training and in validation alike."""
-    student, teacher, grey = pairs_of_grey
-    expected = teacher(dict(inputs=[image.expand(3, -1, -1) for image in grey['inputs']]))['inputs']
-    given = student(batch_copy(grey))
-    torch.testing.assert_close(
-        TeacherInput(student, teacher)(given['inputs'], given['data_samples']), expected, rtol=1e-5, atol=1e-4
-    )
-    spread_grey(teacher)
-    torch.testing.assert_close(teacher(dict(inputs=grey['inputs']), False)['inputs'], expected)
-    stacked = dict(inputs=torch.stack([grey['inputs'][0]] * 2))
-    assert teacher(stacked, False)['inputs'].shape[1] == 3
-
-
-@pytest.fixture
-def pairs_of_grey():
     data = batch()
     grey = dict(inputs=[image[:1] for image in data['inputs']], data_samples=data['data_samples'])
-    return det(dict(mean=[127.0], std=[60.0], bgr_to_rgb=False)), det(PYTORCH), grey
+    student, teacher = model(det(student), 1), model(det(teacher), 3)
+    expected = teacher.data_preprocessor(dict(inputs=[image.expand(3, -1, -1) for image in grey['inputs']]))['inputs']
+    given = student.data_preprocessor(batch_copy(grey))
+    frozen = FrozenTeacher(teacher, student)
+    torch.testing.assert_close(frozen.input(given['inputs'], given['data_samples']), expected, rtol=1e-5, atol=1e-4)
+    preprocess = teacher.data_preprocessor
+    torch.testing.assert_close(preprocess(dict(inputs=grey['inputs']), False)['inputs'], expected)
+    stacked = dict(inputs=torch.stack([grey['inputs'][0]] * 2))
+    assert preprocess(stacked, False)['inputs'].shape[1] == 3
 
 
-def test_teacher_for_fewer_channels_is_refused():
+@pytest.mark.parametrize('student', [PYTORCH, ONE, NONE])
+@pytest.mark.parametrize('teacher', [ONE, NONE])
+def test_teacher_for_fewer_channels_is_refused(student, teacher):
+    student, teacher = model(det(student), 3), model(det(teacher), 1)
     with pytest.raises(SetupError, match='teacher is for images of 1 channels and the student for 3'):
-        TeacherInput(det(PYTORCH), det(dict(mean=[127.0], std=[60.0], bgr_to_rgb=False)))
-    TeacherInput(det(PYTORCH), det(PLAIN))  # which is for any
+        FrozenTeacher(teacher, student)
+    FrozenTeacher(model(teacher.data_preprocessor, 3), student)

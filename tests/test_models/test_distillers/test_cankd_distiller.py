@@ -6,6 +6,7 @@ from torch import nn
 
 from cankd_mm.errors import SetupError
 from cankd_mm.models import CanKDLoss
+from cankd_mm.models.distillers.recording import recording
 
 
 class Net(nn.Module):
@@ -40,9 +41,9 @@ def build(student, teacher, **cfg):
 
 
 def losses_of(distiller, student, teacher, image):
-    with torch.no_grad(), distiller.teacher_recorders:
+    with torch.no_grad(), recording(distiller.teacher_recorders, teacher, 'teacher'):
         teacher.extract_feat(image)
-    with distiller.student_recorders:
+    with recording(distiller.student_recorders, student, 'student'):
         student.extract_feat(image)
     return distiller.compute_distill_losses()
 
