@@ -1,7 +1,7 @@
 """What a pair's config says of its student and its teacher, each as a config of its own."""
 
 import copy
-from typing import Optional, Union
+from typing import List, Optional, Union
 
 from mmengine.config import Config
 from mmengine.registry import HOOKS, LOOPS, Registry
@@ -63,14 +63,18 @@ def _leave_out_ours(plain: dict) -> None:
             plain[key] = {k: hook for k, hook in hooks.items() if not _is_ours(hook, HOOKS) and k not in _OUR_HOOKS}
         elif hooks:
             plain[key] = [hook for hook in hooks if not _is_ours(hook, HOOKS)]
-    imports = (plain.get('custom_imports') or {}).get('imports', [])
-    imports = [imports] if isinstance(imports, str) else imports
     # The backbones are all that is here of which a student can be made.
-    others = [name for name in imports if not _is_package(name) or name.startswith('cankd_mm.backbones')]
+    others = [name for name in imports_of(plain) if not _is_package(name) or name.startswith('cankd_mm.backbones')]
     if others:
         plain['custom_imports'] = dict(plain['custom_imports'], imports=others)
     else:
         plain.pop('custom_imports', None)
+
+
+def imports_of(cfg: dict) -> List[str]:
+    """List the modules that a config imports."""
+    imports = (cfg.get('custom_imports') or {}).get('imports') or []
+    return [imports] if isinstance(imports, str) else list(imports)
 
 
 def _is_package(module: str) -> bool:

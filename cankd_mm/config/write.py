@@ -30,7 +30,8 @@ def arguments(entries: dict) -> str:
 
 
 def base_name(config: str, folder: Path) -> str:
-    """Name a config as one takes it in ``_base_`` that will stand in a folder."""
+    """Name a config as one takes it in ``_base_`` that will stand in a folder, also in the libraries' own tools."""
+    config = config_file(config) if config.startswith('cankd_mm::') else config
     return config if '::' in config else Path(os.path.relpath(config, folder)).as_posix()
 
 

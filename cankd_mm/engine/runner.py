@@ -9,7 +9,7 @@ from mmengine.runner import BaseLoop, Runner, ValLoop, autocast
 from torch import nn
 
 from cankd_mm.config.metric import metric_of
-from cankd_mm.config.pair import NO_PREDICTIONS
+from cankd_mm.config.pair import NO_PREDICTIONS, imports_of
 from cankd_mm.config.types import type_name
 from cankd_mm.errors import SetupError
 from cankd_mm.models import BackboneTeacher, FeatureDistill
@@ -34,6 +34,13 @@ class DistillRunner(Runner):
         >>> runner_type = 'DistillRunner'
         >>> default_hooks = dict(best_student=None)  # without student_best.pth
     """
+
+    def dump_config(self) -> None:
+        """Keep the config in the work folder, with the import of this package, which a base may have done by itself."""
+        imports = dict.fromkeys([*imports_of(self.cfg), 'cankd_mm'])
+        given = self.cfg.get('custom_imports') or dict(allow_failed_imports=False)
+        self.cfg.custom_imports = {**given, 'imports': [*imports]}
+        super().dump_config()
 
     def build_val_loop(self, loop: Union[BaseLoop, Dict]) -> BaseLoop:
         """Build the loop of the validation, ours where the config has no type or ``'ValLoop'``."""

@@ -12,6 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from cankd_mm.apis.pair.data import data_text
 from cankd_mm.apis.pair.sources import Source, find_sources
 from cankd_mm.apis.pair.zoo import ZooModel, find_model
+from cankd_mm.config.pair import imports_of
 from cankd_mm.config.read import load_config, read_config
 from cankd_mm.config.types import LIBRARIES, from_timm, library_of, type_name
 from cankd_mm.config.write import arguments, base_name, literal, write_new
@@ -87,7 +88,7 @@ def write_pair(
         file = f'methods/recommended-{"segmentation" if libraries[1] == "mmseg" else "detection"}.py'
         method = read_config(f'cankd_mm::{file}').model.to_dict()
         notes.append(f'settings: the recommended ones of configs/{file}')
-    texts[path] = _pair_text(base, theirs.config, weights, sources[0], parts, method)
+    texts[path] = _pair_text(base, imports_of(cfg), theirs.config, weights, sources[0], parts, method)
     write_new(texts)
     notes += [f'warning: {warning}' for warning in _warnings(theirs, ours, models)]
     return [*notes, f'written: {path}']
@@ -178,12 +179,22 @@ def _warnings(teacher: ZooModel, student: ZooModel, models: List[BaseModel]) -> 
 
 
 def _pair_text(
-    student: str, teacher: str, weights: Optional[str], source: Source, parts: List[str], method: Dict[str, object]
+    student: str,
+    imports: List[str],
+    teacher: str,
+    weights: Optional[str],
+    source: Source,
+    parts: List[str],
+    method: Dict[str, object],
 ) -> str:
-    """Write the config of a pair. ``student`` is what ``_base_`` calls its config, ``method`` changes the model."""
-    base = f'cankd_mm::_base_/cankd_{"fpn" if source.settings["source"] == "neck" else "backbone"}.py'
+    """Write the config of a pair, which the tools of the libraries read as well.
+
+    ``student`` is what ``_base_`` calls its config, ``imports`` are its own, and ``method`` changes the model.
+    """
     lines = [
-        f'_base_ = {literal([student, base])}',
+        f'_base_ = {student!r}',
+        f"custom_imports = dict(imports={[*imports, 'cankd_mm']}, allow_failed_imports=False)",
+        "runner_type = 'DistillRunner'",
         'model = dict(',
         "    _delete_=True, _scope_='mmrazor', type='FeatureDistill', architecture=_base_.model,",
         f'    teacher={literal(teacher)},',
@@ -197,14 +208,19 @@ def _pair_text(
         lines.append(f'    init_from_teacher={literal(method["init_from_teacher"])},')
     elif fitting:
         lines.append(f"    # init_from_teacher='auto',  # what fits of {', '.join(fitting)}")
-    # The distiller, by what differs from the one in the base.
-    default, settings = read_config(base).distiller, {'source': None, 'levels': None, **source.settings}
-    changes = {key: value for key, value in settings.items() if value != default.get(key)}
-    changes.update(method.get('distiller', {}))
-    loss = dict(changes.pop('loss', {}), **({'resize': source.resize} if source.resize else {}))
-    words = ['_base_.distiller', *(arguments({key: value}) for key, value in changes.items())]
-    words += [f'loss=dict(_base_.distiller.loss, {arguments(loss)})'] if loss else []
-    text = f'dict({", ".join(words)})' if len(words) > 1 else words[0]
+    base = f'cankd_mm::_base_/cankd_{"fpn" if source.settings["source"] == "neck" else "backbone"}.py'
+    distiller = {**read_config(base).distiller.to_dict(), **source.settings}
+    if 'levels' not in source.settings:
+        del distiller['levels']
+    changes = dict(method.get('distiller', {}))
+    distiller['loss'] = {
+        **distiller['loss'],
+        **({'resize': source.resize} if source.resize else {}),
+        **changes.pop('loss', {}),
+    }
+    distiller.update(changes)
+    text = literal(distiller)
     if len(text) > _WIDTH - 16:
+        words = [arguments({key: value}) for key, value in distiller.items()]
         text = f'dict(\n        {", ".join(words[:-1])},\n        {words[-1]})'
     return '\n'.join([*lines, f'    distiller={text})', ''])
