@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from cankd_mm.engine.runner import DistillValLoop
+from cankd_mm.engine.unlabeled import without_labels
 from cankd_mm.errors import SetupError
 from cankd_mm.models import FeatureDistill
+from cankd_mm.models.algorithms.feature_distill import is_unlabeled
 from cankd_mm.models.utils import count_classes, saved_bytes, untouched, untouched_generators, unwrap
 
 
@@ -137,6 +139,7 @@ def _one_step(runner: Runner, model: FeatureDistill, batch: dict) -> Iterator[st
             total, logged = model.parse_losses(results)
         total.backward()
         idle = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+        untrained = list(_untrained(model)) if all(map(is_unlabeled, batch.get('data_samples') or [])) else None
         model.zero_grad(set_to_none=True)
     logged = {name: float(value.detach()) for name, value in logged.items()}
     summed = {name: value for name, value in logged.items() if 'loss' in name}
@@ -152,11 +155,19 @@ def _one_step(runner: Runner, model: FeatureDistill, batch: dict) -> Iterator[st
         sources = _sources(model.distiller.loss_forward_mappings[name])
         weight = getattr(losses[name], 'loss_weight', 'unknown')
         yield f'{name}: {type(losses[name]).__name__} of {sources}, {" and ".join(map(str, shapes))}, weight {weight}'
-        yield f'{name}: {value:.4g}, {value / max(task, 1e-12):.2f} of the task loss; holds {held / 2**20:.0f} MB'
+        share = f', {value / max(task, 1e-12):.2f} of the task loss' if untrained is None else ''
+        yield f'{name}: {value:.4g}{share}; holds {held / 2**20:.0f} MB'
         if value == 0 and all(shape[2:] == (1, 1) for shape in shapes):
             yield _Warning(f'{name} is zero, as a map of one pixel has nothing to normalize: leave that level out')
         elif value == 0:
             yield _Warning(f'{name} is exactly zero: does the student differ from the teacher?')
+    if untrained is not None:
+        for name in untrained:
+            raise SetupError(
+                f"No image has labels, and nothing else trains the student's {name}: {without_labels(name)}."
+            )
+        yield f'no image has labels: the distillation losses, {distill:.4g}, train what is not frozen'
+        return
     if task == 0:
         problem = 'the task loss is exactly zero on the first images, of which the student learns nothing'
         yield _Warning(f'{problem}: are they without objects, or their labels all ignored?')
@@ -167,6 +178,18 @@ def _one_step(runner: Runner, model: FeatureDistill, batch: dict) -> Iterator[st
     if idle:
         problem = f'{len(idle)} parameters get no gradient, such as {idle[0]}'
         yield _Warning(f'{problem}: with several processes, set find_unused_parameters=True')
+
+
+def _untrained(model: FeatureDistill) -> Iterator[str]:
+    """Name the parts of the student that predictions need, that are not frozen, and that have got no gradient."""
+    for name, child in model.named_children():
+        trainable = [p for p in child.parameters() if p.requires_grad]
+        if (
+            name not in ('distiller', 'auxiliary_head')
+            and trainable
+            and not any(p.grad is not None and p.grad.any() for p in trainable)
+        ):
+            yield name
 
 
 def _measuring(name: str, forward: Callable, measured: Dict[str, Tuple[List[tuple], int]]) -> Callable:

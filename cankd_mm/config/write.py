@@ -10,6 +10,8 @@ from cankd_mm.config.paths import config_file
 from cankd_mm.config.read import read_config
 from cankd_mm.errors import SetupError
 
+_WIDTH = 104  # of what stands behind a key
+
 
 def literal(value: object) -> str:
     """Write a value as in a config: dictionaries by ``dict``, where their keys are names."""
@@ -22,6 +24,15 @@ def literal(value: object) -> str:
     if isinstance(value, tuple):
         return f'({", ".join(map(literal, value))}{"," if len(value) == 1 else ""})'
     return repr(value)
+
+
+def laid_out(value: object, indent: int = 0) -> str:
+    """Write a value as :func:`literal`, entry by entry where a line would be too long."""
+    text = literal(value)
+    if len(text) + indent <= _WIDTH or not isinstance(value, dict) or not text.startswith('dict('):
+        return text
+    entries = (f'{" " * (indent + 4)}{key}={laid_out(inner, indent + 4)}' for key, inner in value.items())
+    return 'dict(\n' + ',\n'.join(entries) + ')'
 
 
 def arguments(entries: dict) -> str:

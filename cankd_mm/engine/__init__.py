@@ -7,6 +7,7 @@ from cankd_mm.engine.hooks import (
 )
 from cankd_mm.engine.optimizer import install
 from cankd_mm.engine.runner import DistillRunner, DistillValLoop
+from cankd_mm.engine.unlabeled import LabeledAndUnlabeled, UnlabeledImages
 
 install()
 
@@ -18,4 +19,6 @@ __all__ = [
     'DistillValLoop',
     'FiniteLossHook',
     'IterationSeedHook',
+    'LabeledAndUnlabeled',
+    'UnlabeledImages',
 ]

@@ -65,7 +65,6 @@ class DistillRunner(Runner):
                 checkpoint['max_keep_ckpts'] = 2
         super().register_default_hooks(hooks)
 
-
     def train(self) -> nn.Module:
         """Train; a model whose distillation an earlier training had stopped is distilled again."""
         model = unwrap(self.model)

@@ -2,6 +2,7 @@
 
 from math import inf, prod
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Dict, Iterator, List, Optional
 
 import torch
@@ -11,11 +12,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from cankd_mm.apis.pair.data import data_text
 from cankd_mm.apis.pair.sources import Source, find_sources
+from cankd_mm.apis.pair.unlabeled import kept_by, unlabeled_text
 from cankd_mm.apis.pair.zoo import ZooModel, find_model
 from cankd_mm.config.pair import imports_of
 from cankd_mm.config.read import load_config, read_config
 from cankd_mm.config.types import LIBRARIES, from_timm, library_of, type_name
-from cankd_mm.config.write import arguments, base_name, literal, write_new
+from cankd_mm.config.write import base_name, laid_out, literal, write_new
 from cankd_mm.errors import SetupError, reason_of
 from cankd_mm.models import BackboneTeacher
 from cankd_mm.models.algorithms.parts import fitting_parts
@@ -35,6 +37,7 @@ def write_pair(
     teacher_ckpt: Optional[str] = None,
     data: Optional[str] = None,
     recommended: bool = False,
+    unlabeled: Optional[str] = None,
 ) -> List[str]:
     """Write the config of a pair, and say what was chosen and why, a line each.
 
@@ -45,6 +48,8 @@ def write_pair(
         data (str, optional): A config of the data set to train on; the student's config for it is written beside the
             pair's. Defaults to None, the student's own.
         recommended (bool): Whether to put the recommended settings on top. Defaults to False, the paper's.
+        unlabeled (str, optional): Images without labels to train on: a folder, a list or a COCO file. They stand beside
+            the labelled set of ``data``, or alone where that is None. Defaults to None, the labelled set alone.
 
     Raises:
         SetupError: If a model does not exist or build, if the two are of different tasks or have nothing in common, if
@@ -88,7 +93,20 @@ def write_pair(
         file = f'methods/recommended-{"segmentation" if libraries[1] == "mmseg" else "detection"}.py'
         method = read_config(f'cankd_mm::{file}').model.to_dict()
         notes.append(f'settings: the recommended ones of configs/{file}')
-    texts[path] = _pair_text(base, imports_of(cfg), theirs.config, weights, sources[0], parts, method)
+    more: List[str] = []
+    if unlabeled is not None:
+        if data is not None:
+            with NamedTemporaryFile('w', suffix='.py', dir=path.parent, encoding='utf-8') as file:
+                file.write(texts[own])
+                file.flush()
+                cfg = load_config(file.name)
+        more, lines = unlabeled_text(cfg, unlabeled, data is not None)
+        notes += lines
+        if data is None:
+            kept = kept_by(models[1], models[0], sources[0].settings['source'], parts)
+            method = {**method, **kept, 'distiller': {**method.get('distiller', {}), **kept.get('distiller', {})}}
+            notes.append(f'without labels: {_kept_words(kept)}')
+    texts[path] = _pair_text(base, imports_of(cfg), theirs.config, weights, sources[0], parts, method, more)
     write_new(texts)
     notes += [f'warning: {warning}' for warning in _warnings(theirs, ours, models)]
     return [*notes, f'written: {path}']
@@ -186,14 +204,16 @@ def _pair_text(
     source: Source,
     parts: List[str],
     method: Dict[str, object],
+    more: List[str],
 ) -> str:
     """Write the config of a pair, which the tools of the libraries read as well.
 
-    ``student`` is what ``_base_`` calls its config, ``imports`` are its own, and ``method`` changes the model.
+    ``student`` is what ``_base_`` calls its config, ``imports`` are its own, ``method`` changes the model, and ``more``
+    are further lines.
     """
     lines = [
         f'_base_ = {student!r}',
-        f"custom_imports = dict(imports={[*imports, 'cankd_mm']}, allow_failed_imports=False)",
+        f'custom_imports = dict(imports={[*imports, "cankd_mm"]}, allow_failed_imports=False)',
         "runner_type = 'DistillRunner'",
         'model = dict(',
         "    _delete_=True, _scope_='mmrazor', type='FeatureDistill', architecture=_base_.model,",
@@ -206,6 +226,8 @@ def _pair_text(
     fitting = [part for part in dict.fromkeys(part.split('.')[0] for part in parts) if part != 'backbone']
     if 'init_from_teacher' in method:
         lines.append(f'    init_from_teacher={literal(method["init_from_teacher"])},')
+        if 'frozen_parts' in method:
+            lines.append(f'    frozen_parts={literal(method["frozen_parts"])},')
     elif fitting:
         lines.append(f"    # init_from_teacher='auto',  # what fits of {', '.join(fitting)}")
     base = f'cankd_mm::_base_/cankd_{"fpn" if source.settings["source"] == "neck" else "backbone"}.py'
@@ -218,9 +240,11 @@ def _pair_text(
         **({'resize': source.resize} if source.resize else {}),
         **changes.pop('loss', {}),
     }
-    distiller.update(changes)
-    text = literal(distiller)
-    if len(text) > _WIDTH - 16:
-        words = [arguments({key: value}) for key, value in distiller.items()]
-        text = f'dict(\n        {", ".join(words[:-1])},\n        {words[-1]})'
-    return '\n'.join([*lines, f'    distiller={text})', ''])
+    distiller = {key: value for key, value in {**distiller, **changes}.items() if value is not None}
+    return '\n'.join([*lines, f'    distiller={laid_out(distiller, 4)})', *more, ''])
+
+
+def _kept_words(kept: Dict[str, object]) -> str:
+    if 'frozen_parts' in kept:
+        return f'{", ".join(kept["frozen_parts"])} as the teacher has them, and frozen'
+    return "the divergence of the logits from the teacher's trains the head"

@@ -1,6 +1,7 @@
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import Dict, Iterator, List, Optional, Union
+from typing import Dict, Iterator, List, Optional, Sequence, Union
+from unittest.mock import patch
 
 import torch
 from mmengine.model import BaseModel
@@ -9,6 +10,7 @@ from mmengine.structures import BaseDataElement
 from mmrazor.models.utils import add_prefix
 from mmrazor.registry import MODELS
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from cankd_mm.errors import SetupError
 from cankd_mm.models.algorithms.backbone_teacher import BackboneTeacher
@@ -16,7 +18,8 @@ from cankd_mm.models.algorithms.frozen_teacher import FrozenTeacher, TeacherInpu
 from cankd_mm.models.algorithms.parts import Parts, find_parts
 from cankd_mm.models.builders import build_model
 from cankd_mm.models.checkpoints import load_pretrained, pretrained_cfg
-from cankd_mm.models.distillers.recording import detach, recording
+from cankd_mm.models.distillers.recording import detach, empty_sources, recording
+from cankd_mm.models.utils import find_module
 
 
 @MODELS.register_module()
@@ -44,6 +47,8 @@ class FeatureDistill(BaseModel):
         init_from_teacher (str | Sequence[str] | Mapping[str, str], optional): Parts of the student that start from the
             teacher's weights of the same name (the paper's "inheriting strategy"), a mapping from its parts to the
             teacher's, or ``'auto'``, all behind the backbone whose names and shapes fit. Defaults to None.
+        frozen_parts (Sequence[str]): Those of them that stay as the teacher has them, in eval mode. A training without
+            labels needs it of the heads, which nothing else would keep. Defaults to (), none.
         teacher_dtype (str, optional): ``'bfloat16'`` or ``'float16'`` runs the teacher under autocast in that type,
             also where the student trains in full precision. Defaults to None, the student's type.
         data_preprocessor (dict, optional): The student's, where its own config has none. Defaults to None.
@@ -77,6 +82,7 @@ class FeatureDistill(BaseModel):
         distiller: dict,
         teacher_ckpt: Optional[str] = None,
         init_from_teacher: Optional[Parts] = None,
+        frozen_parts: Sequence[str] = (),
         teacher_dtype: Optional[str] = None,
         data_preprocessor: Optional[dict] = None,
     ) -> None:
@@ -84,6 +90,12 @@ class FeatureDistill(BaseModel):
         before = set(self.__dict__)
         try:
             self._add_distillation(teacher, distiller, teacher_ckpt, init_from_teacher or {}, teacher_dtype)
+            self.frozen_parts = list(frozen_parts)
+            for part in self.frozen_parts:
+                if not any(f'{part}.'.startswith(f'{inherited}.') for inherited in self.init_from_teacher):
+                    problem = f"frozen_parts names {part!r}, which does not start from the teacher's"
+                    raise SetupError(f'{problem}: name it in init_from_teacher as well, or let it train.')
+                find_module(self, part, 'student').requires_grad_(False)
         except BaseException:  # the student may be the caller's, and goes on without one
             for name in set(self.__dict__) - before:
                 del self.__dict__[name]
@@ -166,7 +178,7 @@ class FeatureDistill(BaseModel):
         """
         distiller = self.distiller
         if self.distillation_stopped:
-            losses = add_prefix(super().loss(inputs, data_samples), 'student')
+            losses = add_prefix(self._task_losses(inputs, data_samples), 'student')
             # Distributed training wants a gradient for every parameter that it has started with.
             idle = (p.sum() for p in distiller.parameters() if p.requires_grad)
             losses['distill.loss'] = 0 * sum(idle, inputs.new_zeros(()))
@@ -178,13 +190,32 @@ class FeatureDistill(BaseModel):
             self.frozen_teacher.record(distiller.teacher_recorders, inputs, data_samples, losses)
         distiller.set_deliveries_override(True)
         with recording(distiller.student_recorders, self, 'student'), distiller.deliveries:
-            losses = add_prefix(super().loss(inputs, data_samples), 'student')
+            losses = add_prefix(self._task_losses(inputs, data_samples), 'student')
         distill_losses = {k: self.distill_scale * v for k, v in distiller.compute_distill_losses().items()}
         # A log entry, since its name has no 'loss': the first thing to look at when loss_weight is in question.
         with torch.no_grad():
             (distill, _), (task, _) = self.parse_losses(distill_losses), self.parse_losses(losses)
             ratio = torch.where(task == 0, 0, distill / task.float())  # infinity is no JSON
         return {**losses, **add_prefix(distill_losses, 'distill'), 'distill_to_task': ratio}
+
+    def _task_losses(self, inputs: Tensor, data_samples: Optional[List[BaseDataElement]]) -> Dict[str, Tensor]:
+        """Compute the student's own losses on the images that have labels; all go through it, and are recorded."""
+        labeled = [number for number, sample in enumerate(data_samples or ()) if not is_unlabeled(sample)]
+        if data_samples is None or len(labeled) == len(data_samples):
+            return super().loss(inputs, data_samples)
+        features = self.extract_feat(inputs)
+        recorders = self.distiller.student_recorders
+        if empty_sources(recorders) and not self.distillation_stopped:  # a head is distilled
+            with patch.object(self, 'extract_feat', lambda inputs: features):
+                self(inputs, data_samples, mode='tensor')
+            for source in empty_sources(recorders):
+                problem = f"The student's {source!r} is run where labels are, and a batch has images without"
+                raise SetupError(f'{problem}: distil from the backbone, the neck, or a head that predictions run.')
+        if not labeled:  # distributed training wants a gradient for every parameter
+            return dict(loss=0 * sum((p.sum() for p in self.parameters() if p.requires_grad), inputs.new_zeros(())))
+        part = tree_map(lambda feature: feature[labeled] if isinstance(feature, Tensor) else feature, features)
+        with patch.object(self, 'extract_feat', lambda inputs: part):
+            return super().loss(inputs[labeled], [data_samples[number] for number in labeled])
 
     def get_extra_state(self) -> Tensor:
         """Put the teacher's fingerprint into checkpoints, as ``_extra_state``."""
@@ -196,7 +227,10 @@ class FeatureDistill(BaseModel):
     def train(self, mode: bool = True) -> 'FeatureDistill':
         """Set the mode of the student and the losses; the teacher stays in eval mode."""
         self.frozen_teacher.train()
-        return super().train(mode)
+        super().train(mode)
+        for part in getattr(self, 'frozen_parts', ()):  # none while it is built
+            self.get_submodule(part).eval()
+        return self
 
     def _apply(self, *args: object, **kwargs: object) -> 'FeatureDistill':
         """Move the teacher with the student, for ``to``, ``cuda``, ``half`` and their like."""
@@ -215,6 +249,11 @@ class FeatureDistill(BaseModel):
     def _set_device(self, device: torch.device) -> None:
         self.teacher._set_device(device)
         super()._set_device(device)
+
+
+def is_unlabeled(sample: BaseDataElement) -> bool:
+    """Tell whether an image has no labels, as :class:`UnlabeledImages` says."""
+    return bool(sample.metainfo.get('unlabeled'))
 
 
 @lru_cache(maxsize=None)

@@ -1,0 +1,145 @@
+"""Train a pair on images without labels: which steps of the student's pipeline they go through, and what keeps it."""
+
+import copy
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from typing import Dict, List, Optional, Tuple
+
+import cv2
+import numpy as np
+from mmengine.config import Config
+from mmengine.dataset import Compose
+from mmengine.model import BaseModel
+from mmengine.registry import DefaultScope
+
+from cankd_mm.config.images import list_images
+from cankd_mm.config.types import type_name
+from cankd_mm.config.write import literal
+from cankd_mm.engine.unlabeled import without_labels
+from cankd_mm.errors import SetupError
+from cankd_mm.models.distillers.probe import probe_both
+from cankd_mm.models.utils import untouched_generators
+
+_MIXING = ('Mosaic', 'MixUp', 'Mixup', 'CopyPaste')  # several images, with their boxes
+_LOGITS = 'decode_head.conv_seg'
+_TRIALS = 20  # as many steps draw whether they do something
+
+
+def unlabeled_text(cfg: Config, images: str, beside: bool) -> Tuple[List[str], List[str]]:
+    """Write the data loader of a training on images without labels, and say what became of the student's pipeline.
+
+    Args:
+        cfg (Config): The student's config, with its data.
+        images (str): A folder, a list or a COCO file. None of it there is a SetupError.
+        beside (bool): Whether the student's labelled data set stays, with the images beside it.
+    """
+    next(iter(list_images(images)))
+    pipelines, dataset = [], cfg.train_dataloader.get('dataset') or {}
+    while dataset:
+        pipelines.insert(0, dataset.get('pipeline') or [])
+        innermost, dataset = dataset, dataset.get('dataset') or (dataset.get('datasets') or [None])[0]
+    scope, left_out = cfg.get('default_scope'), []
+    steps = _fitting([step for pipeline in pipelines for step in pipeline], left_out)
+    steps = _running(steps, scope, left_out)
+    words = [f'type={"UnlabeledImages"!r}, images={str(Path(images).absolute())!r}, like={innermost["type"]!r}']
+    if innermost.get('metainfo'):
+        words.append(f'metainfo={literal(_plain(innermost["metainfo"]))}')
+    listed = ',\n    '.join(map(literal, steps))
+    lines = [f'pipeline = [\n    {listed}]']
+    unlabeled = f'dict(\n        {", ".join(words)},\n        pipeline=pipeline)'
+    if beside:
+        mix = "_delete_=True, type='LabeledAndUnlabeled', ratio=1.0, labeled=_base_.train_dataloader.dataset"
+        text = f'dict(\n        {mix},\n        unlabeled={unlabeled})'
+    else:
+        text = unlabeled.replace('type=', '_delete_=True, type=', 1)
+    loader = [f'dataset={text}']
+    sampler = type_name((cfg.train_dataloader.get('sampler') or {}).get('type', 'DefaultSampler'))
+    if sampler not in ('DefaultSampler', 'InfiniteSampler'):
+        left_out.append(sampler)
+        kind = 'InfiniteSampler' if cfg.train_cfg.get('max_epochs') is None else 'DefaultSampler'
+        loader.insert(0, f"sampler=dict(_delete_=True, type='{kind}', shuffle=True)")
+    lines.append(f'train_dataloader = dict(\n    {", ".join(loader)})')
+    kept = ', '.join(dict.fromkeys(type_name(step) for step in steps))
+    notes = [f'images without labels: {images}, through {kept}']
+    return lines, [*notes, f'left out of its pipeline, as labels are needed: {", ".join(left_out) or "nothing"}']
+
+
+def _plain(value: object) -> object:
+    return Config(dict(value=value)).to_dict()['value']
+
+
+def _fitting(steps: list, left_out: List[str]) -> list:
+    """Take steps that need no labels by their kind, also of those that choose among others."""
+    kept = []
+    for step in copy.deepcopy(_plain(steps)):
+        kind = type_name(step)
+        if 'Annotations' in kind or 'Proposals' in kind or any(word in kind for word in _MIXING):
+            left_out.append(kind)
+            continue
+        if isinstance(step.get('transforms'), list):
+            nested = step['transforms'] and isinstance(step['transforms'][0], list)
+            inner = [_fitting(branch, left_out) for branch in step['transforms']] if nested else None
+            step['transforms'] = inner if nested else _fitting(step['transforms'], left_out)
+        if step.get('cat_max_ratio', 1.0) < 1:  # of MMSegmentation's RandomCrop, by the label map
+            left_out.append(f'{kind}.cat_max_ratio')
+            step['cat_max_ratio'] = 1.0
+        kept.append(step)
+    return kept
+
+
+def _running(steps: list, scope: Optional[str], left_out: List[str]) -> list:
+    """Leave out steps that an image without labels does not go through."""
+    with tempfile.TemporaryDirectory() as folder, untouched_generators(), DefaultScope.overwrite_default_scope(scope):
+        path = str(Path(folder) / 'image.png')
+        cv2.imwrite(path, np.random.default_rng(0).integers(0, 255, (240, 320, 3), np.uint8))
+        while True:
+            run, failing = [Compose([step]) for step in steps], None
+            for _ in range(_TRIALS):
+                results = dict(img_path=path, img_id=0, seg_fields=[])
+                for number, step in enumerate(run):
+                    try:
+                        results = step(results)
+                    except Exception:  # whatever a step makes of labels that are not there
+                        failing = number
+                        break
+                if failing is not None or results is None:
+                    break
+            if failing is None:
+                return steps
+            if failing == 0:
+                problem = 'is the first step of its training pipeline, and loads no image from a file'
+                raise SetupError(f"The student's {type_name(steps[0])} {problem}: begin with LoadImageFromFile.")
+            left_out.append(type_name(steps[failing]))
+            steps = [step for number, step in enumerate(steps) if number != failing]
+
+
+def kept_by(student: BaseModel, teacher: BaseModel, source: str, parts: List[str]) -> Dict[str, object]:
+    """Find what keeps the parts behind the distilled features where no image has labels, as arguments of the model.
+
+    Parts with the teacher's names and shapes start from it and stay. Where a segmentor's head does not fit, the
+    divergence of its logits from the teacher's trains it, if both predict the same classes.
+
+    Raises:
+        SetupError: If neither does, with what to do.
+    """
+    heads = {name: child for name, child in student.named_children() if any(True for _ in child.parameters())}
+    behind = [name for name in heads if name not in ('backbone', source.split('.')[0], 'auxiliary_head')]
+    behind = [name for name in behind if name != 'neck' or source.split('.')[0] == 'backbone']
+    lacking = [name for name in behind if name not in parts]
+    if not lacking:
+        levels = dict(levels=None) if source == 'neck' else {}  # all, as nothing else trains what the heads read
+        return dict(init_from_teacher='auto', frozen_parts=behind, distiller=levels)
+    if lacking == ['decode_head']:
+        with suppress(SetupError):
+            ours, theirs = probe_both(student, _LOGITS, teacher, _LOGITS)
+            if ours[0].shape == theirs[0].shape:
+                record, side = dict(logits=dict(type='ModuleOutputs', source=_LOGITS)), dict(recorder='logits')
+                mapping = dict(preds_S=dict(side, from_student=True), preds_T=dict(side, from_student=False))
+                # The loss is a mean over the classes as well: 10 for each pixel, as in configs/methods/kl-segmentation.
+                loss = dict(type='KLDivergence', tau=1, reduction='mean', loss_weight=10.0 * ours[0].shape[1])
+                recorders = dict(student_recorders=record, teacher_recorders=record)
+                losses = dict(distill_losses=dict(loss_logits=loss), loss_forward_mappings=dict(loss_logits=mapping))
+                return dict(distiller={**recorders, **losses})
+    (part, *_), problem = lacking, "does not fit the teacher's, and without labels nothing trains it"
+    raise SetupError(f"The student's {part} {problem}: {without_labels(part)}.")

@@ -1,0 +1,255 @@
+"""Images without labels: distilled, by themselves or in a batch with labelled ones, and loaded by what names them."""
+
+import json
+import re
+import shutil
+import time
+import tracemalloc
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import DATASETS, DefaultScope
+
+from cankd_mm.apis import export_student, train
+from cankd_mm.apis import test as evaluate
+from cankd_mm.apis.pair import write_pair
+from cankd_mm.engine import LabeledAndUnlabeled, UnlabeledImages
+from cankd_mm.errors import SetupError
+from tests.test_models.test_algorithms.test_feature_distill import TASKS, batch, build
+
+LIBRARIES = dict(detection='mmdet', segmentation='mmseg')
+
+
+def values(losses, prefix):
+    total = {}
+    for key, value in losses.items():
+        if key.startswith(prefix):
+            total[key] = float(sum(value).detach() if isinstance(value, list) else value.detach())
+    return total
+
+
+@pytest.mark.parametrize('labeled', [[], [0], [1], [0, 1]])
+@pytest.mark.parametrize('source', ['neck', 'backbone', 'head'])
+@pytest.mark.parametrize('task', TASKS)
+def test_a_batch_of_any_mix(pairs, task, source, labeled):
+    """All images are distilled, and those with labels have the losses that they have by themselves."""
+    source = (
+        source
+        if source != 'head'
+        else dict(detection='bbox_head.retina_reg', segmentation='decode_head.conv_seg')[task]
+    )
+    if source == 'bbox_head.retina_reg':
+        pytest.skip('is run once a level')
+    distiller = dict(type='CanKDDistiller', source=source, loss=dict(type='CanKDLoss'))
+    model = build(pairs[task], distiller=distiller)
+    model.init_weights()
+    model.eval()
+    data = model.data_preprocessor(batch(task, size=(128, 128)), training=True)
+    whole = model(**data, mode='loss')
+    expected = {}
+    if labeled:
+        samples = [data['data_samples'][number] for number in labeled]
+        expected = values(model(data['inputs'][labeled], samples, mode='loss'), 'student.')
+    for number, sample in enumerate(data['data_samples']):
+        if number not in labeled:
+            sample.set_metainfo(dict(unlabeled=True))
+            for field in ('gt_instances', 'gt_sem_seg'):
+                if field in sample:
+                    delattr(sample, field)
+    found = model(**data, mode='loss')
+    assert values(found, 'distill.') == pytest.approx(values(whole, 'distill.'), rel=1e-5)
+    assert values(found, 'student.') == pytest.approx(expected or {'student.loss': 0.0}, rel=1e-4, abs=1e-6)
+    total, logged = model.parse_losses(found)
+    total.backward()
+    assert [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
+    assert torch.isfinite(torch.as_tensor(logged['distill_to_task']))
+
+
+def folder_of(tmp_path, digits, task):
+    """The images of the digit scenes in folders of folders, and nothing else of them."""
+    root = tmp_path / 'my photos, new'
+    images = sorted((digits / task).rglob('train*/**/*.png'))
+    images = [path for path in images if 'gtFine' not in str(path)]
+    for number, path in enumerate(images):
+        inside = root / f'day {number % 3}' / 'more'
+        inside.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, inside / f'{number}.png')
+    return root, len(images)
+
+
+def written(pairs, task, tmp_path, images, **options):
+    cfg = Config.fromfile(str(pairs[task])).model
+    student, pair = pairs[task].with_name(f'{task}_student.py'), tmp_path / 'pair.py'
+    lines = write_pair(cfg.teacher, str(student), str(pair), cfg.teacher_ckpt, unlabeled=str(images), **options)
+    return pair, lines
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('task', ['segmentation', pytest.param('detection', marks=pytest.mark.full)])
+def test_from_a_folder_of_images_to_the_exported_student(pairs, digits, task, tmp_path):
+    images, count = folder_of(tmp_path, digits, task)
+    pair, said = written(pairs, task, tmp_path, images, recommended=True)
+    assert any('LoadAnnotations' in line and line.startswith('left out') for line in said)
+    runner = train(str(pair), work_dir=str(tmp_path / 'run'), cfg_options={'randomness.seed': 0})
+    assert len(runner.train_dataloader.dataset) == count
+    log = next((tmp_path / 'run').glob('*/*.log')).read_text()
+    assert 'no image has labels' in log and 'student.loss_' not in log and 'WARNING - preflight' not in log
+    assert re.search(r'distill\.loss_neck_0: [\d.]+', log)
+    (head,) = runner.model.frozen_parts
+    ours, theirs = (getattr(model, head).state_dict() for model in (runner.model, runner.model.teacher))
+    assert all(torch.equal(value, theirs[key]) for key, value in ours.items()), 'it stays as the teacher has it'
+    trained = runner.model.neck.state_dict()
+    assert not all(torch.equal(value, runner.model.teacher.neck.state_dict()[key]) for key, value in trained.items())
+    config, weights = export_student(str(pair), str(tmp_path / 'run' / 'epoch_2.pth'))
+    assert 'cankd_mm' not in open(config).read().replace(str(tmp_path), '')
+    assert evaluate(config, weights, work_dir=str(tmp_path / 'test'))
+
+
+@pytest.mark.slow
+def test_a_training_that_goes_on_repeats_the_uninterrupted_one(pairs, digits, tmp_path):
+    images, _ = folder_of(tmp_path, digits, 'segmentation')
+    pair, _ = written(pairs, 'segmentation', tmp_path, images)
+    options = {'randomness.seed': 3, 'train_dataloader.dataset.length': 8, 'train_cfg.val_begin': 9}
+    whole = train(str(pair), work_dir=str(tmp_path / 'whole'), cfg_options=options)
+    parts = tmp_path / 'parts'
+    parts.mkdir()
+    shutil.copy(tmp_path / 'whole' / 'epoch_1.pth', parts)
+    resumed = train(str(pair), work_dir=str(parts), cfg_options=options, resume=str(parts / 'epoch_1.pth'))
+    expected = whole.model.state_dict()
+    assert all(torch.equal(value, expected[key]) for key, value in resumed.model.state_dict().items())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('task', ['detection', pytest.param('segmentation', marks=pytest.mark.full)])
+def test_beside_a_labelled_data_set(pairs, digits, task, tmp_path):
+    images, count = folder_of(tmp_path, digits, task)
+    data = tmp_path / 'data.py'
+    shutil.copy(pairs[task].with_name(f'{task}_student.py'), data)
+    pair, _ = written(pairs, task, tmp_path, images, data=str(data))
+    options = {'train_cfg.max_epochs': 1, 'train_dataloader.dataset.ratio': 0.5}
+    runner = train(str(pair), work_dir=str(tmp_path / 'run'), cfg_options=options)
+    dataset = runner.train_dataloader.dataset
+    assert [len(part) for part in dataset.datasets] == [8, 4] and dataset.metainfo['classes']
+    assert runner.iter == 3 and runner.model.frozen_parts == []
+    marks = [bool(dataset[number]['data_samples'].metainfo.get('unlabeled')) for number in range(12)]
+    assert marks == [False] * 8 + [True] * 4
+
+
+def test_a_head_that_nothing_trains_is_named(pairs, digits, tmp_path):
+    """By the command that writes the pair, and before the first iteration of one that was written by hand."""
+    images, _ = folder_of(tmp_path, digits, 'detection')
+    pair, _ = written(pairs, 'detection', tmp_path, images)
+    options = {'model.frozen_parts': [], 'model.init_from_teacher': ['neck.fpn_convs']}
+    with pytest.raises(SetupError, match="nothing else trains the student's bbox_head: give a student .* or label"):
+        train(str(pair), work_dir=str(tmp_path / 'run'), cfg_options=options)
+    with pytest.raises(SetupError, match="frozen_parts names 'bbox_head', which does not start from the teacher's"):
+        train(str(pair), work_dir=str(tmp_path / 'run'), cfg_options={'model.init_from_teacher': ['neck.fpn_convs']})
+    student = tmp_path / 'other.py'
+    base = pairs['detection'].with_name('detection_student.py')
+    student.write_text(f"_base_ = '{base}'\nmodel = dict(bbox_head=dict(stacked_convs=1))\n")
+    cfg = Config.fromfile(str(pairs['detection'])).model
+    with pytest.raises(SetupError, match="student's bbox_head does not fit the teacher's, and without labels nothing"):
+        write_pair(cfg.teacher, str(student), str(tmp_path / 'no.py'), cfg.teacher_ckpt, unlabeled=str(images))
+
+
+def test_the_logits_train_a_segmentors_head_that_does_not_fit(pairs, digits, tmp_path):
+    images, _ = folder_of(tmp_path, digits, 'segmentation')
+    student = tmp_path / 'other.py'
+    base = pairs['segmentation'].with_name('segmentation_student.py')
+    student.write_text(f"_base_ = '{base}'\nmodel = dict(decode_head=dict(channels=24))\n")
+    cfg = Config.fromfile(str(pairs['segmentation'])).model
+    said = write_pair(cfg.teacher, str(student), str(tmp_path / 'pair.py'), cfg.teacher_ckpt, unlabeled=str(images))
+    assert "without labels: the divergence of the logits from the teacher's trains the head" in said
+    options = {'train_cfg.max_epochs': 1, 'train_cfg.val_begin': 9}
+    runner = train(str(tmp_path / 'pair.py'), work_dir=str(tmp_path / 'run'), cfg_options=options)
+    state = runner.optim_wrapper.optimizer.state
+    assert all(state[parameter]['exp_avg'].any() for parameter in runner.model.decode_head.parameters())
+
+
+PIPELINE = [dict(type='LoadImageFromFile'), dict(type='Resize', scale=(64, 64)), dict(type='PackDetInputs')]
+
+
+def images_in(folder, count=7):
+    for number in range(count):
+        path = folder / f'{number % 2}' / f'{number}.png'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(path), np.full((20, 30, 3), number, np.uint8))
+    return sorted(map(str, folder.rglob('*.png')))
+
+
+def dataset_of(images, **options):
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        return DATASETS.build(dict(type='UnlabeledImages', images=str(images), pipeline=PIPELINE, **options))
+
+
+def test_images_are_named_by_folder_list_or_coco_file(tmp_path):
+    paths = images_in(tmp_path / 'photos')
+    (tmp_path / 'list.txt').write_text('\n'.join(paths))
+    entries = [dict(id=i, file_name=path) for i, path in enumerate(paths)]
+    (tmp_path / 'coco.json').write_text(json.dumps(dict(images=entries, annotations=[])))
+    for source in ('photos', 'list.txt', 'coco.json'):
+        dataset = dataset_of(tmp_path / source)
+        assert isinstance(dataset, UnlabeledImages) and len(dataset) == 7
+        assert sorted(dataset.get_data_info(number)['img_path'] for number in range(7)) == paths
+        item = dataset[3]
+        assert item['data_samples'].metainfo['unlabeled'] and item['inputs'].shape[1:] == (64, 64)
+        assert (dataset.get_data_info(0)['width'], dataset.get_data_info(0)['height']) == (30, 20)
+
+
+@pytest.mark.parametrize('length, expected', [(None, 1), (7, 1), (21, 3), (3, 0)])
+def test_an_epoch_is_drawn_from_even_parts(tmp_path, length, expected):
+    images_in(tmp_path)
+    dataset = dataset_of(tmp_path, length=length)
+    shown = [int(dataset[number]['inputs'][0, 0, 0]) for number in range(len(dataset))]
+    assert len(shown) == (length or 7) and all(shown.count(number) >= expected for number in range(7))
+    if length == 3:
+        drawn = {tuple(int(dataset[number]['inputs'][0, 0, 0]) for number in range(3)) for _ in range(50)}
+        assert len(drawn) > 5 and all(len(set(epoch)) == 3 for epoch in drawn)
+        assert {number for epoch in drawn for number in epoch} == set(range(7))
+
+
+def test_broken_and_tiny_images_are_named_and_left_out(tmp_path):
+    images_in(tmp_path)
+    (tmp_path / '0' / 'broken.png').write_bytes(b'no image')
+    cv2.imwrite(str(tmp_path / '1' / 'tiny.png'), np.zeros((3, 90, 3), np.uint8))
+    dataset, said = dataset_of(tmp_path), []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr('cankd_mm.engine.unlabeled.print_log', lambda text, *args: said.append(text))
+        for _ in range(2):
+            shown = [dataset[number]['data_samples'].img_path for number in range(len(dataset))]
+    assert len(dataset) == len(shown) == 9 and not {'broken', 'tiny'} & {Path(path).stem for path in shown}
+    assert len(said) == 2 and all(
+        re.search("The image '.*(broken|tiny).png' .*, and is left out", line) for line in said
+    )
+
+
+@pytest.mark.parametrize('source', ['nowhere', 'empty', 'list.txt'])
+def test_nothing_there_is_one_sentence(tmp_path, source):
+    (tmp_path / 'empty').mkdir()
+    (tmp_path / 'list.txt').write_text('nowhere.png\n')
+    with pytest.raises(SetupError, match='does not exist|There is no image'):
+        dataset_of(tmp_path / source)
+
+
+def test_a_million_names_are_there_in_seconds(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        'cankd_mm.engine.unlabeled.list_images', lambda source: (f'/data/photos/{n:07d}.jpg' for n in range(10**6))
+    )
+    tracemalloc.start()
+    start = time.perf_counter()
+    dataset = dataset_of(tmp_path)
+    seconds, (_, peak) = time.perf_counter() - start, tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(dataset) == 10**6 and dataset._info(999999, 0)['img_path'] == '/data/photos/0999999.jpg'
+    assert peak < 100 * 2**20, peak  # 24 bytes of name and 8 more
+    assert seconds < 60
+
+
+@pytest.mark.parametrize('ratio', [0, -1.0])
+def test_a_ratio_is_positive(ratio):
+    with pytest.raises(SetupError, match='LabeledAndUnlabeled got ratio='):
+        LabeledAndUnlabeled(dict(), dict(), ratio=ratio)
