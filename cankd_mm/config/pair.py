@@ -18,6 +18,11 @@ def is_distillation(cfg: Config) -> bool:
     return 'architecture' in cfg.model and 'teacher' in cfg.model
 
 
+def trains_without_labels(cfg: dict) -> bool:
+    """Tell whether no image of a training has labels."""
+    return type_name((cfg.get('train_dataloader') or {}).get('dataset')) == 'UnlabeledImages'
+
+
 def is_feature_distill(cfg: Config) -> bool:
     """Tell whether a config's algorithm is :class:`FeatureDistill`, and not one of MMRazor's."""
     return type_name(cfg.model) == 'FeatureDistill'
@@ -42,6 +47,9 @@ def student_config(cfg: Config, exported: bool = True) -> Config:
         if not is_feature_distill(cfg) and (given or cfg.get('data_preprocessor')):
             plain['model']['data_preprocessor'] = given or cfg.data_preprocessor
         plain.pop('distiller', None)
+    loader = plain.get('train_dataloader') or {}
+    if type_name(loader.get('dataset')) == 'LabeledAndUnlabeled':  # a plain training has losses of labels alone
+        loader['dataset'] = loader['dataset']['labeled']
     if exported:
         _leave_out_ours(plain)
     return Config(_without_scope(plain, cfg.get('default_scope')))
@@ -57,6 +65,9 @@ def _leave_out_ours(plain: dict) -> None:
         del plain['runner_type']
     if plain.get('val_cfg') and _is_ours(plain['val_cfg'], LOOPS):
         plain['val_cfg'] = {key: value for key, value in plain['val_cfg'].items() if key not in ('type', 'teacher')}
+    if trains_without_labels(plain):
+        for key in ('train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler'):
+            plain[key] = None
     for key in ('custom_hooks', 'default_hooks'):
         hooks = plain.get(key)
         if isinstance(hooks, dict):

@@ -127,9 +127,10 @@ class LabeledAndUnlabeled(ConcatDataset):
         SetupError: If the ratio is not positive.
 
     Examples:
+        >>> labeled = dict(type='CocoDataset', ann_file='data/coco/annotations/instances_train2017.json')
+        >>> images = dict(type='UnlabeledImages', images='data/photos')  # both with their pipelines
         >>> train_dataloader = dict(dataset=dict(
-        ...     _delete_=True, type='LabeledAndUnlabeled', labeled=_base_.train_dataloader.dataset, ratio=2.0,
-        ...     unlabeled=dict(type='UnlabeledImages', images='data/photos', pipeline=pipeline)))
+        ...     _delete_=True, type='LabeledAndUnlabeled', labeled=labeled, unlabeled=images, ratio=2.0))
     """
 
     def __init__(self, labeled: dict, unlabeled: dict, ratio: float = 1.0, lazy_init: bool = False) -> None:

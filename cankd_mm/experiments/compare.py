@@ -15,7 +15,7 @@ from mmengine.fileio import load, put
 
 from cankd_mm.apis.data import check_data
 from cankd_mm.config.metric import required_metric
-from cankd_mm.config.pair import is_distillation, student_config
+from cankd_mm.config.pair import is_distillation, student_config, trains_without_labels
 from cankd_mm.config.paths import default_work_dir
 from cankd_mm.config.read import load_config, read_config
 from cankd_mm.config.types import from_timm, type_name
@@ -39,7 +39,7 @@ def compare(
     train: bool = True,
     stream: TextIO = sys.stdout,
 ) -> dict:
-    """Train a student alone and with every method, with several seeds, and write one table.
+    """Train a student alone, if it has labels, and with every method, with several seeds, and write one table.
 
     Every training is an ordinary ``cankd train`` with the config ``<method>.py`` that stands in ``work_dir``. What is
     done is kept, what was interrupted goes on, see :func:`run_experiment`.
@@ -87,7 +87,8 @@ def _plan(pair: str, methods: Sequence[str], seeds: Sequence[int], root: Path, c
     cfg = load_pair(pair, cfg_options)
     for key in ('work_dir', 'launcher'):
         cfg.pop(key, None)
-    configs = {ALONE: student_config(cfg, exported=False), Path(pair).stem.split('_')[0]: cfg}
+    alone = {} if trains_without_labels(cfg) else {ALONE: student_config(cfg, exported=False)}
+    configs = {**alone, Path(pair).stem.split('_')[0]: cfg}
     for path in methods:
         name = Path(path).stem
         if name in configs:

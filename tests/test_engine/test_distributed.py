@@ -9,7 +9,10 @@ import sys
 
 import pytest
 import torch
+from mmengine.config import Config
 
+from cankd_mm.apis.pair import write_pair
+from cankd_mm.work_dir import read_scalars
 from tests.conftest import ROOT
 from tests.distributed_step import step
 from tests.forked import Popen
@@ -140,3 +143,18 @@ def test_slurm_script_hands_everything_to_srun(tmp_path):
     assert words[words.index('--a') + 1] == 'b'
     tail = ['config.py', '--work-dir=dir', '--launcher=slurm', '--amp', '--cfg-options', 'a.b=[1, 2]']
     assert words[-len(tail) :] == tail
+
+
+@pytest.mark.full
+def test_ranks_with_and_without_labels(pairs, digits, tmp_path):
+    """An iteration in which one has labels and the other none, without a search for unused parameters."""
+    cfg = Config.fromfile(str(pairs['detection'])).model
+    student, pair = pairs['detection'].with_name('detection_student.py'), tmp_path / 'pair.py'
+    images = str(digits / 'detection' / 'train')
+    write_pair(cfg.teacher, str(student), str(pair), cfg.teacher_ckpt, data=str(student), unlabeled=images)
+    ranks = [dict(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE='2') for rank in range(2)]
+    options = ['train_dataloader.batch_size=1', 'train_cfg.val_begin=9', 'train_cfg.max_epochs=1', 'randomness.seed=0']
+    options += ['default_hooks.logger.interval=1']
+    two_ranks(tmp_path, ranks, pair, '--launcher', 'pytorch', '--work-dir', tmp_path / 'run', '--cfg-options', *options)
+    logged = [entry for entry in read_scalars(tmp_path / 'run') if 'loss' in entry]
+    assert len(logged) == 8 and any('student.loss_cls' not in entry for entry in logged)

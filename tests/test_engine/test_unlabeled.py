@@ -17,8 +17,11 @@ from mmengine.registry import DATASETS, DefaultScope
 from cankd_mm.apis import export_student, train
 from cankd_mm.apis import test as evaluate
 from cankd_mm.apis.pair import write_pair
+from cankd_mm.config.pair import student_config
+from cankd_mm.config.read import load_config
 from cankd_mm.engine import LabeledAndUnlabeled, UnlabeledImages
 from cankd_mm.errors import SetupError
+from cankd_mm.experiments.compare import compare
 from tests.test_models.test_algorithms.test_feature_distill import TASKS, batch, build
 
 LIBRARIES = dict(detection='mmdet', segmentation='mmseg')
@@ -106,7 +109,11 @@ def test_from_a_folder_of_images_to_the_exported_student(pairs, digits, task, tm
     assert not all(torch.equal(value, runner.model.teacher.neck.state_dict()[key]) for key, value in trained.items())
     config, weights = export_student(str(pair), str(tmp_path / 'run' / 'epoch_2.pth'))
     assert 'cankd_mm' not in open(config).read().replace(str(tmp_path), '')
+    plain = load_config(config)
+    assert 'UnlabeledImages' not in open(config).read() and plain.train_dataloader is plain.train_cfg is None
     assert evaluate(config, weights, work_dir=str(tmp_path / 'test'))
+    compared = compare(str(pair), [], work_dir=str(tmp_path / 'compare'), train=False)
+    assert list(compared['methods']) == ['pair'], 'without labels there is no student alone'
 
 
 @pytest.mark.slow
@@ -137,6 +144,8 @@ def test_beside_a_labelled_data_set(pairs, digits, task, tmp_path):
     assert runner.iter == 3 and runner.model.frozen_parts == []
     marks = [bool(dataset[number]['data_samples'].metainfo.get('unlabeled')) for number in range(12)]
     assert marks == [False] * 8 + [True] * 4
+    alone = student_config(load_config(str(pair)), exported=False).train_dataloader.dataset
+    assert alone == load_config(str(tmp_path / f'{task}_student_data.py')).train_dataloader.dataset
 
 
 def test_a_head_that_nothing_trains_is_named(pairs, digits, tmp_path):
