@@ -19,6 +19,7 @@ from cankd_mm.apis.preflight import PreflightHook
 from cankd_mm.config.metric import metric_of
 from cankd_mm.config.pair import is_feature_distill
 from cankd_mm.config.read import load_config
+from cankd_mm.config.types import type_name
 from cankd_mm.errors import SetupError
 from cankd_mm.models import FeatureDistill
 from cankd_mm.models.checkpoints import load_checkpoint
@@ -66,9 +67,11 @@ def train(
     """
     cfg = load_config(config, cfg_options, work_dir, launcher)
     check_data(cfg, 'train', 'val')
+    if (amp or type_name(cfg.get('optim_wrapper')) == 'AmpOptimWrapper') and get_device() == 'cpu':
+        what = '--amp' if amp else "optim_wrapper.type='AmpOptimWrapper'"
+        advice = 'leave it out' if amp else "set it to 'OptimWrapper', and leave loss_scale and dtype out"
+        raise SetupError(f'{what} needs an accelerator, and there is none here: {advice}.')
     if amp:
-        if get_device() == 'cpu':
-            raise SetupError('--amp needs an accelerator, and there is none here: leave it out.')
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
     if auto_scale_lr:
