@@ -22,7 +22,7 @@ from cankd_mm.config.read import load_config
 from cankd_mm.config.types import type_name
 from cankd_mm.errors import SetupError
 from cankd_mm.models import FeatureDistill
-from cankd_mm.models.checkpoints import load_checkpoint
+from cankd_mm.models.checkpoints import beside, load_checkpoint, prefixes_of
 from cankd_mm.models.utils import unwrap
 from cankd_mm.work_dir import claimed, find_resumable, length_of
 
@@ -168,10 +168,13 @@ def _check_resumable(model: nn.Module, checkpoint: dict, path: str) -> None:
 
 def _check_loadable(model: nn.Module, checkpoint: dict, path: str) -> None:
     """Check that the file of ``load_from`` has something for the model, as MMEngine takes what fits and no more."""
-    own = dict(model.named_parameters())
-    if not any(key in own and own[key].shape == value.shape for key, value in checkpoint['state_dict'].items()):
-        name = type(model).__name__
-        raise SetupError(f'load_from names {path!r}, and no parameter of it fits the {name}: give one of such a model.')
+    own, saved = dict(model.named_parameters()), checkpoint['state_dict']
+    if not any(key in own and own[key].shape == value.shape for key, value in saved.items()):
+        name, wanted = type(model).__name__, [key for key in own if not key.startswith('distiller.')]
+        prefixes = prefixes_of(saved, wanted)
+        advice = f'save it without the {prefixes[0]!r} before every name' if prefixes else 'give one of such a model'
+        found = f'no parameter of it fits the {name}, which wants {wanted[0]}{beside(wanted[0], list(saved))}'
+        raise SetupError(f'load_from names {path!r}, and {found}: {advice}.')
     if checkpoint['weights_key'] not in (None, 'state_dict'):
         where = 'not under state_dict, where MMEngine looks for them'
         raise SetupError(f'load_from names {path!r}, whose weights stand {where}: save them there.')

@@ -97,6 +97,22 @@ def test_exported_student_runs_without_this_package(run, tmp_path):
     assert done.stdout.split()[-2] == ('RetinaNet' if task == 'detection' else 'EncoderDecoder')
 
 
+@pytest.mark.parametrize('prefix', ['_orig_mod.', 'module.', 'student.'])
+def test_weights_under_a_prefix_are_evaluated_and_exported(run, tmp_path, prefix):
+    task, pair, work_dir, _ = run
+    saved = torch.load(work_dir / 'epoch_2.pth')
+    saved['state_dict'] = {f'{prefix}{key}': value for key, value in saved['state_dict'].items()}
+    path = str(tmp_path / 'renamed.pth')
+    torch.save(saved, path)
+    student = evaluate(str(pair), path, work_dir=str(tmp_path / 'test'))
+    assert student[TASKS[task]] == pytest.approx(_last_metric(work_dir, TASKS[task]), abs=1e-6)
+    _, checkpoint = export_student(str(pair), path, str(tmp_path))
+    for key, value in torch.load(checkpoint, weights_only=True)['state_dict'].items():
+        assert torch.equal(value, saved['state_dict'][f'{prefix}{key}'])
+    config = pair.with_name(f'{task}_student.py')
+    assert evaluate(str(config), checkpoint, work_dir=str(tmp_path / 'plain')) == student
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason='there is an accelerator')
 def test_amp_without_an_accelerator(pairs, tmp_path):
     with pytest.raises(SetupError, match='--amp needs an accelerator'):
