@@ -274,8 +274,8 @@ DETECTION = {
     ),
     'weights under a prefix to load': (
         lambda m: {'load_from': m.old('a.pth', dict(state_dict={f'net.{k}': v for k, v in m.student().items()}))},
-        'no parameter of it fits the RetinaNet, which wants backbone.conv1.weight, and has net.backbone.conv1.weight in '
-        "its place: save it without the 'net.' before every name",
+        'no parameter of it fits the RetinaNet, which wants backbone.conv1.weight, and has net.backbone.conv1.weight '
+        "in its place: save it without the 'net.' before every name",
     ),
     'weights under another key to load': (
         lambda m: {'load_from': m.old('a.pth', dict(net=m.student()))},
