@@ -165,7 +165,7 @@ _KNOWN = (
     ),
     (
         KeyError,
-        r'([\w.]+) is not in the ([\w:]+)(?: registry)?',
+        r'([\w.]+) is not in the ([\w: ]+) registry',
         'mmengine/registry/',
         'The config names the type {0!r}, not registered as {1!r}: correct it, or import its package (custom_imports).',
     ),

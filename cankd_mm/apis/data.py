@@ -299,7 +299,6 @@ def _check_labels(dataset: object, split: str, heads: Dict[str, nn.Module], wher
         return None
     # What resizes images and label maps gives both one size; what evaluates takes the label maps as they are.
     resized = split == 'train' and any('Resize' in type(step).__name__ for step in steps)
-    ignored = {getattr(head, 'ignore_index', 255) for head in heads.values()} or {255}
     start, labels, looked, reduced = monotonic(), set(), 0, None
     for index in np.random.RandomState(0).permutation(len(dataset)).tolist():
         if monotonic() - start > _SECONDS:
@@ -311,12 +310,12 @@ def _check_labels(dataset: object, split: str, heads: Dict[str, nn.Module], wher
                 found = f'an object without a mask in {info.get("img_path")!r}, and the pipeline loads masks'
                 raise SetupError(f'{where} have {found}: add its segmentation, or take the object out.')
             labels |= {each.get('bbox_label') for each in objects}
-            if not load.with_mask and len(labels) >= len(_classes_of(dataset) or ()) > 0:
+            if labels and not load.with_mask and (not heads or len(labels) >= len(_classes_of(dataset) or ())):
                 break
         elif info.get('seg_map_path'):
             size = None if resized else _image_size(info['img_path'])
             present = _check_label_map(_load_label_map(load, info, split), size, info['seg_map_path'], split, heads)
-            labels |= {*present.tolist()} - ignored
+            labels |= {*present.tolist()} - _ignored(heads)
             reduced = bool(getattr(load, 'reduce_zero_label', False))
         else:
             return None
@@ -324,6 +323,11 @@ def _check_labels(dataset: object, split: str, heads: Dict[str, nn.Module], wher
         causes = 'there is no object or label, or all are marked iscrowd, difficult or to be ignored'
         raise SetupError(f'{where} hold nothing to learn from: {causes}.')
     return _Found(labels, looked, len(dataset), reduced)
+
+
+def _ignored(heads: Dict[str, nn.Module]) -> Set[int]:
+    """List the labels that mean no class."""
+    return {getattr(head, 'ignore_index', 255) for head in heads.values()} or {255}
 
 
 def _load_label_map(load: object, info: dict, split: str) -> np.ndarray:
@@ -368,7 +372,7 @@ def _check_classes(
             f'The {split} label maps hold no label but {labels.pop()} beside those that are ignored, so that there is '
             f'nothing to tell apart: write the number of its class, 0 to {len(names) - 1}, for every pixel{zero}.'
         )
-    lacking = [name for label, name in enumerate(names) if label not in labels]
+    lacking = [name for label, name in enumerate(names) if label not in labels | _ignored(heads)]
     if lacking:
         what, where = 'pixel' if of_maps else 'object', f'{looked} of {images}' if looked < images else f'{images}'
         # Where not all was looked at, they may just be rare.

@@ -34,8 +34,10 @@ BOTH = [(task, name) for task in PACK for name in WRAPPERS if (task, name) != ('
 def said(pairs, tmp_path, monkeypatch):
     """What is logged of a task's data in a wrapper, with its labels changed."""
 
-    def check(task, wrap, change=lambda label: label, split='train', **changes):
+    def check(task, wrap, change=lambda label: label, split='train', ignored=255, **changes):
         cfg = Config.fromfile(str(pairs[task].with_name(f'{task}_student.py')))
+        if task == 'segmentation':
+            cfg.model.decode_head.ignore_index = ignored
         cfg.work_dir = str(tmp_path / 'work')
         part = cfg[f'{split}_dataloader'].dataset.to_dict()
         root = tmp_path / 'data'
@@ -75,6 +77,11 @@ def test_label_zero_that_is_taken_out_leaves_the_last_class_without_a_pixel(said
     ((_, line),) = said('segmentation', WRAPPERS['none'], split=split, reduce_zero_label=True)
     assert "No pixel of '9' is in" in line and 'switch reduce_zero_label off if 0 is a class' in line
     assert said('segmentation', WRAPPERS['none'], lambda label: label + 1, split=split, reduce_zero_label=True) == []
+
+
+def test_a_class_that_the_head_ignores_needs_no_pixel(said):
+    assert len(said('segmentation', WRAPPERS['none'], lambda label: max(label, 1))) == 1
+    assert said('segmentation', WRAPPERS['none'], ignored=0) == []
 
 
 def test_what_one_part_lacks_another_may_have(said):

@@ -389,6 +389,14 @@ SEGMENTATION = {
         lambda m: m.data(label_maps(lambda labels: np.repeat(labels[..., None], 3, 2)), task='segmentation'),
         r'_gtFine.* has the shape \(128, 128, 3\): write one number for each pixel',
     ),
+    'several folders of label maps': (
+        lambda m: {'train_dataloader.dataset.data_prefix.seg_map_path': ['gtFine/train', 'gtFine/val']},
+        'data_prefix.seg_map_path of the train BaseSegDataset is a list',
+    ),
+    'no such constructor of the optimizer': (
+        lambda m: {'optim_wrapper.constructor': 'Nowhere'},
+        "type 'Nowhere', not registered as '(mmseg|mmengine)::optimizer wrapper constructor'",
+    ),
     'label map that is half a file': (
         lambda m: m.data(halved, task='segmentation'),
         r'train label map .*0007_gtFine.* cannot be decoded \(\w+\): put a whole file there',
