@@ -132,6 +132,7 @@ def train(**arguments) -> None:
     _arg('checkpoint', nargs='?', help='checkpoint file; not needed with --teacher'),
     _switch('--teacher', help='evaluate the teacher with its own checkpoint'),
     _arg('--out', metavar='PKL', help='write the predictions to this .pkl file'),
+    _switch('--tta', help='with test-time augmentation, as tta_model and tta_pipeline of the config say'),
     *_RUNNER,
 )
 def test(**arguments) -> None:

@@ -7,7 +7,7 @@ import re
 from contextlib import contextmanager
 from json import JSONDecoder
 from time import monotonic
-from typing import Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
 from xml.etree import ElementTree
 
 import numpy as np
@@ -18,7 +18,7 @@ from mmengine.runner import Runner
 from PIL import Image
 from torch import nn
 
-from cankd_mm.errors import SetupError, reason_of
+from cankd_mm.errors import SetupError, explain, frames_of, reason_of
 from cankd_mm.models.utils import heads_of, unwrap
 
 _SECONDS = 3.0  # how long the labels of a split are looked through
@@ -45,15 +45,30 @@ def missing_data(cfg: Config, *splits: str) -> Iterator[Tuple[str, str]]:
 
 def _paths_of(dataset: dict) -> Iterator[str]:
     """List the paths of a data set, and of those that it wraps."""
-    wrapped = [dataset['dataset']] if isinstance(dataset.get('dataset'), dict) else []
-    for part in [*wrapped, *(dataset.get('datasets') or [])]:
-        yield from _paths_of(part)
-    if dataset.get('backend_args'):  # the files are in a store that only their backend can look into
-        return
-    root = dataset.get('data_root') or ''
-    for path in (root, dataset.get('ann_file'), *(dataset.get('data_prefix') or {}).values()):
-        if path:
+    for part in inner_datasets(dataset):
+        if part.get('backend_args'):  # the files are in a store that only their backend can look into
+            continue
+        paths = {key: path for key, path in _path_entries(part).items() if isinstance(path, str) and path}
+        root = paths.get('data_root', '')
+        for path in paths.values():
             yield path if path == root else osp.join(root, path)
+
+
+def inner_datasets(dataset: dict) -> Iterator[dict]:
+    """List the configs of the data sets inside one that may repeat, join or mix them."""
+    wrapped = [dataset['dataset']] if isinstance(dataset.get('dataset'), dict) else []
+    parts = [*wrapped, *(dataset.get('datasets') or [])]
+    for part in parts:
+        yield from inner_datasets(part)
+    if not parts:
+        yield dataset
+
+
+def _path_entries(dataset: dict) -> Dict[str, object]:
+    """Take the entries of a data set that should be a path each."""
+    entries = {key: dataset.get(key) for key in ('data_root', 'ann_file')}
+    prefix = dataset.get('data_prefix')
+    return {**entries, **({f'data_prefix.{key}': path for key, path in prefix.items()} if prefix else {})}
 
 
 def check_datasets(runner: Runner, *splits: str) -> None:
@@ -74,8 +89,9 @@ def check_datasets(runner: Runner, *splits: str) -> None:
             continue
         with _reading(loader, split):
             loop = getattr(runner, f'{split}_loop')
-        for dataset in _leaves(loop.dataloader.dataset):
-            _check_dataset(dataset, split, heads)
+        leaves = _leaves(loop.dataloader.dataset)
+        found = [_check_dataset(dataset, split, heads) for dataset in leaves]
+        _check_classes([_classes_of(dataset) for dataset in leaves], found, split, heads)
         for metric in getattr(getattr(loop, 'evaluator', None), 'metrics', ()):
             if type(metric).__name__ == 'CocoMetric' and metric._coco_api is not None:
                 _check_metric(metric, split)
@@ -105,8 +121,21 @@ def _leaves(dataset: object) -> List[object]:
     return [leaf for part in inner if hasattr(part, '__getitem__') for leaf in _leaves(part)] or [dataset]
 
 
-def _check_dataset(dataset: object, split: str, heads: Dict[str, nn.Module]) -> None:
-    classes = (getattr(dataset, 'metainfo', None) or {}).get('classes')
+def _classes_of(dataset: object) -> Optional[Sequence[str]]:
+    return (getattr(dataset, 'metainfo', None) or {}).get('classes')
+
+
+class _Found(NamedTuple):
+    """The labels that were found in some images of a data set; of label maps, whether zero was taken out of them."""
+
+    labels: Set[int]
+    looked: int
+    images: int
+    reduced: Optional[bool]
+
+
+def _check_dataset(dataset: object, split: str, heads: Dict[str, nn.Module]) -> Optional[_Found]:
+    classes = _classes_of(dataset)
     where = f'The {split} annotations {_name(vars(dataset))!r}'
     if len(dataset) == 0:
         raise SetupError(_empty(split, type(dataset).__name__, vars(dataset)))
@@ -123,7 +152,7 @@ def _check_dataset(dataset: object, split: str, heads: Dict[str, nn.Module]) -> 
             _check_categories(dataset, classes, where)
         elif hasattr(dataset, 'ann_subdir'):
             _check_xml(dataset, classes, split, where)
-    _check_labels(dataset, split, heads, where)
+    return _check_labels(dataset, split, heads, where)
 
 
 def _name(dataset: dict) -> Optional[str]:
@@ -144,8 +173,8 @@ def _reading(loader: dict, split: str) -> Iterator[None]:
     """Turn what a data loader or its data set raises, as on annotations of another format, into a sentence."""
     try:
         yield
-    except (ValueError, KeyError, AssertionError, TypeError, IndexError) as e:
-        if isinstance(e, SetupError) or 'registry' in str(e) or 'keyword argument' in str(e):
+    except (ValueError, KeyError, AssertionError, TypeError, IndexError, AttributeError) as e:
+        if explain(e) is not None:
             raise
         option = str(e).partition(' ')[0]
         if option in ('persistent_workers', 'prefetch_factor'):
@@ -153,14 +182,22 @@ def _reading(loader: dict, split: str) -> Iterator[None]:
                 f'{split}_dataloader sets {option}={loader[option]} and num_workers=0, which has no workers: set '
                 f'num_workers to 1 or more, or leave {option} out.'
             ) from e
-        where = loader.dataset
-        while 'type' in where and ('dataset' in where or where.get('datasets')):
-            where = where.get('dataset') or where['datasets'][0]
+        readers = [frame.f_locals.get('self') for frame in frames_of(e)]
+        reader = next((each for each in reversed(readers) if hasattr(each, 'ann_file')), None)
+        if reader is None:
+            raise
+        kind, entries = type(reader).__name__, vars(reader)
         if 'need at least one array' in str(e):  # what MMEngine makes of an empty list
-            raise SetupError(_empty(split, where.type, where)) from e
+            raise SetupError(_empty(split, kind, entries)) from e
+        for key, value in _path_entries(entries).items():
+            if isinstance(value, (list, tuple)):
+                one = 'a ConcatDataset with a data set for each'
+                raise SetupError(f'{key} of the {split} {kind} is a list, and it takes one path: give {one}.') from e
+        if isinstance(e, AttributeError):
+            raise
         raise SetupError(
-            f'The {split} data set cannot read {_name(where)!r} ({type(e).__name__}: {reason_of(e)}): give annotations '
-            f'in the format that a {where.type} reads.'
+            f'The {split} data set cannot read {_name(entries)!r} ({type(e).__name__}: {reason_of(e)}): give '
+            f'annotations in the format that a {kind} reads.'
         ) from e
 
 
@@ -254,37 +291,97 @@ def _check_metric(metric: object, split: str) -> None:
         )
 
 
-def _check_labels(dataset: object, split: str, heads: Dict[str, nn.Module], where: str) -> None:
-    """Look through objects or label maps, in random order, as far as the time goes."""
+def _check_labels(dataset: object, split: str, heads: Dict[str, nn.Module], where: str) -> Optional[_Found]:
+    """Look through objects or label maps, in random order, as far as the time goes; None where there are none."""
     steps = getattr(getattr(dataset, 'pipeline', None), 'transforms', [])
     load = next((step for step in steps if type(step).__name__ == 'LoadAnnotations'), None)
     if load is None or not hasattr(dataset, 'get_data_info'):
-        return
+        return None
     # What resizes images and label maps gives both one size; what evaluates takes the label maps as they are.
     resized = split == 'train' and any('Resize' in type(step).__name__ for step in steps)
-    start, useful = monotonic(), False
+    start, labels, looked, reduced = monotonic(), set(), 0, None
     for index in np.random.RandomState(0).permutation(len(dataset)).tolist():
         if monotonic() - start > _SECONDS:
-            return
-        info = dataset.get_data_info(index)
+            break
+        info, looked = dataset.get_data_info(index), looked + 1
         if 'instances' in info:
             objects = [each for each in info['instances'] if not each.get('ignore_flag')]
             if load.with_mask and any('mask' not in each for each in objects):
                 found = f'an object without a mask in {info.get("img_path")!r}, and the pipeline loads masks'
                 raise SetupError(f'{where} have {found}: add its segmentation, or take the object out.')
-            useful |= bool(objects)
-            if useful and not load.with_mask:
-                return
+            labels |= {each.get('bbox_label') for each in objects}
+            if labels and not load.with_mask and (not heads or len(labels) >= len(_classes_of(dataset) or ())):
+                break
         elif info.get('seg_map_path'):
-            labels = load(dict(info))['gt_seg_map']
             size = None if resized else _image_size(info['img_path'])
-            _check_label_map(labels, size, info['seg_map_path'], split, heads)
-            useful |= any((labels != getattr(head, 'ignore_index', 255)).any() for head in heads.values()) or not heads
+            present = _check_label_map(_load_label_map(load, info, split), size, info['seg_map_path'], split, heads)
+            labels |= {*present.tolist()} - _ignored(heads)
+            reduced = bool(getattr(load, 'reduce_zero_label', False))
         else:
-            return
-    if split == 'train' and not useful:
+            return None
+    if split == 'train' and not labels and looked == len(dataset):
         causes = 'there is no object or label, or all are marked iscrowd, difficult or to be ignored'
         raise SetupError(f'{where} hold nothing to learn from: {causes}.')
+    return _Found(labels, looked, len(dataset), reduced)
+
+
+def _ignored(heads: Dict[str, nn.Module]) -> Set[int]:
+    """List the labels that mean no class."""
+    return {getattr(head, 'ignore_index', 255) for head in heads.values()} or {255}
+
+
+def _load_label_map(load: object, info: dict, split: str) -> np.ndarray:
+    both = getattr(load, 'reduce_zero_label', None), info.get('reduce_zero_label')
+    if None not in both and both[0] != both[1]:
+        raise SetupError(
+            f'The {split} data set has reduce_zero_label={both[1]}, and LoadAnnotations of its pipeline {both[0]}: '
+            'leave it out of the pipeline, and set it in the data set as the label maps are.'
+        )
+    try:
+        return load(dict(info))['gt_seg_map']
+    except FileNotFoundError:
+        raise
+    except (OSError, SyntaxError, ValueError, AttributeError) as e:  # of Pillow, and of OpenCV, which gives None
+        problem = f'cannot be decoded ({type(e).__name__})'
+        raise SetupError(
+            f'The {split} label map {info["seg_map_path"]!r} {problem}: put a whole file there, or take its image out.'
+        ) from e
+
+
+def _check_classes(
+    classes: List[Optional[Sequence[str]]], found: List[Optional[_Found]], split: str, heads: Dict[str, nn.Module]
+) -> None:
+    """Check that the parts of a data set number their classes alike, and that there is something of each class."""
+    if not heads or None in classes:
+        return
+    names = list(classes[0])
+    for other in classes[1:]:
+        if list(other) != names:
+            raise SetupError(
+                f'The parts of the {split} data set number their classes differently, {_some(names)} and '
+                f'{_some(other)}: give all the same metainfo.classes, in one order.'
+            )
+    if None in found:
+        return
+    labels = set().union(*(part.labels for part in found))
+    looked, images = (sum(numbers) for numbers in zip(*((part.looked, part.images) for part in found)))
+    reduced, of_maps = any(part.reduced for part in found), found[0].reduced is not None
+    zero = ', and switch reduce_zero_label off if 0 is a class, which it ignores' if reduced else ''
+    if split == 'train' and of_maps and looked == images and len(labels) == 1 < len(names):
+        raise SetupError(
+            f'The {split} label maps hold no label but {labels.pop()} beside those that are ignored, so that there is '
+            f'nothing to tell apart: write the number of its class, 0 to {len(names) - 1}, for every pixel{zero}.'
+        )
+    lacking = [name for label, name in enumerate(names) if label not in labels | _ignored(heads)]
+    if lacking:
+        what, where = 'pixel' if of_maps else 'object', f'{looked} of {images}' if looked < images else f'{images}'
+        # Where not all was looked at, they may just be rare.
+        print_log(
+            f'No {what} of {_some(lacking)} is in {where} images of the {split} data set: if that is a mistake, '
+            f'correct its labels or metainfo.classes{zero if names[-1] in lacking else ""}.',
+            logger='current',
+            level=logging.WARNING if looked == images else logging.INFO,
+        )
 
 
 def _image_size(path: str) -> Optional[Tuple[int, int]]:
@@ -299,8 +396,8 @@ def _image_size(path: str) -> Optional[Tuple[int, int]]:
 
 def _check_label_map(
     labels: np.ndarray, image: Optional[Tuple[int, int]], path: str, split: str, heads: Dict[str, nn.Module]
-) -> None:
-    """Check the shape and the classes of one label map."""
+) -> np.ndarray:
+    """Check the shape and the classes of one label map, and list these."""
     where = f'The {split} label map {path!r}'
     if labels.ndim != 2:
         raise SetupError(f'{where} has the shape {labels.shape}: write one number for each pixel, as a grey image.')
@@ -316,3 +413,4 @@ def _check_label_map(
             raise SetupError(
                 f'{where} holds the label {wrong[-1]}, and {takes}: correct label maps, num_classes or ignore_index.'
             )
+    return present

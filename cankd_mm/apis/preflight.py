@@ -118,7 +118,9 @@ def _input(model: FeatureDistill) -> str:
 
 def _classes(runner: Runner, model: FeatureDistill) -> Iterator[str]:
     """Say whether data, student and teacher agree in their number of classes."""
-    names = (getattr(runner.train_dataloader.dataset, 'metainfo', None) or {}).get('classes')
+    metainfo = getattr(runner.train_dataloader.dataset, 'metainfo', None) or {}
+    # MMDetection's ConcatDataset has a list where its parts differ.
+    names = (metainfo[0] if isinstance(metainfo, list) else metainfo).get('classes')
     data = None if names is None else len(names)
     student, teacher = count_classes(model), count_classes(model.teacher)
     yield f'classes: data {data}, student {student}, teacher {teacher}'

@@ -1,9 +1,10 @@
 from typing import Dict, Optional
 
+from mmengine.config import Config, ConfigDict
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 
-from cankd_mm.apis.data import check_data, check_datasets
+from cankd_mm.apis.data import check_data, check_datasets, inner_datasets
 from cankd_mm.apis.train import init_cpu_dist
 from cankd_mm.config.pair import is_distillation, student_config, teacher_config
 from cankd_mm.config.read import load_config
@@ -21,6 +22,7 @@ def test(
     out: Optional[str] = None,
     cfg_options: Optional[dict] = None,
     launcher: str = 'none',
+    tta: bool = False,
 ) -> Dict[str, float]:
     """Evaluate the student of a distillation config, its teacher, or a plain model.
 
@@ -33,6 +35,8 @@ def test(
         out (str, optional): A ``.pkl`` file that takes the predictions. Defaults to None.
         cfg_options (dict, optional): Entries that override the config's. Defaults to None.
         launcher (str): ``'none'``, ``'pytorch'``, ``'slurm'`` or ``'mpi'``. Defaults to 'none'.
+        tta (bool): Whether to put the predictions on several versions of each image together, as the config's
+            ``tta_model`` and ``tta_pipeline`` say; MMDetection has flips as a default. Defaults to False.
 
     Returns:
         dict[str, float]: The metrics.
@@ -48,6 +52,8 @@ def test(
         raise SetupError(f'There is no checkpoint of the {whose} to evaluate: give one after the config.')
     cfg = teacher_config(cfg) if teacher else student_config(cfg)
     cfg.load_from, cfg.resume = None, False
+    if tta:
+        _augment(cfg, config)
     if out is not None:
         if not out.endswith(('.pkl', '.pickle')):
             raise SetupError(f'The predictions are pickled, but --out names {out!r}: give a file that ends in .pkl.')
@@ -65,3 +71,29 @@ def test(
             spread_grey(model)
         check_datasets(runner, 'test')
         return runner.test()
+
+
+# What MMDetection's tools/test.py takes where a config says nothing.
+_FLIPS = dict(type='TestTimeAug', transforms=[
+    [dict(type='RandomFlip', prob=1.0), dict(type='RandomFlip', prob=0.0)],
+    [dict(type='PackDetInputs', meta_keys=(
+        'img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction'))],
+])  # fmt: skip
+_MERGED = dict(type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100))
+
+
+def _augment(cfg: Config, config: str) -> None:
+    """Put a config's model into one for test-time augmentation, as the tools of both libraries do."""
+    datasets = list(inner_datasets(cfg.test_dataloader.dataset))
+    if cfg.get('default_scope') == 'mmdet':
+        cfg.setdefault('tta_model', ConfigDict(_MERGED))
+        cfg.setdefault('tta_pipeline', [*datasets[0].pipeline[:-1], ConfigDict(_FLIPS)])
+    lacking = [key for key in ('tta_model', 'tta_pipeline') if key not in cfg]
+    if lacking:
+        raise SetupError(
+            f'--tta needs {" and ".join(lacking)}, which {config!r} does not say: add them as '
+            'mmseg::_base_/default_runtime.py and mmseg::_base_/datasets/cityscapes.py have them, or leave --tta out.'
+        )
+    cfg.model = ConfigDict(cfg.tta_model, module=cfg.model)
+    for dataset in datasets:
+        dataset.pipeline = cfg.tta_pipeline

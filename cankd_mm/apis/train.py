@@ -19,9 +19,10 @@ from cankd_mm.apis.preflight import PreflightHook
 from cankd_mm.config.metric import metric_of
 from cankd_mm.config.pair import is_feature_distill
 from cankd_mm.config.read import load_config
+from cankd_mm.config.types import type_name
 from cankd_mm.errors import SetupError
 from cankd_mm.models import FeatureDistill
-from cankd_mm.models.checkpoints import load_checkpoint
+from cankd_mm.models.checkpoints import beside, load_checkpoint, prefixes_of
 from cankd_mm.models.utils import unwrap
 from cankd_mm.work_dir import claimed, find_resumable, length_of
 
@@ -66,9 +67,11 @@ def train(
     """
     cfg = load_config(config, cfg_options, work_dir, launcher)
     check_data(cfg, 'train', 'val')
+    if (amp or type_name(cfg.get('optim_wrapper')) == 'AmpOptimWrapper') and get_device() == 'cpu':
+        what = '--amp' if amp else "optim_wrapper.type='AmpOptimWrapper'"
+        advice = 'leave it out' if amp else "set it to 'OptimWrapper', and leave loss_scale and dtype out"
+        raise SetupError(f'{what} needs an accelerator, and there is none here: {advice}.')
     if amp:
-        if get_device() == 'cpu':
-            raise SetupError('--amp needs an accelerator, and there is none here: leave it out.')
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
     if auto_scale_lr:
@@ -165,10 +168,13 @@ def _check_resumable(model: nn.Module, checkpoint: dict, path: str) -> None:
 
 def _check_loadable(model: nn.Module, checkpoint: dict, path: str) -> None:
     """Check that the file of ``load_from`` has something for the model, as MMEngine takes what fits and no more."""
-    own = dict(model.named_parameters())
-    if not any(key in own and own[key].shape == value.shape for key, value in checkpoint['state_dict'].items()):
-        name = type(model).__name__
-        raise SetupError(f'load_from names {path!r}, and no parameter of it fits the {name}: give one of such a model.')
+    own, saved = dict(model.named_parameters()), checkpoint['state_dict']
+    if not any(key in own and own[key].shape == value.shape for key, value in saved.items()):
+        name, wanted = type(model).__name__, [key for key in own if not key.startswith('distiller.')]
+        prefixes = prefixes_of(saved, wanted)
+        advice = f'save it without the {prefixes[0]!r} before every name' if prefixes else 'give one of such a model'
+        found = f'no parameter of it fits the {name}, which wants {wanted[0]}{beside(wanted[0], list(saved))}'
+        raise SetupError(f'load_from names {path!r}, and {found}: {advice}.')
     if checkpoint['weights_key'] not in (None, 'state_dict'):
         where = 'not under state_dict, where MMEngine looks for them'
         raise SetupError(f'load_from names {path!r}, whose weights stand {where}: save them there.')

@@ -3,8 +3,9 @@
 import logging
 import os.path as osp
 import re
+from difflib import get_close_matches
 from pickle import UnpicklingError
-from typing import Optional
+from typing import Dict, List, Optional, Sequence
 
 from mmengine.logging import print_log
 from mmengine.model import BaseModel
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 
 from cankd_mm.config.types import type_name
 from cankd_mm.errors import SetupError, reason_of
+
+_OF_A_PAIR = ('.architecture.', '.distiller.')
 
 
 def check_checkpoint(path: str, whose: str) -> None:
@@ -35,15 +38,23 @@ def load_checkpoint(path: str, whose: str) -> dict:
         kind = type(checkpoint).__name__
         raise SetupError(f"{what} holds a {kind}, not weights by name: save the model's state_dict.")
     keys = ('state_dict', 'ema_state_dict', 'model_ema', 'model')
-    key = next((key for key in keys if isinstance(checkpoint.get(key), dict)), None)
+    known = [key for key in keys if isinstance(checkpoint.get(key), dict)]
+    others = [key for key, value in checkpoint.items() if isinstance(value, dict) and _tensors(value)]
+    if len(others) > 1 and not known:
+        places = ' and as '.join(map(repr, others))
+        raise SetupError(f'{what} holds weights as {places}: save one of them as state_dict.')
+    key = next(iter([*known, *others]), None)
     found = checkpoint[key] if key else {} if 'state_dict' in checkpoint else checkpoint
     # A wrapper that distributes or averages a model holds it as `module`.
-    tensors = {name: value for name, value in found.items() if isinstance(value, Tensor) and name != 'steps'}
-    weights = {re.sub(r'^module\.', '', name): value for name, value in tensors.items()}
+    weights = {re.sub(r'^module\.', '', name): value for name, value in _tensors(found).items()}
     if not weights:
         inside = ', '.join(map(repr, [*checkpoint][:5])) or 'nothing'
         raise SetupError(f'{what} holds no weights, but {inside}: give the file that the training wrote.')
     return {**(checkpoint if key else {}), 'state_dict': weights, 'weights_key': key}
+
+
+def _tensors(entries: dict) -> Dict[str, Tensor]:
+    return {name: value for name, value in entries.items() if isinstance(value, Tensor) and name != 'steps'}
 
 
 def _read(path: str, whose: str) -> object:
@@ -86,14 +97,41 @@ def load_pretrained(model: nn.Module, init_cfg: dict, whose: str) -> None:
     load_weights(model, _without_prefix(weights, f'{prefix.rstrip(".")}.') if prefix else weights, path, whose)
 
 
+def prefixes_of(state_dict: dict, names: Sequence[str]) -> List[str]:
+    """List what a wrapper, trainer or compiler put before each of these names, ``['']`` where nothing did."""
+    starts = [key[: -len(names[0])] for key in state_dict if f'.{key}'.endswith(f'.{names[0]}')] if names else []
+    found = [start for start in starts if all(start + name in state_dict for name in names)]
+    return [''] if '' in found else found
+
+
+def beside(wanted: str, names: Sequence[str]) -> str:
+    """Name, for a sentence, what is most like a wanted name among those that a file has in its place, if any."""
+    near = get_close_matches(wanted, names, n=1, cutoff=0.0)
+    return f', and has {near[0]} in its place' if near else ''
+
+
+def _renamed(state_dict: dict, names: Sequence[str], what: str) -> dict:
+    """Take off what stands before all of a model's names."""
+    prefixes = prefixes_of(state_dict, names)
+    if len(prefixes) > 1:
+        places = ' and under '.join(map(repr, prefixes))
+        raise SetupError(f'{what} holds such a model under {places}: save one of the two under the plain names.')
+    return _without_prefix(state_dict, *prefixes) if prefixes else state_dict
+
+
 def load_weights(model: nn.Module, state_dict: dict, path: str, whose: str) -> None:
     """Fill a model; a SetupError names ``path`` and ``whose`` if a parameter or a statistic is missing or misfits."""
     name, what = type(model).__name__, f"The {whose}'s checkpoint {path!r}"
-    if whose == 'teacher' and any(key.startswith(('architecture.', 'distiller.')) for key in state_dict):
+    if whose == 'teacher' and any(f'.{key}'.find(part) >= 0 for key in state_dict for part in _OF_A_PAIR):
         raise SetupError(f'{what} holds a distillation run, not a model: turn it into one with cankd export.')
-    own = model.state_dict()
+    own, parameters = model.state_dict(), dict(model.named_parameters())
+    # Other buffers are counters and constants, which many files lack.
+    needed = [key for key in own if key in parameters or key.endswith(('running_mean', 'running_var'))]
+    state_dict = _renamed(state_dict, needed, what)
     if hasattr(model, 'backbone') and not own.keys() & state_dict.keys():  # of a backbone alone
-        state_dict = {f'backbone.{key}': value for key, value in state_dict.items()}
+        alone = [re.sub(r'^backbone\.', '', key) for key in needed]
+        renamed = {f'backbone.{key}': value for key, value in _renamed(state_dict, alone, what).items()}
+        state_dict = renamed if own.keys() & renamed.keys() else state_dict
     misfits = [key for key, value in state_dict.items() if key in own and own[key].shape != value.shape]
     if misfits:
         shapes = [tuple(holder[misfits[0]].shape) for holder in (state_dict, own)]
@@ -103,14 +141,12 @@ def load_weights(model: nn.Module, state_dict: dict, path: str, whose: str) -> N
             f'the {name}{more}; give the config it was trained with.'
         )
     missing, unexpected = model.load_state_dict(state_dict, strict=False)
-    parameters = dict(model.named_parameters())
-    # Other buffers are counters and constants, which many files lack.
-    needed = [key for key in own if key in parameters or key.endswith(('running_mean', 'running_var'))]
     missing = [key for key in missing if key in needed]
+    unexpected = [key for key in unexpected if not key.startswith('distiller.') and key != '_extra_state']
     if missing:
         raise SetupError(
             f'{what} lacks {len(missing)} of the {len(needed)} parameters and batch norm statistics of its {name}, '
-            f'such as {missing[0]}: give the checkpoint of this config.'
+            f'such as {missing[0]}{beside(missing[0], unexpected)}: give the checkpoint of this config.'
         )
     if unexpected:
         entries = f'{len(unexpected)} entries that its {name} has no place for, such as {unexpected[0]}'

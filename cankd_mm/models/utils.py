@@ -7,7 +7,7 @@ from typing import Dict, Iterator, Tuple
 import numpy as np
 import torch
 from mmengine.logging import MMLogger
-from mmengine.model import is_model_wrapper
+from mmengine.model import BaseTTAModel, is_model_wrapper
 from torch import Tensor, nn
 
 from cankd_mm.errors import SetupError
@@ -99,8 +99,8 @@ def count_channels(model: nn.Module) -> int:
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """Take a model out of its wrapper for distributed training, where it has one."""
-    return model.module if is_model_wrapper(model) else model
+    """Take a model out of its wrappers for distributed training and test-time augmentation, where it has some."""
+    return unwrap(model.module) if is_model_wrapper(model) or isinstance(model, BaseTTAModel) else model
 
 
 def heads_of(model: nn.Module) -> Dict[str, nn.Module]:

@@ -68,6 +68,24 @@ class Mistake:
         repeated = dict(type='RepeatDataset', times=1, dataset=dict(type='ConcatDataset', datasets=[inner]))
         return {'val_dataloader.dataset': dict(_delete_=True, **repeated)}
 
+    def with_step(self, task, kind, load=None):
+        """A pipeline with a further transform at its end."""
+        pipeline = Config.fromfile(str(self.pairs[task])).train_dataloader.dataset.pipeline
+        pipeline[1] = load or pipeline[1]
+        return {'train_dataloader.dataset.pipeline': [*pipeline[:-1], kind, pipeline[-1]]}
+
+    def joined(self, **changes):
+        """The training set twice, with something changed in the second."""
+        part = Config.fromfile(str(self.pairs['segmentation'])).train_dataloader.dataset.to_dict()
+        joined = dict(type='ConcatDataset', datasets=[part, {**part, **changes}])
+        return {'train_dataloader.dataset': dict(_delete_=True, **joined)}
+
+    def zero(self):
+        part = Config.fromfile(str(self.pairs['segmentation'])).val_dataloader.dataset.to_dict()
+        part.update(reduce_zero_label=True)
+        part['pipeline'][1] = dict(type='LoadAnnotations', reduce_zero_label=False)
+        return {'val_dataloader.dataset': dict(_delete_=True, **part)}
+
     def checkpoint(self, content):
         path = self.folder / 'teacher.pth'
         if isinstance(content, bytes):
@@ -78,6 +96,9 @@ class Mistake:
 
     def teacher(self, task):
         return build_model(load_model_cfg(Config.fromfile(str(self.pairs[task])).model.teacher), 'teacher').state_dict()
+
+    def student(self):
+        return build_model(Config.fromfile(str(self.pairs['detection'])).model.architecture, 'student').state_dict()
 
     def config(self, text):
         path = self.folder / 'config.py'
@@ -111,6 +132,11 @@ def label_maps(change, last=False):
             cv2.imwrite(str(path), change(cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)))
 
     return spoil
+
+
+def halved(root):
+    path = root / 'gtFine' / 'train' / 'scenes' / '0007_gtFine_labelTrainIds.png'
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
 def border(label):
@@ -164,6 +190,14 @@ DETECTION = {
     'annotations that are no JSON': (lambda m: m.data(annotations=lambda c: 'a,b\n1,2\n'), 'cannot read .*JSONDecode'),
     'annotations that are a list': (lambda m: m.data(annotations=lambda c: c['images']), 'cannot read .*train_small'),
     'annotations without images': (lambda m: m.data(annotations=drop('images')), 'no image with'),
+    'several annotation files': (
+        lambda m: {'train_dataloader.dataset.ann_file': ['annotations/train.json', 'annotations/train_small.json']},
+        'ann_file of the train CocoDataset is a list, and it takes one path: give a ConcatDataset',
+    ),
+    'several image folders inside other data sets': (
+        lambda m: m.wrapped(data_prefix=dict(img=['train/', 'val/'])),
+        'data_prefix.img of the val CocoDataset is a list',
+    ),
     'empty annotations': (
         lambda m: m.data(annotations=lambda c: {**c, 'images': [], 'annotations': []}),
         'no image with',
@@ -203,6 +237,17 @@ DETECTION = {
         lambda m: {'model.teacher_checkpoint': 'a'},
         "entry 'teacher_checkpoint' that (FeatureDistill|is not)",
     ),
+    'misspelt entry of the schedule': (lambda m: {'train_cfg.val_intervall': 1}, "entry 'val_intervall' that"),
+    'misspelt entry of a data loader': (lambda m: {'val_dataloader.batch_sise': 1}, "entry 'batch_sise' that"),
+    'misspelt entry of a data set': (lambda m: {'train_dataloader.dataset.ann_fil': 'a'}, "entry 'ann_fil' that"),
+    'logging with what is not installed': (
+        lambda m: {'visualizer.vis_backends': [dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]},
+        'TensorboardVisBackend needs tensorboard, which is not installed: pip install tensorboard, or take',
+    ),
+    'mixed precision on a processor': (
+        lambda m: {'optim_wrapper.type': 'AmpOptimWrapper'},
+        "optim_wrapper.type='AmpOptimWrapper' needs an accelerator, .* set it to 'OptimWrapper'",
+    ),
     'no such optimizer': (
         lambda m: {'optim_wrapper.optimizer.type': 'Adamm'},
         'names an optimizer that neither torch nor MMEngine has',
@@ -226,6 +271,15 @@ DETECTION = {
     'nothing that fits to load': (
         lambda m: {'load_from': m.old('a.pth', dict(state_dict={'backbone.a': torch.ones(1)}))},
         'load_from .* no parameter of it fits',
+    ),
+    'weights under a prefix to load': (
+        lambda m: {'load_from': m.old('a.pth', dict(state_dict={f'net.{k}': v for k, v in m.student().items()}))},
+        'no parameter of it fits the RetinaNet, which wants backbone.conv1.weight, and has net.backbone.conv1.weight '
+        "in its place: save it without the 'net.' before every name",
+    ),
+    'weights under another key to load': (
+        lambda m: {'load_from': m.old('a.pth', dict(net=m.student()))},
+        'whose weights stand not under state_dict',
     ),
     'when to evaluate the teacher': (
         lambda m: {'val_cfg': dict(type='DistillValLoop', teacher='sometimes')},
@@ -270,6 +324,40 @@ DETECTION = {
         lambda m: {'val_evaluator.ann_file': m.data(annotations=nine, split='val')['val_evaluator.ann_file']},
         'val_evaluator compares with have the categories .* set val_evaluator.ann_file to the file of the data set',
     ),
+    'mosaic without what hands it images': (
+        lambda m: m.with_step('detection', dict(type='Mosaic', img_scale=(64, 64))),
+        'mixes several images .* put a MultiImageMixDataset around the data set',
+    ),
+    'mosaic without what hands it images, in workers': (
+        lambda m: {
+            **m.with_step('detection', dict(type='MixUp', img_scale=(64, 64))),
+            'train_dataloader.num_workers': 1,
+        },
+        'mixes several images .* put a MultiImageMixDataset around the data set',
+    ),
+    'affine transform of masks': (
+        lambda m: {
+            **m.data(annotations=each(segmentation=[[9, 9, 60, 9, 60, 60, 9, 60]])),
+            **m.with_step('detection', dict(type='RandomAffine'), LOAD_MASKS),
+        },
+        'RandomAffine moves boxes and no masks, and the pipeline loads masks: leave RandomAffine out',
+    ),
+    'sampler of classes that the data set does not tell': (
+        lambda m: {
+            'train_dataloader.sampler': dict(_delete_=True, type='ClassAwareSampler', num_sample_class=1),
+            'train_dataloader.dataset': dict(
+                _delete_=True,
+                type='RepeatDataset',
+                times=1,
+                dataset=Config.fromfile(str(m.pairs['detection'])).train_dataloader.dataset.to_dict(),
+            ),
+        },
+        'RepeatDataset does not tell which classes an image has',
+    ),
+    'value that a transform does not take': (
+        lambda m: m.with_step('detection', dict(type='RandomShift', prob=2)),
+        r'RandomShift does not take what the config gives it \(assert 0 <= prob <= 1\): correct that',
+    ),
     'workers that stay and are not': (
         lambda m: {'val_dataloader.persistent_workers': True},
         'val_dataloader sets persistent_workers=True and num_workers=0',
@@ -300,6 +388,52 @@ SEGMENTATION = {
     'label maps of three channels': (
         lambda m: m.data(label_maps(lambda labels: np.repeat(labels[..., None], 3, 2)), task='segmentation'),
         r'_gtFine.* has the shape \(128, 128, 3\): write one number for each pixel',
+    ),
+    'several folders of label maps': (
+        lambda m: {'train_dataloader.dataset.data_prefix.seg_map_path': ['gtFine/train', 'gtFine/val']},
+        'data_prefix.seg_map_path of the train BaseSegDataset is a list',
+    ),
+    'no such constructor of the optimizer': (
+        lambda m: {'optim_wrapper.constructor': 'Nowhere'},
+        "type 'Nowhere', not registered as '(mmseg|mmengine)::optimizer wrapper constructor'",
+    ),
+    'label map that is half a file': (
+        lambda m: m.data(halved, task='segmentation'),
+        r'train label map .*0007_gtFine.* cannot be decoded \(\w+\): put a whole file there',
+    ),
+    'label map that is half a file, for OpenCV': (
+        lambda m: {
+            **m.data(halved, task='segmentation'),
+            'train_dataloader.dataset.pipeline.1.imdecode_backend': 'cv2',
+        },
+        'train label map .*0007_gtFine.* cannot be decoded',
+    ),
+    'zero taken out in the pipeline alone': (
+        lambda m: {'train_dataloader.dataset.pipeline.1.reduce_zero_label': True},
+        'train data set has reduce_zero_label=False, and LoadAnnotations of its pipeline True: leave',
+    ),
+    'zero taken out in the data set of the validation alone': (
+        lambda m: m.zero(),
+        'val data set has reduce_zero_label=True, and LoadAnnotations of its pipeline False: leave',
+    ),
+    'one label and what is ignored': (
+        lambda m: m.data(label_maps(lambda labels: np.where(labels > 0, 255, 0).astype(np.uint8)), task='segmentation'),
+        'train label maps hold no label but 0 beside those that are ignored',
+    ),
+    'parts of other classes in the training': (
+        lambda m: m.joined(metainfo=dict(classes=tuple('abcdefghijk'))),
+        r'parts of a ConcatDataset differ in their metainfo \(part 2\)',
+    ),
+    'Dice loss beside a sampler of pixels in the class head': (
+        lambda m: {
+            f'{HEAD}.sampler': dict(type='OHEMPixelSampler', thresh=0.7, min_kept=1000),
+            f'{HEAD}.loss_decode': [dict(type='CrossEntropyLoss'), dict(type='DiceLoss')],
+        },
+        'DiceLoss takes no weight for each pixel, as the sampler of its head gives',
+    ),
+    'mosaic of label maps without what hands it images': (
+        lambda m: m.with_step('segmentation', dict(type='RandomMosaic', prob=1.0, img_scale=(64, 64))),
+        'mixes several images .* put a MultiImageMixDataset around the data set',
     ),
     'nothing but what is ignored': (
         lambda m: m.data(label_maps(lambda labels: np.full_like(labels, 255)), task='segmentation'),
@@ -350,11 +484,8 @@ def test_mistake_ends_with_one_sentence(pairs, tmp_path, task, name, mistake):
 
 
 # What is wrong with data, heads or loaders, and is said of a plain config as well.
-PLAIN = [
-    (task, name, mistake)
-    for task, name, mistake in MISTAKES
-    if any(word in name for word in ('class', 'label map', '255', 'crowd', 'ignored', 'masks', 'validation', 'worker'))
-]
+PLAIN_WORDS = ('class', 'label map', '255', 'crowd', 'ignored', 'masks', 'validation', 'worker', 'mosaic', 'zero')
+PLAIN = [(task, name, mistake) for task, name, mistake in MISTAKES if any(word in name for word in PLAIN_WORDS)]
 
 
 @pytest.mark.parametrize('task, name, mistake', PLAIN, ids=[name.replace(' ', '-') for _, name, _ in PLAIN])

@@ -1,12 +1,16 @@
 """Real runs through MMEngine's Runner on tiny models: train, resume, evaluate, export, load without this package."""
 
+import json
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.utils import get_installed_path
 
 from cankd_mm.apis import export_student, test, train
 from cankd_mm.errors import SetupError
@@ -95,6 +99,100 @@ def test_exported_student_runs_without_this_package(run, tmp_path):
     done = subprocess.run(list(map(str, words)), cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.split()[-2] == ('RetinaNet' if task == 'detection' else 'EncoderDecoder')
+
+
+def flipped(task, *probabilities):
+    """Entries of a config for test-time augmentation: one version of each image for each probability of a flip."""
+    kind = dict(detection='Det', segmentation='Seg')[task]
+    size = [dict(type='Resize', scale=(128, 128), keep_ratio=True)]
+    meta = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction')
+    flips = [dict(type='RandomFlip', prob=p) for p in probabilities]
+    steps = [size, flips, [dict(type='LoadAnnotations')], [dict(type=f'Pack{kind}Inputs', meta_keys=meta)]]
+    model = dict(type=f'{kind}TTAModel')
+    if task == 'detection':
+        model['tta_cfg'] = dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)
+    return dict(
+        tta_model=model, tta_pipeline=[dict(type='LoadImageFromFile'), dict(type='TestTimeAug', transforms=steps)]
+    )
+
+
+@pytest.mark.parametrize('whose', ['student', 'teacher', 'model'])
+def test_test_time_augmentation(run, tmp_path, whose):
+    task, pair, work_dir, _ = run
+    config, checkpoint = str(pair), None if whose == 'teacher' else str(work_dir / 'epoch_2.pth')
+    if whose == 'model':
+        config, checkpoint = export_student(config, checkpoint, str(tmp_path))
+    options = dict(teacher=whose == 'teacher', work_dir=str(tmp_path / 'test'))
+    predicted, model = [], import_module(dict(detection='mmdet', segmentation='mmseg')[task]).models
+    kind = dict(detection='RetinaNet', segmentation='EncoderDecoder')[task]
+    with patch.object(
+        getattr(model, kind), 'predict', autospec=True, side_effect=getattr(model, kind).predict
+    ) as predict:
+        plain = evaluate(config, checkpoint, **options)
+        predicted.append(predict.call_count)
+        once = evaluate(config, checkpoint, tta=True, cfg_options=flipped(task, 0.0), **options)
+        twice = evaluate(config, checkpoint, tta=True, cfg_options=flipped(task, 0.0, 1.0), **options)
+        assert predict.call_count == 4 * predicted[0]
+    if task == 'segmentation':
+        assert once == plain != twice
+    assert once.keys() == plain.keys() == twice.keys()
+
+
+def test_test_time_augmentation_is_that_of_the_libraries(run, tmp_path):
+    """MMDetection has flips where a config says nothing, and MMSegmentation no default."""
+    task, pair, work_dir, _ = run
+    config = tmp_path / 'pair.py'
+    entries = flipped(task, 0.0, 1.0) if task == 'segmentation' else {}
+    config.write_text('\n'.join([f"_base_ = '{pair}'", *(f'{key} = {value!r}' for key, value in entries.items())]))
+    student, checkpoint = export_student(str(config), str(work_dir / 'epoch_2.pth'), str(tmp_path))
+    library = dict(detection='mmdet', segmentation='mmseg')[task]
+    tool = Path(get_installed_path(library)) / '.mim' / 'tools' / 'test.py'
+    words = [
+        sys.executable,
+        '-m',
+        'cankd_mm.plain',
+        tool,
+        student,
+        checkpoint,
+        '--tta',
+        '--work-dir',
+        tmp_path / 'plain',
+    ]
+    done = subprocess.run(list(map(str, words)), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    theirs = json.loads(next((tmp_path / 'plain').glob('*/*.json')).read_text())
+    ours = evaluate(str(config), str(work_dir / 'epoch_2.pth'), tta=True, work_dir=str(tmp_path / 'test'))
+    assert {key: theirs[key] for key in ours} == pytest.approx(ours, nan_ok=True)
+
+
+def test_test_time_augmentation_inside_other_data_sets(run, tmp_path):
+    task, pair, work_dir, _ = run
+    inner = Config.fromfile(str(pair)).test_dataloader.dataset.to_dict()
+    repeated = dict(_delete_=True, type='RepeatDataset', times=1, dataset=inner)
+    options = {**flipped(task, 0.0, 1.0), 'test_dataloader.dataset': repeated}
+    found = evaluate(str(pair), str(work_dir / 'epoch_2.pth'), tta=True, work_dir=str(tmp_path), cfg_options=options)
+    assert TASKS[task] in found
+
+
+def test_test_time_augmentation_of_no_config(pairs, tmp_path):
+    with pytest.raises(SetupError, match='--tta needs tta_model and tta_pipeline, which .* does not say: add them as'):
+        evaluate(str(pairs['segmentation']), teacher=True, tta=True, work_dir=str(tmp_path))
+
+
+@pytest.mark.parametrize('prefix', ['_orig_mod.', 'module.', 'student.'])
+def test_weights_under_a_prefix_are_evaluated_and_exported(run, tmp_path, prefix):
+    task, pair, work_dir, _ = run
+    saved = torch.load(work_dir / 'epoch_2.pth')
+    saved['state_dict'] = {f'{prefix}{key}': value for key, value in saved['state_dict'].items()}
+    path = str(tmp_path / 'renamed.pth')
+    torch.save(saved, path)
+    student = evaluate(str(pair), path, work_dir=str(tmp_path / 'test'))
+    assert student[TASKS[task]] == pytest.approx(_last_metric(work_dir, TASKS[task]), abs=1e-6)
+    _, checkpoint = export_student(str(pair), path, str(tmp_path))
+    for key, value in torch.load(checkpoint, weights_only=True)['state_dict'].items():
+        assert torch.equal(value, saved['state_dict'][f'{prefix}{key}'])
+    config = pair.with_name(f'{task}_student.py')
+    assert evaluate(str(config), checkpoint, work_dir=str(tmp_path / 'plain')) == student
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='there is an accelerator')

@@ -397,6 +397,132 @@ def test_segmentor_on_a_data_set_of_its_own(tmp_path):
     assert cfg.test_dataloader.dataset.data_prefix.seg_map_path == 'val/b'
 
 
+DATA = dict(mmdet=('CocoDataset', "img='a'"), mmseg=('BaseSegDataset', "img_path='a', seg_map_path='b'"))
+
+
+def data_config(path, library, train, test=()):
+    """The config of a data set whose pipelines have some steps between loading and packing."""
+    kind, prefix = DATA[library]
+    pack = dict(mmdet='PackDetInputs', mmseg='PackSegInputs')[library]
+    loads = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations')]
+    path.write_text(
+        f"data = dict(type='{kind}', data_root='mine/', metainfo=dict(classes=('a', 'b')), data_prefix=dict({prefix}),"
+        f" ann_file='c')\ntrain_dataloader = dict(batch_size=3, num_workers=0, dataset=dict(**data, pipeline="
+        f'{[*loads, *train, dict(type=pack)]}))\n'
+        f'val_dataloader = dict(batch_size=1, dataset=dict(**data, pipeline={[loads[0], *test, loads[1]]}))\n'
+        'test_dataloader = val_dataloader\n'
+    )
+    return str(path)
+
+
+RESIZE, CROP, PAD = (
+    dict(type='Resize', scale=(320, 240), keep_ratio=True),
+    dict(type='RandomCrop', crop_size=(128, 96)),
+    dict(type='Pad', size=(128, 96)),
+)
+
+
+@pytest.mark.parametrize(
+    'student, train, test, kinds, evaluated',
+    [
+        (
+            'mmseg::pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py',
+            [CROP],
+            [],
+            'LoadImageFromFile LoadAnnotations RandomCrop RandomFlip PhotoMetricDistortion PackSegInputs',
+            'LoadImageFromFile LoadAnnotations PackSegInputs',
+        ),
+        (
+            'mmseg::vit/vit_vit-b16_mln_upernet_8xb2-80k_ade20k-512x512.py',
+            [RESIZE, CROP, PAD],
+            [RESIZE],
+            'LoadImageFromFile LoadAnnotations Resize RandomCrop Pad RandomFlip PhotoMetricDistortion PackSegInputs',
+            'LoadImageFromFile Resize LoadAnnotations PackSegInputs',
+        ),
+        (
+            'mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py',
+            [RESIZE],
+            [RESIZE],
+            'LoadImageFromFile LoadAnnotations Resize RandomFlip PackDetInputs',
+            'LoadImageFromFile Resize LoadAnnotations PackDetInputs',
+        ),
+        (
+            'mmdet::detr/detr_r50_8xb2-150e_coco.py',
+            [RESIZE],
+            [RESIZE],
+            'LoadImageFromFile LoadAnnotations RandomFlip Resize PackDetInputs',
+            'LoadImageFromFile Resize LoadAnnotations PackDetInputs',
+        ),
+    ],
+)
+def test_sizes_and_batch_are_those_of_the_data(student, train, test, kinds, evaluated, tmp_path):
+    library = student[:5]
+    data = data_config(tmp_path / 'mine.py', library, train, test)
+    (tmp_path / 'student.py').write_text(data_text(student, student, data))
+    cfg, stock = load_config(str(tmp_path / 'student.py')), load_config(student)
+    loader, before = cfg.train_dataloader, stock.train_dataloader
+    assert (loader.batch_size, loader.num_workers, loader.persistent_workers) == (3, 0, False)
+    assert cfg.val_dataloader.batch_size == 1 and loader.sampler.type == before.sampler.type
+    pipelines = [loader.dataset.pipeline, cfg.val_dataloader.dataset.pipeline]
+    assert [[step.type for step in pipeline] for pipeline in pipelines] == [kinds.split(), evaluated.split()]
+    assert [step for step in pipelines[0] if step.type in ('Resize', 'RandomCrop', 'Pad')] == train
+    load, stock_load = loader.dataset.pipeline[1], before.dataset.pipeline[1]
+    assert load.get('with_mask') == stock_load.get('with_mask')  # where the student learns masks
+    if CROP in train:
+        assert cfg.model.data_preprocessor.size == (128, 96)
+        if stock.model.test_cfg.mode == 'slide':
+            assert cfg.model.test_cfg.crop_size == (128, 96) and cfg.model.test_cfg.stride == (85, 63)
+
+
+def test_sizes_of_a_student_that_mixes_images_stay(tmp_path):
+    student = 'mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py'
+    (tmp_path / 'student.py').write_text(
+        data_text(student, student, data_config(tmp_path / 'a.py', 'mmdet', [RESIZE], [RESIZE]))
+    )
+    cfg, stock = load_config(str(tmp_path / 'student.py')), load_config(student)
+    for split in ('train', 'val'):
+        pipelines = [each[f'{split}_dataloader'].dataset.pipeline for each in (cfg, stock)]
+        assert pipelines[0] == pipelines[1]
+
+
+@pytest.mark.parametrize(
+    'train, student, words',
+    [
+        ([CROP], 'pspnet_r18-d8_4xb2-80k_cityscapes-512x1024', 'nothing; .* 80000 iterations of 3 images$'),
+        (
+            [dict(type='RandomRotate', prob=0.5, degree=9)],
+            'pspnet_r18-d8_4xb2-80k_cityscapes-512x1024',
+            'RandomRotate; ',
+        ),
+        (
+            [RESIZE],
+            'rtmdet_tiny_8xb32-300e_coco',
+            'image sizes, as those of the student.* hang together; .* 300 epochs$',
+        ),
+        ([RESIZE], 'retinanet_r18_fpn_1x_coco', 'nothing; .* 12 epochs$'),
+    ],
+)
+def test_what_was_not_taken_of_the_data_is_said(train, student, words, tmp_path):
+    library = 'mmseg' if 'pspnet' in student else 'mmdet'
+    data = data_config(tmp_path / 'mine.py', library, train)
+    teacher = dict(mmseg='pspnet_r50-d8_4xb2-80k_cityscapes-512x1024', mmdet='retinanet_r50_fpn_1x_coco')[library]
+    said = write_pair(teacher, student, str(tmp_path / 'pair.py'), data=data)
+    assert any(re.search(f'^not taken from {data}: {words}', line) for line in said), said
+    batch = next(line for line in said if line.startswith('schedule: '))
+    assert '3 images per GPU' in batch
+
+
+def test_how_long_the_schedule_is_on_the_data_is_said(pairs, tmp_path):
+    """The images are counted where they are there."""
+    data = str(pairs['detection'].with_name('detection_student.py'))
+    names = ('retinanet_r50_fpn_1x_coco', 'retinanet_r18_fpn_1x_coco')
+    said = write_pair(*names, str(tmp_path / 'pair.py'), data=data)
+    note = next(line for line in said if line.startswith('not taken from '))
+    assert 'DefaultSampler' not in note and 'train_cfg, optim_wrapper, param_scheduler' in note
+    assert '12 epochs, which are 24 iterations of these 8 images' in note and 'pixels' not in note
+    assert 'memory of the loss, 4 images of 128x128 pixels' in '\n'.join(said)
+
+
 def test_kind_of_data_set_that_takes_less_than_the_students(own_data, tmp_path):
     """Nothing is left of the student's that the other kind does not take."""
     student = 'mmdet::openimages/retinanet_r50_fpn_32xb2-1x_openimages.py'

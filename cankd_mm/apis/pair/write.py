@@ -2,7 +2,7 @@
 
 from math import inf, prod
 from pathlib import Path
-from tempfile import NamedTemporaryFile
+from tempfile import TemporaryDirectory
 from typing import Dict, Iterator, List, Optional
 
 import torch
@@ -10,11 +10,12 @@ from mmengine.config import Config
 from mmengine.model import BaseModel
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from cankd_mm.apis.pair.data import data_text
+from cankd_mm.apis.pair.data import data_note, data_text
 from cankd_mm.apis.pair.sources import Source, find_sources
 from cankd_mm.apis.pair.unlabeled import kept_by, unlabeled_text
 from cankd_mm.apis.pair.zoo import ZooModel, find_model
 from cankd_mm.config.pair import imports_of
+from cankd_mm.config.paths import config_file
 from cankd_mm.config.read import load_config, read_config
 from cankd_mm.config.types import LIBRARIES, from_timm, library_of, type_name
 from cankd_mm.config.write import base_name, laid_out, literal, write_new
@@ -71,8 +72,15 @@ def write_pair(
     elif pretrained_cfg(models[0]) is None and not from_timm(theirs.config):
         problem = f'The zoo has no weights of the teacher {theirs.name!r}'
         raise SetupError(f'{problem}: give its checkpoint with --teacher-ckpt PATH.')
+    texts, base, said = {}, base_name(ours.config, path.parent), []
+    if data is not None:
+        own = path.with_name(f'{Path(ours.config).stem}_{Path(data).stem}.py')
+        texts[own] = data_text(ours.config, base, data)
+        cfg, base = _read(texts[own], base, ours.config), own.name
     loader = cfg.train_dataloader
     size, batch_size = _input_size(loader.get('dataset') or {}), loader.get('batch_size', 1)
+    if data is not None:
+        said = [f'data: {data}; the student on it, which also trains alone: {own}', data_note(cfg, data, size)]
     sources = find_sources(models[1], models[0], size)
     parts = fitting_parts(models[1], models[0])
     notes = [
@@ -81,25 +89,16 @@ def write_pair(
         f'source: {sources[0]}',
         *(f'also possible: {source}' for source in sources[1:]),
         f'could start from the teacher, by init_from_teacher: {", ".join(parts) or "nothing"}',
-        f'kept from the student: {_schedule(cfg, batch_size)}',
+        f'schedule: {_schedule(cfg, batch_size)}',
         _memory(sources[0], batch_size, size),
     ]
-    texts, base, method = {}, base_name(ours.config, path.parent), {}
-    if data is not None:
-        own = path.with_name(f'{Path(ours.config).stem}_{Path(data).stem}.py')
-        texts[own], base = data_text(ours.config, base, data), own.name
-        notes.append(f'data: {data}; the student on it, which also trains alone: {own}')
+    notes, method = [*notes, *said], {}
     if recommended:
         file = f'methods/recommended-{"segmentation" if libraries[1] == "mmseg" else "detection"}.py'
         method = read_config(f'cankd_mm::{file}').model.to_dict()
         notes.append(f'settings: the recommended ones of configs/{file}')
     more: List[str] = []
     if unlabeled is not None:
-        if data is not None:
-            with NamedTemporaryFile('w', suffix='.py', dir=path.parent, encoding='utf-8') as file:
-                file.write(texts[own])
-                file.flush()
-                cfg = load_config(file.name)
         more, lines = unlabeled_text(cfg, unlabeled, data is not None)
         notes += lines
         if data is None:
@@ -110,6 +109,15 @@ def write_pair(
     write_new(texts)
     notes += [f'warning: {warning}' for warning in _warnings(theirs, ours, models)]
     return [*notes, f'written: {path}']
+
+
+def _read(text: str, base: str, config: str) -> Config:
+    """Read a config before it is written, whose base is not where it will be."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder, 'student.py')
+        found = config if '::' in config else str(Path(config_file(config)).resolve())
+        path.write_text(text.replace(repr(base), repr(found), 1), encoding='utf-8')
+        return read_config(str(path))
 
 
 def _build(model: ZooModel, whose: str) -> BaseModel:

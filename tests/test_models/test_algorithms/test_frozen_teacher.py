@@ -103,18 +103,56 @@ def test_teacher_whose_own_config_loads_nothing(pairs, init_cfg):
 
 def in_form(state, form):
     """The same weights, as various libraries write them."""
-    if form == 'module.':
-        return dict(state_dict={f'module.{key}': value for key, value in state.items()})
+    if form.endswith('.'):
+        return dict(state_dict={f'{form}{key}': value for key, value in state.items()})
     if form == 'ema_state_dict':
         return dict(ema_state_dict={'steps': torch.tensor(3), **{f'module.{k}': v for k, v in state.items()}})
-    return state if form == 'nothing' else {form: state}
+    return state if form == 'nothing' else {form: state, 'optimizer': dict(state={0: dict(step=torch.ones(1))})}
 
 
-@pytest.mark.parametrize('form', ['nothing', 'state_dict', 'model', 'ema_state_dict', 'module.'])
+PREFIXES = ['module.', 'model.', '_orig_mod.', 'student.', 'network.', 'module._orig_mod.', 'algorithm.model.']
+
+
+@pytest.mark.parametrize('form', ['nothing', 'state_dict', 'model', 'ema_state_dict', 'net', 'weights', *PREFIXES])
 def test_weights_are_found_wherever_they_stand(pairs, tmp_path, form):
     torch.save(in_form(weights(pairs), form), tmp_path / 'teacher.pth')
     model = build(pairs['detection'], teacher_ckpt=str(tmp_path / 'teacher.pth'))
     assert all(torch.equal(value, model.teacher.state_dict()[key]) for key, value in weights(pairs).items())
+
+
+def test_weights_beside_others_are_found(pairs, tmp_path):
+    state = {'criterion.weight': torch.ones(3), **in_form(weights(pairs), 'model.')['state_dict']}
+    torch.save(dict(state_dict=state), tmp_path / 'teacher.pth')
+    model = build(pairs['detection'], teacher_ckpt=str(tmp_path / 'teacher.pth'))
+    assert all(torch.equal(value, model.teacher.state_dict()[key]) for key, value in weights(pairs).items())
+
+
+@pytest.mark.parametrize(
+    'content, words',
+    [
+        (
+            lambda state: {f'{whose}.{key}': value for whose in ('student', 'teacher') for key, value in state.items()},
+            "holds such a model under 'student.' and under 'teacher.': save one of the two under the plain names",
+        ),
+        (
+            lambda state: dict(ema=state, net=state),
+            "holds weights as 'ema' and as 'net': save one of them as state_dict",
+        ),
+        (
+            lambda state: {key.replace('backbone', 'encoder'): value for key, value in state.items()},
+            'lacks .* such as backbone.conv1.weight, and has encoder.conv1.weight in its place: give',
+        ),
+        (
+            lambda state: {f'net.{key}': value for key, value in state.items() if 'bbox_head' not in key},
+            'lacks .* such as backbone.conv1.weight, and has net.backbone.conv1.weight in its place: give',
+        ),
+        (lambda state: {f'net.distiller.{key}': value for key, value in state.items()}, 'holds a distillation run'),
+    ],
+)
+def test_weights_that_are_not_found_for_certain(pairs, tmp_path, content, words):
+    torch.save(content(weights(pairs)), tmp_path / 'teacher.pth')
+    with pytest.raises(SetupError, match=words):
+        build(pairs['detection'], teacher_ckpt=str(tmp_path / 'teacher.pth'))
 
 
 @pytest.mark.parametrize(
