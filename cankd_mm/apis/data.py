@@ -56,7 +56,7 @@ def _paths_of(dataset: dict) -> Iterator[str]:
 
 def inner_datasets(dataset: dict) -> Iterator[dict]:
     """List the configs of the data sets inside one that may repeat, join or mix them."""
-    wrapped = [dataset['dataset']] if isinstance(dataset.get('dataset'), dict) else []
+    wrapped = [dataset[key] for key in ('dataset', 'labeled') if isinstance(dataset.get(key), dict)]
     parts = [*wrapped, *(dataset.get('datasets') or [])]
     for part in parts:
         yield from inner_datasets(part)
