@@ -1,5 +1,6 @@
 """Mistakes that a user can correct, and what the command line says of them."""
 
+import errno
 import logging
 import os
 import re
@@ -54,11 +55,22 @@ def explain(error: Exception) -> Optional[str]:
     if isinstance(error, FileNotFoundError):
         name = error.filename or (re.findall(r"No such file or directory: '(.*)'", text) or [None])[0]
         return text if name is None else f'{name!r} does not exist: correct the path, or put it there.'
+    if isinstance(error, OSError) and error.errno in _NO_PLACE:
+        return _NO_PLACE[error.errno].format(repr(str(error.filename)) if error.filename else 'a file')
     for kind, pattern, sentence in _KNOWN:
         if isinstance(error, kind) and (found := re.search(pattern, text)):
             return sentence.format(*found.groups('its type'))
     return None
 
+
+# What a disk refuses.
+_FULL = 'The disk has no space left for {}: free some, and give the same command again (cankd train with --resume).'
+_NO_PLACE = {
+    errno.ENOSPC: _FULL,
+    errno.EDQUOT: _FULL,
+    errno.EACCES: 'There is no permission for {}: change that of the file or its folder, or name another place.',
+    errno.EROFS: '{} is on a read-only file system: make that writable, or name another place.',
+}
 
 # Errors of the MM libraries that a mistake in a config or in the data leads to: type, pattern, sentence.
 _KNOWN = (

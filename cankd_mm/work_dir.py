@@ -70,16 +70,21 @@ def is_complete(work_dir: Path, train_cfg: dict) -> bool:
         return False
 
 
+def read_facts(path: Path) -> dict:
+    """Read a JSON file of a work folder, which is nothing where it is not there, or no whole one."""
+    try:
+        return dict(load(str(path)))
+    except (OSError, TypeError, ValueError):
+        return {}
+
+
 def state_of(work_dir: Path) -> dict:
     """Read what the training in a work folder has noted of itself, where it has.
 
     These are ``host``, ``pid``, ``since`` and ``slurm``, ``max_iters`` and ``metric``, the arguments of the
     :class:`Metric` that rates it, and at the end ``ended``, ``epoch``, ``iter``.
     """
-    try:
-        return load(str(work_dir / _STATE))
-    except (OSError, ValueError):
-        return {}
+    return read_facts(work_dir / _STATE)
 
 
 def length_of(train_cfg: dict) -> Dict[str, Optional[int]]:
@@ -107,6 +112,8 @@ def claimed(work_dir: Path, wait: bool = False) -> Iterator[Callable[..., None]]
             raise SetupError(f'{busy}: wait for its end, or give another --work-dir.') from None
         print_log(f'{busy}: this training waits for its end.', logger='current')
         lock.acquire()
+    for left in work_dir.glob('.*.pth.*.part'):  # of a process that was killed while it wrote
+        left.unlink()
     state = dict(host=socket.gethostname(), pid=os.getpid(), since=time.strftime('%Y-%m-%d %H:%M:%S'))
     if 'SLURM_JOB_ID' in os.environ:
         state['slurm'] = os.environ['SLURM_JOB_ID']

@@ -1,5 +1,7 @@
 """What the command line says of errors that are the user's, and of those that are not."""
 
+import errno
+from pathlib import Path
 from urllib.error import HTTPError, URLError
 
 import pytest
@@ -12,6 +14,11 @@ from cankd_mm.errors import SetupError, one_sentence_errors
     [
         (SetupError('The path is wrong.'), '^error: The path is wrong.$'),
         (FileNotFoundError(2, 'No such file or directory', 'a.py'), "'a.py' does not exist: correct the path"),
+        (OSError(errno.ENOSPC, 'No space left', 'w/a.pth'), "no space left for 'w/a.pth': free .* again .cankd train"),
+        (OSError(errno.ENOSPC, 'No space left'), 'The disk has no space left for a file: free some'),
+        (OSError(errno.EDQUOT, 'Quota exceeded', 'a'), "The disk has no space left for 'a'"),
+        (OSError(errno.EROFS, 'Read-only', Path('w')), "'w' is on a read-only file system: .* name another place.$"),
+        (PermissionError(errno.EACCES, 'Denied', 'w'), "no permission for 'w': change that of the file or its folder"),
         (URLError(OSError('no network')), r'cannot be fetched \(no network\): see the last address above'),
         (HTTPError('', 404, 'Not Found', {}, None), r'cannot be fetched \(HTTP Error 404: Not Found\)'),
         (ModuleNotFoundError("No module named 'torchvision'"), 'pip install torchvision, or set its init_cfg to None'),

@@ -14,13 +14,22 @@ from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Sequenc
 import psutil
 import torch
 from mmengine.config import Config
-from mmengine.fileio import dump, load
+from mmengine.fileio import dump
 
 from cankd_mm.config.options import format_options
 from cankd_mm.config.paths import folder
 from cankd_mm.config.read import read_config
 from cankd_mm.errors import SetupError
-from cankd_mm.work_dir import USAGE, holder, is_complete, last_checkpoint, read_scalars, seconds_per_step, state_of
+from cankd_mm.work_dir import (
+    USAGE,
+    holder,
+    is_complete,
+    last_checkpoint,
+    read_facts,
+    read_scalars,
+    seconds_per_step,
+    state_of,
+)
 
 say = partial(print, flush=True)  # progress is seen at once, in a pipe as well
 SECONDS = 1.0  # between two looks at a training
@@ -177,7 +186,7 @@ def _note_memory(job: Job, process: subprocess.Popen) -> None:
     except psutil.Error:  # ended meanwhile
         return
     usage = job.work_dir / USAGE
-    before = load(str(usage))['peak_mb'] if usage.exists() else 0
+    before = read_facts(usage).get('peak_mb', 0)
     if megabytes > before + 1:
         dump(dict(peak_mb=round(megabytes, 1)), str(usage))
 

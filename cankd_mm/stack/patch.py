@@ -6,11 +6,13 @@ import importlib.util
 import os
 import sys
 import types
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import List, NoReturn, Union
+from typing import Iterator, List, NoReturn, Union
 from unittest.mock import patch
+from uuid import uuid4
 
 from packaging.version import parse
 
@@ -149,20 +151,42 @@ def _get_history_buffer_method(owner: object, name: str) -> object:
 
 
 def _patch_checkpoint_writing() -> bool:
-    """MMEngine writes a checkpoint to its final name, and a killed process leaves half of it behind. Here every file
-    gets its name when it is complete.
+    """MMEngine writes a file under its final name, and a killed process leaves half of it behind. Here every file that
+    goes through its backend, as checkpoints and ``mmengine.fileio.dump`` do, gets its name when it is complete.
     """
     from mmengine.fileio import LocalBackend as Original
     from mmengine.fileio import register_backend
 
     class LocalBackend(Original):
         def put(self, obj: bytes, filepath: Union[str, Path]) -> None:
-            part = Path(filepath).with_name(f'.{Path(filepath).name}.part')
-            super().put(obj, part)
-            os.replace(part, filepath)
+            with _whole(filepath) as part:
+                super().put(obj, part)
+
+        def put_text(self, obj: str, filepath: Union[str, Path], encoding: str = 'utf-8') -> None:
+            with _whole(filepath) as part:
+                super().put_text(obj, part, encoding)
 
     register_backend('local', LocalBackend, force=True, prefixes='')
     return True
+
+
+@contextmanager
+def _whole(filepath: Union[str, Path]) -> Iterator[Path]:
+    """Give a name beside a file to write under, which becomes the file's after that, or is removed after an error."""
+    target = Path(os.path.realpath(filepath))  # a link stays one
+    special = target.exists() and not target.is_file()  # such as /dev/null
+    part = target if special else target.with_name(f'.{target.name}.{uuid4().hex}.part')
+    try:
+        yield part
+        if not special:
+            os.replace(part, target)
+    except BaseException as e:
+        if not special:
+            with suppress(OSError):
+                part.unlink()
+        if isinstance(e, OSError):
+            e.filename, e.filename2 = str(filepath), None  # a full disk names no file
+        raise
 
 
 def _patch_point_assigner() -> bool:
