@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Iterator, List, NoReturn, Union
+from typing import Iterator, List, NoReturn, Optional, Union
 from unittest.mock import patch
 from uuid import uuid4
 
@@ -189,6 +189,33 @@ def _whole(filepath: Union[str, Path]) -> Iterator[Path]:
         raise
 
 
+def _patch_best_of_another_run() -> bool:
+    """MMEngine's ``CheckpointHook`` removes the best checkpoint for a better one, also where a run was resumed from
+    another folder, whose best checkpoint it is. Here a run removes none outside of its own folder.
+    """
+    from mmengine.hooks import CheckpointHook
+
+    original = CheckpointHook.before_train
+    if hasattr(original, '__wrapped__'):
+        return True
+
+    @functools.wraps(original)
+    def before_train(self, runner) -> None:
+        original(self, runner)
+
+        def own(path: Optional[str]) -> Optional[str]:
+            inside = path and os.path.realpath(os.path.dirname(path)) == os.path.realpath(self.out_dir)
+            return path if inside else None
+
+        if hasattr(self, 'best_ckpt_path'):
+            self.best_ckpt_path = own(self.best_ckpt_path)
+        elif hasattr(self, 'best_ckpt_path_dict'):
+            self.best_ckpt_path_dict = {key: own(path) for key, path in self.best_ckpt_path_dict.items()}
+
+    CheckpointHook.before_train = before_train
+    return True
+
+
 def _patch_point_assigner() -> bool:
     """MMDetection's ``PointAssigner`` of RepPoints, up to 3.3 and the fork's 3.5, indexes a tensor of the default
     device with a mask on the priors', and so fails on a GPU. Here the priors' device is the default meanwhile.
@@ -259,6 +286,7 @@ _PATCHES = {
     _patch_quantization_import: 'MMRazor imports without its quantization tables (torch >= 2.1)',
     _patch_checkpoint_loading: "torch.load(weights_only=True) reads MMEngine's checkpoints",
     _patch_checkpoint_writing: 'a killed process leaves no half-written checkpoint',
+    _patch_best_of_another_run: 'a run that is resumed in another folder removes nothing of the old one',
     _patch_point_assigner: 'RepPoints trains on a GPU (mmdet <= 3.5)',
     _patch_worker_seeds: 'epochs draw augmentations of their own without persistent workers',
     _patch_class_weight: 'labels to be ignored weigh nothing where classes have weights (mmseg <= 1.4)',

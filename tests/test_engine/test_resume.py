@@ -139,6 +139,27 @@ def test_half_written_checkpoint_is_not_picked_up(tmp_path):
         assert not (tmp_path / '.epoch_2.pth.1.part').exists()
 
 
+@pytest.mark.parametrize('best', ['mIoU', pytest.param(['mIoU', 'aAcc'], marks=pytest.mark.full)])
+@pytest.mark.parametrize('kind', ['cankd', 'student'])
+def test_a_run_in_another_folder_removes_nothing_of_the_one_it_goes_on_from(pairs, tmp_path, kind, best):
+    """Of a pair and of a plain model; a better checkpoint is found at once."""
+    config = str(pairs['segmentation'].with_name(f'segmentation_{kind}.py'))
+    options = {'train_cfg.max_epochs': 1, 'train_cfg.val_interval': 1, 'default_hooks.checkpoint.save_best': best}
+    options.update({'default_hooks.checkpoint.max_keep_ckpts': 2, 'default_hooks.checkpoint.rule': 'greater'})
+    train(config, work_dir=str(tmp_path / 'old'), cfg_options=options)
+    saved = torch.load(tmp_path / 'old/epoch_1.pth')
+    known = saved['message_hub']['runtime_info']
+    known.update({key: -1.0 for key in known if key.startswith('best_score')})
+    save_checkpoint(saved, str(tmp_path / 'old/epoch_1.pth'))
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / 'old').rglob('*')}
+    assert any(path.name.startswith('best_') for path in before)
+    options['train_cfg.max_epochs'] = 3
+    resume = str(tmp_path / 'old/epoch_1.pth')
+    runner = train(config, work_dir=str(tmp_path / 'new'), cfg_options=options, resume=resume)
+    assert runner.epoch == 3 and list((tmp_path / 'new').glob('best_mIoU_epoch_[23].pth'))
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / 'old').rglob('*')} == before
+
+
 @pytest.fixture(scope='module')
 def trained(pairs, tmp_path_factory):
     work_dir = tmp_path_factory.mktemp('trained')
