@@ -187,6 +187,18 @@ def test_a_training_is_as_far_as_its_files_say(pairs, tmp_path, way):
     assert again.iter == 4 and 'resumed' in next(iter(sorted(work_dir.glob('*/*.log'))[-1:])).read_text()
 
 
+@pytest.mark.slow
+def test_a_training_of_another_config_is_not_done(pairs, tmp_path):
+    """Of a comparison, a search, a demo."""
+    config = str(pairs['segmentation'])
+    train(config, work_dir=str(tmp_path), cfg_options={'train_cfg.max_epochs': 1})
+    job = Job(tmp_path, config, {'train_cfg.max_epochs': 1})
+    run_jobs([job])
+    for change in ({'randomness.seed': 1}, {'optim_wrapper.optimizer.lr': 0.5}):
+        with pytest.raises(SetupError, match='epoch_1.pth. is of another training: (randomness.seed|optim.*lr) was'):
+            run_jobs([job._replace(options={**job.options, **change})])
+
+
 def test_a_file_system_without_locks_keeps_nobody_from_training(tmp_path, monkeypatch):
     def acquire(*args, **kwargs):
         raise NotImplementedError

@@ -16,6 +16,7 @@ from torch import nn
 
 from cankd_mm.apis.data import check_data, check_datasets, explain_batch
 from cankd_mm.apis.preflight import PreflightHook
+from cankd_mm.config.differences import check_goes_on
 from cankd_mm.config.metric import metric_of
 from cankd_mm.config.pair import is_feature_distill
 from cankd_mm.config.read import load_config
@@ -132,6 +133,7 @@ def _read_resumable(cfg: Config, resume: Optional[str]) -> Optional[dict]:
     cfg.setdefault('randomness', ConfigDict())
     if cfg.randomness.get('seed') is None:
         cfg.randomness.seed = checkpoint.get('meta', {}).get('seed')
+    check_goes_on(checkpoint, cfg.load_from, cfg, 'model.teacher_ckpt')  # whose weights tell more than its path
     return checkpoint
 
 

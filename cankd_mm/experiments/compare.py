@@ -14,10 +14,11 @@ from mmengine.config import Config
 from mmengine.fileio import put_text
 
 from cankd_mm.apis.data import check_data
+from cankd_mm.config.differences import TRAINED, describe, differences
 from cankd_mm.config.metric import required_metric
 from cankd_mm.config.pair import is_distillation, student_config
 from cankd_mm.config.paths import default_work_dir
-from cankd_mm.config.read import load_config, read_config
+from cankd_mm.config.read import load_config, read_config, read_dumped
 from cankd_mm.config.types import from_timm, type_name
 from cankd_mm.errors import SetupError
 from cankd_mm.experiments.evaluate import evaluate
@@ -104,11 +105,11 @@ def _plan(pair: str, methods: Sequence[str], seeds: Sequence[int], root: Path, c
         cfg.merge_from_dict(checkpoints_apart(cfg, root.name, folders[name].name))
         path = Path(f'{folders[name]}.py')
         if path.exists() and folders[name].exists():
-            reread = Config.fromstring(cfg.pretty_text, '.py').to_dict()
-            if Config.fromfile(str(path)).to_dict() != reread:
+            changed = differences(read_dumped(path), cfg, {**TRAINED, 'load_from': frozenset()})
+            if changed:
                 raise SetupError(
-                    f'{str(folders[name])!r} holds trainings of another config than this comparison would run: give '
-                    'another --work-dir, or remove that folder.'
+                    f'{str(folders[name])!r} holds trainings of another config than this comparison would run '
+                    f'({describe(changed)}): give another --work-dir, or remove that folder.'
                 )
         put_text(cfg.pretty_text, str(path))
     return [

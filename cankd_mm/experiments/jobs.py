@@ -16,12 +16,15 @@ import torch
 from mmengine.config import Config
 from mmengine.fileio import dump
 
+from cankd_mm.config.differences import check_goes_on
 from cankd_mm.config.options import format_options
 from cankd_mm.config.paths import folder
 from cankd_mm.config.read import read_config
 from cankd_mm.errors import SetupError
+from cankd_mm.models.checkpoints import load_checkpoint
 from cankd_mm.work_dir import (
     USAGE,
+    find_resumable,
     holder,
     is_complete,
     last_checkpoint,
@@ -54,6 +57,13 @@ class Job(NamedTuple):
         if last_checkpoint(self.work_dir) is None:
             return False
         return is_complete(self.work_dir, read_config(self.config, self.options).train_cfg)
+
+    def check(self) -> None:
+        """Raise a SetupError where another training has left its checkpoint, from which this one would go on."""
+        checkpoint = find_resumable(self.work_dir)
+        if checkpoint is not None:
+            path, cfg = str(checkpoint), read_config(self.config, self.options)
+            check_goes_on(load_checkpoint(path, 'run'), path, cfg, 'auto_scale_lr')  # which is no entry but an argument
 
     def command(self, gpus: int = 1, *arguments: str) -> List[str]:
         """Write the training as a command line, which resumes by itself and waits for whoever trains in its folder.
@@ -138,6 +148,8 @@ def run_jobs(jobs: Sequence[Job], place: Optional[Local] = None, stream: TextIO 
         SetupError: If a training fails. The message names its log.
     """
     place, running = place or Local(), []
+    for job in jobs:
+        job.check()
     left = [job for job in jobs if not job.done]
 
     def run(job: Job) -> bool:

@@ -151,13 +151,13 @@ def test_a_run_in_another_folder_removes_nothing_of_the_one_it_goes_on_from(pair
     known = saved['message_hub']['runtime_info']
     known.update({key: -1.0 for key in known if key.startswith('best_score')})
     save_checkpoint(saved, str(tmp_path / 'old/epoch_1.pth'))
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / 'old').rglob('*')}
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / 'old').glob('*')}
     assert any(path.name.startswith('best_') for path in before)
     options['train_cfg.max_epochs'] = 3
     resume = str(tmp_path / 'old/epoch_1.pth')
     runner = train(config, work_dir=str(tmp_path / 'new'), cfg_options=options, resume=resume)
     assert runner.epoch == 3 and list((tmp_path / 'new').glob('best_mIoU_epoch_[23].pth'))
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / 'old').rglob('*')} == before
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / 'old').glob('*')} == before
 
 
 @pytest.fixture(scope='module')
@@ -209,8 +209,49 @@ def test_resume_refuses_another_teacher(trained, tmp_path):
 
 def test_resume_refuses_another_config(trained, pairs):
     _, work_dir, _ = trained
-    with pytest.raises(SetupError, match=r"epoch_2.pth' is of another training: .* there; give the config"):
+    with pytest.raises(SetupError, match="another training: model.architecture.type was 'EncoderDecoder' and is 'Ret"):
         train(str(pairs['detection']), work_dir=str(work_dir), resume='auto')
+
+
+TRAINED_OTHERWISE = {
+    'optim_wrapper.optimizer.lr': 0.5,
+    'param_scheduler.1.T_max': 7,
+    'train_dataloader.batch_size': 2,
+    'model.architecture.data_preprocessor.size': (96, 96),
+    'randomness.seed': 4,
+    'model.distiller.loss.loss_weight': 3.0,
+}
+
+
+@pytest.mark.parametrize('key', TRAINED_OTHERWISE)
+def test_resume_refuses_what_would_train_otherwise(trained, key):
+    """And says so before anything is written, also where the training would be longer."""
+    pair, work_dir, _ = trained
+    before = {path: path.stat().st_mtime_ns for path in work_dir.glob('*.p*')}
+    options = {'train_cfg.max_epochs': 5, key: TRAINED_OTHERWISE[key]}
+    with pytest.raises(SetupError, match=rf"epoch_2.pth' is of another training: .*{key} was .* and is .*; give what"):
+        train(pair, work_dir=str(work_dir), resume='auto', cfg_options=options)
+    assert {path: path.stat().st_mtime_ns for path in work_dir.glob('*.p*')} == before
+
+
+def test_resume_goes_on_by_the_same_schedule_for_longer_and_not_for_less(trained, tmp_path, monkeypatch):
+    """What only watches may change."""
+    pair, work_dir, _ = trained
+    with pytest.raises(SetupError, match='max_epochs was 2 and is 1; give what it was trained with, or another'):
+        train(pair, work_dir=str(work_dir), resume='auto', cfg_options={'train_cfg.max_epochs': 1})
+    options = {
+        'train_cfg.max_epochs': 3,
+        'train_cfg.val_begin': 9,
+        'train_dataloader.num_workers': 0,
+        'custom_hooks': [dict(type='CanBlockMonitorHook', interval=1)],
+        'default_hooks.logger.interval': 1,
+        'val_dataloader.batch_size': 1,
+    }
+    resume, said = str(work_dir / 'epoch_2.pth'), []
+    monkeypatch.setattr('cankd_mm.config.differences.print_log', lambda line, logger: said.append(line))
+    runner = train(pair, work_dir=str(tmp_path), resume=resume, cfg_options=options)
+    assert runner.epoch == 3
+    assert said == [f'{resume} was to end at train_cfg.max_epochs 2, and goes on to 3 by the schedule that it has.']
 
 
 def test_resume_refuses_a_file_without_an_optimizer(trained):
