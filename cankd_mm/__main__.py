@@ -385,4 +385,5 @@ def _complete(parser: argparse.ArgumentParser, command: Command) -> argparse.Arg
 
 
 if __name__ == '__main__':
+    __spec__ = find_spec('cankd_mm')  # a spawned worker imports the main module, but not by the name of `__main__`
     main()
