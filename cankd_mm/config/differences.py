@@ -1,5 +1,6 @@
 """What tells two trainings, or two students, apart by their configs: a run goes on only from its own kind."""
 
+import logging
 import os.path as osp
 from typing import Dict, FrozenSet, Iterator, Mapping, Optional, Tuple
 
@@ -27,7 +28,7 @@ TRAINED = {
     'custom_hooks': frozenset(),
 }
 TESTED = {
-    'model': frozenset({'train_cfg', 'init_cfg', 'pretrained'}),
+    'model': frozenset('train_cfg init_cfg pretrained teacher teacher_ckpt distiller init_from_teacher'.split()),
     'data_preprocessor': frozenset(),
     'test_dataloader': _LOADING | {'batch_size', 'sampler'},
     'test_evaluator': frozenset(),
@@ -77,6 +78,22 @@ def check_goes_on(checkpoint: dict, path: str, cfg: Config, *but: str) -> None:
         f'The checkpoint {path!r} is of another training: {describe(found)}; give what it was trained with, or '
         'another --work-dir, and there load_from with this path to start from its weights.'
     )
+
+
+def tell_changes(checkpoint: dict, cfg: Config, *but: str) -> None:
+    """Warn where a checkpoint's run would test its student otherwise than a config does, which goes first.
+
+    Args:
+        checkpoint (dict): The checkpoint.
+        cfg (Config): The config that is given with it.
+        *but (str): Keys that are not compared, as they are given on purpose.
+    """
+    before = config_of_run(checkpoint)
+    found = {} if before is None else differences(before, cfg, TESTED)
+    found = {key: values for key, values in found.items() if not key.startswith(but)}
+    if found:
+        advice = "give the run's own config, which its work folder holds, where that is not meant"
+        print_log(f'The config is not that of the run: {describe(found)}; {advice}.', 'current', logging.WARNING)
 
 
 def describe(found: _Differences, most: int = 4) -> str:
