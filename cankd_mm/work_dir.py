@@ -45,7 +45,25 @@ def last_checkpoint(work_dir: Path) -> Optional[Path]:
 
 def find_resumable(work_dir: Path) -> Optional[Path]:
     """Find the checkpoint that a training goes on from: the last one, or where that is gone the newest."""
-    return last_checkpoint(work_dir) or _newest([*work_dir.glob('epoch_*.pth'), *work_dir.glob('iter_*.pth')])
+    return last_checkpoint(work_dir) or _newest(_checkpoints(work_dir))
+
+
+def newest_whole(broken: Path) -> Optional[Path]:
+    """Find the newest checkpoint beside a broken one that can be read; or None."""
+    from cankd_mm.models.checkpoints import load_checkpoint
+
+    left = {path for path in _checkpoints(Path(broken).parent) if not path.samefile(broken)}
+    while left:
+        path = _newest(left)
+        with suppress(SetupError):
+            load_checkpoint(str(path), 'run')
+            return path
+        left.remove(path)
+    return None
+
+
+def _checkpoints(folder: Path) -> List[Path]:
+    return [*folder.glob('epoch_*.pth'), *folder.glob('iter_*.pth')]
 
 
 def _newest(paths: Iterable[Path]) -> Optional[Path]:

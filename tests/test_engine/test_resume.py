@@ -1,6 +1,7 @@
 """A training that was interrupted ends as if it had not been, and a checkpoint of another one is refused."""
 
 import os
+import shutil
 import signal
 import sys
 import time
@@ -252,6 +253,26 @@ def test_resume_goes_on_by_the_same_schedule_for_longer_and_not_for_less(trained
     runner = train(pair, work_dir=str(tmp_path), resume=resume, cfg_options=options)
     assert runner.epoch == 3
     assert said == [f'{resume} was to end at train_cfg.max_epochs 2, and goes on to 3 by the schedule that it has.']
+
+
+@pytest.mark.parametrize('content', [b'', b'half of it', None], ids=['empty', 'half', 'no weights'])
+@pytest.mark.parametrize('resume', ['auto', 'epoch_2.pth'])
+def test_a_broken_checkpoint_is_named_with_the_whole_one_beside_it(trained, tmp_path, content, resume):
+    pair, work_dir, _ = trained
+    for name in ('epoch_1.pth', 'epoch_2.pth', 'last_checkpoint'):
+        shutil.copy(work_dir / name, tmp_path)
+    last = tmp_path / 'epoch_2.pth'
+    if content is None:
+        save_checkpoint(dict(state_dict={}), str(last))
+    else:
+        last.write_bytes(content)
+    (tmp_path / 'epoch_3.pth').write_bytes(b'half of it')
+    path = resume if resume == 'auto' else str(tmp_path / resume)
+    with pytest.raises(SetupError, match=r"epoch_2.pth' .*: resume from '.*epoch_1.pth', the newest that is whole, or"):
+        train(pair, work_dir=str(tmp_path), resume=path)
+    (tmp_path / 'epoch_1.pth').unlink()
+    with pytest.raises(SetupError, match="epoch_2.pth' (cannot be read .* write it again|holds no weights)"):
+        train(pair, work_dir=str(tmp_path), resume=path)
 
 
 def test_resume_refuses_a_file_without_an_optimizer(trained):
