@@ -130,8 +130,9 @@ def claimed(work_dir: Path, wait: bool = False) -> Iterator[Callable[..., None]]
             raise SetupError(f'{busy}: wait for its end, or give another --work-dir.') from None
         print_log(f'{busy}: this training waits for its end.', logger='current')
         lock.acquire()
-    for left in work_dir.glob('.*.pth.*.part'):  # of a process that was killed while it wrote
+    for left in work_dir.glob('.*.pth.*.part') if lock.is_locked else ():  # of a process that was killed
         left.unlink()
+    before = state_of(work_dir)
     state = dict(host=socket.gethostname(), pid=os.getpid(), since=time.strftime('%Y-%m-%d %H:%M:%S'))
     if 'SLURM_JOB_ID' in os.environ:
         state['slurm'] = os.environ['SLURM_JOB_ID']
@@ -144,6 +145,8 @@ def claimed(work_dir: Path, wait: bool = False) -> Iterator[Callable[..., None]]
         note()
         yield note
     finally:
+        if before and 'max_iters' not in state:  # nothing was trained
+            dump(before, str(work_dir / _STATE))
         lock.release()
 
 

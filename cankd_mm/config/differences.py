@@ -136,11 +136,14 @@ def _compared(key: str, before: object, now: object, ignored: FrozenSet[str]) ->
 
 def _moved(key: str, before: object, now: object) -> bool:
     """Whether two paths are one file or folder, in another place or by another name."""
-    if not (isinstance(before, str) and isinstance(now, str)) or key.endswith('teacher_ckpt'):
+    if not (isinstance(before, str) and isinstance(now, str)):
         return False
     same = osp.basename(before.rstrip('/')) == osp.basename(now.rstrip('/'))
     if key.endswith('.data_root'):
         return same or not osp.exists(before)
+    if key.endswith('teacher_ckpt'):  # every training has its epoch_1.pth
+        short, long = sorted((before, now), key=len)
+        return same and ('://' in long or long.endswith(f'/{short}'))
     return same and (osp.isabs(before) or osp.isabs(now))
 
 

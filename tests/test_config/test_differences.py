@@ -16,6 +16,8 @@ SAME = {
     'data in another place': {'train_dataloader.dataset.data_root': '/elsewhere/segmentation'},
     'data that was renamed': {'train_dataloader.dataset.data_root': '/elsewhere/scenes/'},
     'a list by absolute path': {'train_dataloader.dataset.ann_file': '/elsewhere/train_small.txt'},
+    'a teacher by absolute path': {'model.teacher_ckpt': '/elsewhere/work_dirs/teacher/epoch_1.pth'},
+    'a teacher that was fetched': {'model.teacher_ckpt': 'https://elsewhere.org/epoch_1.pth'},
     'a learning rate that is not scaled': {'auto_scale_lr': dict(enable=False, base_batch_size=16)},
     'a tuple': {'model.architecture.data_preprocessor.size': [128, 128]},
     'nothing': {'randomness': {}, 'custom_hooks': []},
@@ -56,6 +58,8 @@ def changed(cfg, options):
 
 @pytest.mark.parametrize('what', SAME)
 def test_the_same_training(cfg, tmp_path, what):
+    if 'a teacher' in what:
+        cfg.model.teacher_ckpt = 'work_dirs/teacher/epoch_1.pth'
     if what == 'data that was renamed':
         cfg.train_dataloader.dataset.data_root = str(tmp_path / 'gone')
     assert differences(cfg, changed(cfg, SAME[what])) == {}
@@ -67,6 +71,12 @@ def test_another_training(cfg, key):
     inside = OTHER[key] if isinstance(OTHER[key], dict) else {}
     assert sorted(found) in ([key], sorted(f'{key}.{name}' for name in inside))
     assert [new for _, new in found.values()] in (list(inside.values()), [OTHER[key]], [[64, 64]])
+
+
+def test_another_teacher_whose_file_has_the_same_name(cfg):
+    cfg.model.teacher_ckpt = '/here/teacher/epoch_1.pth'
+    found = differences(cfg, changed(cfg, {'model.teacher_ckpt': '/here/other/epoch_1.pth'}))
+    assert [*found] == ['model.teacher_ckpt']
 
 
 def test_another_student(cfg):

@@ -17,7 +17,7 @@ from cankd_mm.apis import train
 from cankd_mm.config.read import load_config, load_model_cfg
 from cankd_mm.errors import SetupError
 from cankd_mm.models.builders import build_model
-from cankd_mm.work_dir import claimed, find_resumable
+from cankd_mm.work_dir import claimed, find_resumable, state_of
 from tests import forked
 from tests.conftest import ROOT
 
@@ -229,10 +229,11 @@ def test_resume_refuses_what_would_train_otherwise(trained, key):
     """And says so before anything is written, also where the training would be longer."""
     pair, work_dir, _ = trained
     before = {path: path.stat().st_mtime_ns for path in work_dir.glob('*.p*')}
-    options = {'train_cfg.max_epochs': 5, key: TRAINED_OTHERWISE[key]}
+    options, known = {'train_cfg.max_epochs': 5, key: TRAINED_OTHERWISE[key]}, state_of(work_dir)
+    assert known['ended'] == {'max_epochs': 2}
     with pytest.raises(SetupError, match=rf"epoch_2.pth' is of another training: .*{key} was .* and is .*; give what"):
         train(pair, work_dir=str(work_dir), resume='auto', cfg_options=options)
-    assert {path: path.stat().st_mtime_ns for path in work_dir.glob('*.p*')} == before
+    assert {path: path.stat().st_mtime_ns for path in work_dir.glob('*.p*')} == before and state_of(work_dir) == known
 
 
 def test_resume_goes_on_by_the_same_schedule_for_longer_and_not_for_less(trained, tmp_path, monkeypatch):
