@@ -144,7 +144,7 @@ def _moved(key: str, before: object, now: object) -> bool:
     if key.endswith('teacher_ckpt'):  # every training has its epoch_1.pth
         short, long = sorted((before, now), key=len)
         return same and ('://' in long or long.endswith(f'/{short}'))
-    return same and (osp.isabs(before) or osp.isabs(now))
+    return same and (key == 'model.teacher' or osp.isabs(before) or osp.isabs(now))
 
 
 def _short(value: object) -> str:

@@ -16,6 +16,7 @@ SAME = {
     'data in another place': {'train_dataloader.dataset.data_root': '/elsewhere/segmentation'},
     'data that was renamed': {'train_dataloader.dataset.data_root': '/elsewhere/scenes/'},
     'a list by absolute path': {'train_dataloader.dataset.ann_file': '/elsewhere/train_small.txt'},
+    'a config of a teacher from another folder': {'model.teacher': '../teacher.py'},
     'a teacher by absolute path': {'model.teacher_ckpt': '/elsewhere/work_dirs/teacher/epoch_1.pth'},
     'a teacher that was fetched': {'model.teacher_ckpt': 'https://elsewhere.org/epoch_1.pth'},
     'a learning rate that is not scaled': {'auto_scale_lr': dict(enable=False, base_batch_size=16)},
@@ -59,6 +60,7 @@ def changed(cfg, options):
 @pytest.mark.parametrize('what', SAME)
 def test_the_same_training(cfg, tmp_path, what):
     if 'a teacher' in what:
+        cfg.model.teacher = 'configs/teacher.py' if 'config' in what else cfg.model.teacher
         cfg.model.teacher_ckpt = 'work_dirs/teacher/epoch_1.pth'
     if what == 'data that was renamed':
         cfg.train_dataloader.dataset.data_root = str(tmp_path / 'gone')
