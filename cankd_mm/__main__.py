@@ -206,11 +206,9 @@ def pair(teacher, student, out, check, **options) -> None:
 )
 def compare(pair, methods, seeds, work_dir, no_train, cfg_options, **place) -> None:
     """Train a pair alone, with CanKD and with other methods over several seeds, and write one table."""
-    from mmengine.fileio import load
+    from cankd_mm.experiments.report import read_results, tables, write_report
 
-    from cankd_mm.experiments.report import tables, write_report
-
-    stored = load(pair) if pair.endswith('.json') and Path(pair).is_file() else {}
+    stored = read_results(Path(pair)) if pair.endswith('.json') and Path(pair).is_file() else {}
     if 'runs' in stored:
         _say(write_report(stored, Path(pair).parent, Path(pair).stem))
         return
@@ -389,4 +387,5 @@ def _complete(parser: argparse.ArgumentParser, command: Command) -> argparse.Arg
 
 
 if __name__ == '__main__':
+    __spec__ = find_spec('cankd_mm')  # a spawned worker imports the main module, but not by the name of `__main__`
     main()

@@ -1,5 +1,6 @@
 """Mistakes that a user can correct, and what the command line says of them."""
 
+import errno
 import logging
 import os
 import re
@@ -61,6 +62,8 @@ def explain(error: Exception) -> Optional[str]:
         if frames and frames[-1].f_globals.get('__name__') == 'subprocess':
             return f'The program {name!r} is not found: install it, or add its folder to PATH.'
         return text if name is None else f'{name!r} does not exist: correct the path, or put it there.'
+    if isinstance(error, OSError) and error.errno in _NO_PLACE:
+        return _NO_PLACE[error.errno].format(repr(str(error.filename)) if error.filename else 'a file')
     trace = ''.join(traceback.format_exception(type(error), error, error.__traceback__))
     owners = [type(frame.f_locals['self']).__name__ for frame in frames if 'self' in frame.f_locals]
     for kind, pattern, place, sentence in _KNOWN:
@@ -85,6 +88,15 @@ def _refused(frames: List[FrameType], flags: int) -> bool:
         frames = frames[:-1]
     return bool(frames) and frames[-1].f_globals.get('__name__', '').startswith(_MAKERS)
 
+
+# What a disk refuses.
+_FULL = 'The disk has no space left for {}: free some, and give the same command again (cankd train with --resume).'
+_NO_PLACE = {
+    errno.ENOSPC: _FULL,
+    errno.EDQUOT: _FULL,
+    errno.EACCES: 'There is no permission for {}: change that of the file or its folder, or name another place.',
+    errno.EROFS: '{} is on a read-only file system: make that writable, or name another place.',
+}
 
 # Where MMEngine and mmcv make objects of the entries of a config.
 _MAKERS = ('mmengine.registry.', 'mmengine.runner.', 'mmengine.utils.manager', 'mmcv.cnn.bricks.')

@@ -45,7 +45,25 @@ def last_checkpoint(work_dir: Path) -> Optional[Path]:
 
 def find_resumable(work_dir: Path) -> Optional[Path]:
     """Find the checkpoint that a training goes on from: the last one, or where that is gone the newest."""
-    return last_checkpoint(work_dir) or _newest([*work_dir.glob('epoch_*.pth'), *work_dir.glob('iter_*.pth')])
+    return last_checkpoint(work_dir) or _newest(_checkpoints(work_dir))
+
+
+def newest_whole(broken: Path) -> Optional[Path]:
+    """Find the newest checkpoint beside a broken one that can be read; or None."""
+    from cankd_mm.models.checkpoints import load_checkpoint
+
+    left = {path for path in _checkpoints(Path(broken).parent) if not path.samefile(broken)}
+    while left:
+        path = _newest(left)
+        with suppress(SetupError):
+            load_checkpoint(str(path), 'run')
+            return path
+        left.remove(path)
+    return None
+
+
+def _checkpoints(folder: Path) -> List[Path]:
+    return [*folder.glob('epoch_*.pth'), *folder.glob('iter_*.pth')]
 
 
 def _newest(paths: Iterable[Path]) -> Optional[Path]:
@@ -70,16 +88,21 @@ def is_complete(work_dir: Path, train_cfg: dict) -> bool:
         return False
 
 
+def read_facts(path: Path) -> dict:
+    """Read a JSON file of a work folder, which is nothing where it is not there, or no whole one."""
+    try:
+        return dict(load(str(path)))
+    except (OSError, TypeError, ValueError):
+        return {}
+
+
 def state_of(work_dir: Path) -> dict:
     """Read what the training in a work folder has noted of itself, where it has.
 
     These are ``host``, ``pid``, ``since`` and ``slurm``, ``max_iters`` and ``metric``, the arguments of the
     :class:`Metric` that rates it, and at the end ``ended``, ``epoch``, ``iter``.
     """
-    try:
-        return load(str(work_dir / _STATE))
-    except (OSError, ValueError):
-        return {}
+    return read_facts(work_dir / _STATE)
 
 
 def length_of(train_cfg: dict) -> Dict[str, Optional[int]]:
@@ -107,6 +130,9 @@ def claimed(work_dir: Path, wait: bool = False) -> Iterator[Callable[..., None]]
             raise SetupError(f'{busy}: wait for its end, or give another --work-dir.') from None
         print_log(f'{busy}: this training waits for its end.', logger='current')
         lock.acquire()
+    for left in work_dir.glob('.*.pth.*.part') if lock.is_locked else ():  # of a process that was killed
+        left.unlink()
+    before = state_of(work_dir)
     state = dict(host=socket.gethostname(), pid=os.getpid(), since=time.strftime('%Y-%m-%d %H:%M:%S'))
     if 'SLURM_JOB_ID' in os.environ:
         state['slurm'] = os.environ['SLURM_JOB_ID']
@@ -119,6 +145,8 @@ def claimed(work_dir: Path, wait: bool = False) -> Iterator[Callable[..., None]]
         note()
         yield note
     finally:
+        if before and 'max_iters' not in state:  # nothing was trained
+            dump(before, str(work_dir / _STATE))
         lock.release()
 
 

@@ -1,6 +1,8 @@
 """What the command line says of errors that are the user's, and of those that are not."""
 
+import errno
 import subprocess
+from pathlib import Path
 from urllib.error import HTTPError, URLError
 
 import pytest
@@ -50,6 +52,11 @@ class WantsAPackage:
     [
         (SetupError('The path is wrong.'), '^error: The path is wrong.$'),
         (FileNotFoundError(2, 'No such file or directory', 'a.py'), "'a.py' does not exist: correct the path"),
+        (OSError(errno.ENOSPC, 'No space left', 'w/a.pth'), "no space left for 'w/a.pth': free .* again .cankd train"),
+        (OSError(errno.ENOSPC, 'No space left'), 'The disk has no space left for a file: free some'),
+        (OSError(errno.EDQUOT, 'Quota exceeded', 'a'), "The disk has no space left for 'a'"),
+        (OSError(errno.EROFS, 'Read-only', Path('w')), "'w' is on a read-only file system: .* name another place.$"),
+        (PermissionError(errno.EACCES, 'Denied', 'w'), "no permission for 'w': change that of the file or its folder"),
         (
             SetupError('Caught SetupError in DataLoader worker process 0.\nTraceback:\nSetupError: The image is gone.'),
             '^error: The image is gone.$',

@@ -16,6 +16,7 @@ from cankd_mm.apis import train
 from cankd_mm.config.read import load_config
 from cankd_mm.errors import SetupError
 from cankd_mm.experiments.jobs import Job, Local, run_jobs
+from cankd_mm.experiments.tune import _train
 from cankd_mm.work_dir import claimed, holder, is_complete, last_checkpoint, state_of
 from tests.conftest import ROOT
 
@@ -185,6 +186,22 @@ def test_a_training_is_as_far_as_its_files_say(pairs, tmp_path, way):
     assert last_checkpoint(work_dir).samefile(named)
     again = train(str(config), work_dir=str(work_dir), resume='auto')
     assert again.iter == 4 and 'resumed' in next(iter(sorted(work_dir.glob('*/*.log'))[-1:])).read_text()
+
+
+@pytest.mark.slow
+def test_a_training_of_another_config_is_not_done(pairs, tmp_path):
+    """Of a comparison, a search, a demo."""
+    config = str(pairs['segmentation'])
+    train(config, work_dir=str(tmp_path), cfg_options={'train_cfg.max_epochs': 1})
+    job = Job(tmp_path, config, {'train_cfg.max_epochs': 1})
+    run_jobs([job])
+    for change in ({'randomness.seed': 1}, {'optim_wrapper.optimizer.lr': 0.5}):
+        other = job._replace(options={**job.options, **change})
+        words = f'epoch_1.pth. is of another training: {next(iter(change))} was'
+        with pytest.raises(SetupError, match=words):
+            run_jobs([other])
+        with pytest.raises(SetupError, match=words):
+            _train(None, other, None, None)  # of a search
 
 
 def test_a_file_system_without_locks_keeps_nobody_from_training(tmp_path, monkeypatch):

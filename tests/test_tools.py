@@ -84,6 +84,36 @@ def test_train_test_and_export(here, pairs, tmp_path):
     assert (tmp_path / 'results.json').read_text().startswith('a comparison')
 
 
+CONTEXT, METHOD = 'train_dataloader.multiprocessing_context', 'env_cfg.mp_cfg.mp_start_method'
+
+
+@pytest.mark.parametrize(
+    'program, option',
+    [
+        ('-m', f'{CONTEXT}=spawn'),
+        ('cankd', f'{METHOD}=spawn'),
+        pytest.param('-m', f'{METHOD}=forkserver', marks=pytest.mark.full),
+        pytest.param('cankd', f'{CONTEXT}=forkserver', marks=pytest.mark.full),
+    ],
+)
+def test_workers_of_a_data_loader_that_start_anew(pairs, tmp_path, program, option):
+    """They register what the command has, also where its operators are of this package."""
+    script = tmp_path / 'cankd'  # as pip writes it
+    script.write_text("from cankd_mm.__main__ import main\nif __name__ == '__main__':\n    main()\n")
+    words = ['-m', 'cankd_mm'] if program == '-m' else [script]
+    small = ['train_dataloader.num_workers=1', 'train_cfg.max_epochs=1', 'train_cfg.val_begin=9']
+    done = subprocess.run(
+        [sys.executable, '-W', 'ignore', *words, 'train', pairs['detection'], '--work-dir', tmp_path / 'run']
+        + ['--cfg-options', *small, option],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=dict(os.environ, PYTHONPATH=os.pathsep.join([str(ROOT), os.environ['PYTHONPATH']])),
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert torch.load(tmp_path / 'run' / 'epoch_1.pth')['meta']['iter'] == 2
+
+
 def test_two_processes(pairs, tmp_path):
     """Distributed training without unused parameters, on the processor with gloo."""
     with socket.socket() as free:

@@ -4,6 +4,7 @@ from typing import Optional, Tuple
 from mmengine.registry import init_default_scope
 from mmengine.runner import save_checkpoint
 
+from cankd_mm.config.differences import tell_changes
 from cankd_mm.config.pair import student_config
 from cankd_mm.config.read import load_config
 from cankd_mm.models.builders import build_model
@@ -29,11 +30,13 @@ def export_student(
     Raises:
         SetupError: If the checkpoint does not hold the student of this config.
     """
-    cfg = student_config(load_config(config, cfg_options))
+    cfg = load_config(config, cfg_options)
+    source = load_checkpoint(checkpoint, 'student')
+    tell_changes(source, cfg, *(cfg_options or {}))
+    cfg = student_config(cfg)
     for key in ('work_dir', 'launcher'):
         cfg.pop(key, None)
     cfg.load_from, cfg.resume = None, False
-    source = load_checkpoint(checkpoint, 'student')
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     student = build_model(cfg.model, 'student', cfg.get('data_preprocessor'))
     load_weights(student, student_state_dict(source['state_dict']), checkpoint, 'student')

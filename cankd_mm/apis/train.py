@@ -16,6 +16,7 @@ from torch import nn
 
 from cankd_mm.apis.data import check_data, check_datasets, explain_batch
 from cankd_mm.apis.preflight import PreflightHook
+from cankd_mm.config.differences import check_goes_on
 from cankd_mm.config.metric import metric_of
 from cankd_mm.config.pair import is_feature_distill
 from cankd_mm.config.read import load_config
@@ -24,7 +25,7 @@ from cankd_mm.errors import SetupError
 from cankd_mm.models import FeatureDistill
 from cankd_mm.models.checkpoints import beside, load_checkpoint, prefixes_of
 from cankd_mm.models.utils import unwrap
-from cankd_mm.work_dir import claimed, find_resumable, length_of
+from cankd_mm.work_dir import claimed, find_resumable, length_of, newest_whole
 
 
 def train(
@@ -131,10 +132,18 @@ def _read_resumable(cfg: Config, resume: Optional[str]) -> Optional[dict]:
         cfg.resume = False
         return None
     cfg.resume, cfg.load_from = True, str(path)
-    checkpoint = load_checkpoint(cfg.load_from, 'run')
+    try:
+        checkpoint = load_checkpoint(cfg.load_from, 'run')
+    except SetupError as e:
+        whole = newest_whole(path)
+        if whole is None:
+            raise
+        problem = str(e).rpartition(': ')[0]
+        raise SetupError(f'{problem}: resume from {str(whole)!r}, the newest that is whole, or take it away.') from e
     cfg.setdefault('randomness', ConfigDict())
     if cfg.randomness.get('seed') is None:
         cfg.randomness.seed = checkpoint.get('meta', {}).get('seed')
+    check_goes_on(checkpoint, cfg.load_from, cfg, 'model.teacher_ckpt')  # whose weights tell more than its path
     return checkpoint
 
 

@@ -87,15 +87,26 @@ def read_dumped(path: Path) -> Config:
     if path.suffix != '.py':
         return Config(load(str(path)))
     try:
-        tree = _Literals().visit(ast.parse(path.read_text(encoding='utf-8')))
-        return Config({entry.targets[0].id: ast.literal_eval(entry.value) for entry in tree.body})
-    except (AttributeError, SyntaxError, ValueError) as e:
+        return parse_dumped(path.read_text(encoding='utf-8'))
+    except ValueError as e:
         problem = f'is not as MMEngine keeps that of a run ({reason_of(e)})'
         raise SetupError(f'The config {str(path)!r} {problem}: put there what was trained.') from e
 
 
+def parse_dumped(text: str) -> Config:
+    """Read the text of a config that holds nothing but literals; a ValueError says that it holds more."""
+    try:
+        tree = _Literals().visit(ast.parse(text))
+        return Config({entry.targets[0].id: ast.literal_eval(entry.value) for entry in tree.body})
+    except (AttributeError, SyntaxError) as e:
+        raise ValueError(reason_of(e)) from e
+
+
 class _Literals(ast.NodeTransformer):
-    """Writes ``dict(key=value)``, and ``dict({'key': value})``, as ``{'key': value}``."""
+    """Writes ``dict(key=value)``, and ``dict({'key': value})``, as ``{'key': value}``, and ``inf`` as a number."""
+
+    def visit_Name(self, node: ast.Name) -> ast.AST:
+        return ast.Constant(float(node.id)) if node.id == 'inf' else node
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
         self.generic_visit(node)

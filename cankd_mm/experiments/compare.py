@@ -11,18 +11,19 @@ from pathlib import Path
 from typing import Dict, List, Optional, Sequence, TextIO
 
 from mmengine.config import Config
-from mmengine.fileio import load, put
+from mmengine.fileio import put_text
 
 from cankd_mm.apis.data import check_data
+from cankd_mm.config.differences import TRAINED, describe, differences
 from cankd_mm.config.metric import required_metric
 from cankd_mm.config.pair import is_distillation, student_config, trains_without_labels
 from cankd_mm.config.paths import default_work_dir
-from cankd_mm.config.read import load_config, read_config
+from cankd_mm.config.read import load_config, read_config, read_dumped
 from cankd_mm.config.types import from_timm, type_name
 from cankd_mm.errors import SetupError
 from cankd_mm.experiments.evaluate import evaluate
 from cankd_mm.experiments.jobs import Job, Local, checkpoints_apart, run_jobs, say
-from cankd_mm.experiments.report import ALONE, write_report
+from cankd_mm.experiments.report import ALONE, read_results, write_report
 from cankd_mm.models.checkpoints import check_checkpoint
 from cankd_mm.work_dir import claimed
 
@@ -105,13 +106,13 @@ def _plan(pair: str, methods: Sequence[str], seeds: Sequence[int], root: Path, c
         cfg.merge_from_dict(checkpoints_apart(cfg, root.name, folders[name].name))
         path = Path(f'{folders[name]}.py')
         if path.exists() and folders[name].exists():
-            reread = Config.fromstring(cfg.pretty_text, '.py').to_dict()
-            if Config.fromfile(str(path)).to_dict() != reread:
+            changed = differences(read_dumped(path), cfg, {**TRAINED, 'load_from': frozenset()})
+            if changed:
                 raise SetupError(
-                    f'{str(folders[name])!r} holds trainings of another config than this comparison would run: give '
-                    'another --work-dir, or remove that folder.'
+                    f'{str(folders[name])!r} holds trainings of another config than this comparison would run '
+                    f'({describe(changed)}): give another --work-dir, or remove that folder.'
                 )
-        cfg.dump(str(path))
+        put_text(cfg.pretty_text, str(path))
     return [
         Job(folder / f'seed{seed}', f'{folder}.py', {'randomness.seed': seed}, method=name)
         for seed in seeds
@@ -150,7 +151,7 @@ def run_experiment(
         SetupError: If a training fails, or ``results.json`` has figures of other configs.
     """
     path = root / 'results.json'
-    earlier = load(str(path)) if path.exists() else dict(methods={}, runs=[])
+    earlier = read_results(path) if path.exists() else dict(methods={}, runs=[])
     digests: Dict[str, str] = {}
     for job in jobs:
         digests[job.method] = digests.get(job.method) or _digest(job)
@@ -178,7 +179,7 @@ def run_experiment(
     root.mkdir(parents=True, exist_ok=True)
     head, lines = json.dumps({**results, 'runs': []}, indent=2), ',\n    '.join(map(json.dumps, runs))
     text = head.replace('"runs": []', f'"runs": [\n    {lines}\n  ]') + '\n'  # a line for each training
-    put(text.encode(), str(path))  # whole or not at all, as stack/patch.py has it
+    put_text(text, str(path))  # whole or not at all, as stack/patch.py has it
     write_report(results, root)
     return results
 

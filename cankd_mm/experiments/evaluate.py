@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from mmengine.fileio import dump, load
+from mmengine.fileio import dump
 
 from cankd_mm.apis import export_student, test
 from cankd_mm.config.metric import metric_of
@@ -12,7 +12,7 @@ from cankd_mm.errors import SetupError
 from cankd_mm.experiments.logged import RESULT, config_of, describe, numbers
 from cankd_mm.models.builders import build_model
 from cankd_mm.stack.machine import describe_machine
-from cankd_mm.work_dir import last_checkpoint
+from cankd_mm.work_dir import last_checkpoint, read_facts
 
 
 def evaluate(work_dir: Path) -> dict:
@@ -33,8 +33,9 @@ def evaluate(work_dir: Path) -> dict:
     path, config, checkpoint = work_dir / RESULT, config_of(work_dir), last_checkpoint(work_dir)
     if config is None or checkpoint is None:
         raise SetupError(f'There is no checkpoint of a training in {str(work_dir)!r}: train it first.')
-    if path.exists() and path.stat().st_mtime >= checkpoint.stat().st_mtime:
-        return load(str(path))
+    known = read_facts(path)
+    if known and path.stat().st_mtime >= checkpoint.stat().st_mtime:
+        return known
     run, student = describe(work_dir), (str(config), str(checkpoint))
     if is_distillation(load_config(student[0])):
         student = export_student(*student, str(work_dir / 'student'))

@@ -14,13 +14,25 @@ from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Sequenc
 import psutil
 import torch
 from mmengine.config import Config
-from mmengine.fileio import dump, load
+from mmengine.fileio import dump
 
+from cankd_mm.config.differences import check_goes_on
 from cankd_mm.config.options import format_options
 from cankd_mm.config.paths import folder
 from cankd_mm.config.read import read_config
 from cankd_mm.errors import SetupError
-from cankd_mm.work_dir import USAGE, holder, is_complete, last_checkpoint, read_scalars, seconds_per_step, state_of
+from cankd_mm.models.checkpoints import load_checkpoint
+from cankd_mm.work_dir import (
+    USAGE,
+    find_resumable,
+    holder,
+    is_complete,
+    last_checkpoint,
+    read_facts,
+    read_scalars,
+    seconds_per_step,
+    state_of,
+)
 
 say = partial(print, flush=True)  # progress is seen at once, in a pipe as well
 SECONDS = 1.0  # between two looks at a training
@@ -45,6 +57,13 @@ class Job(NamedTuple):
         if last_checkpoint(self.work_dir) is None:
             return False
         return is_complete(self.work_dir, read_config(self.config, self.options).train_cfg)
+
+    def check(self) -> None:
+        """Raise a SetupError where another training has left its checkpoint, from which this one would go on."""
+        checkpoint = find_resumable(self.work_dir)
+        if checkpoint is not None:
+            path, cfg = str(checkpoint), read_config(self.config, self.options)
+            check_goes_on(load_checkpoint(path, 'run'), path, cfg, 'auto_scale_lr')  # which is no entry but an argument
 
     def command(self, gpus: int = 1, *arguments: str) -> List[str]:
         """Write the training as a command line, which resumes by itself and waits for whoever trains in its folder.
@@ -129,6 +148,8 @@ def run_jobs(jobs: Sequence[Job], place: Optional[Local] = None, stream: TextIO 
         SetupError: If a training fails. The message names its log.
     """
     place, running = place or Local(), []
+    for job in jobs:
+        job.check()
     left = [job for job in jobs if not job.done]
 
     def run(job: Job) -> bool:
@@ -177,7 +198,7 @@ def _note_memory(job: Job, process: subprocess.Popen) -> None:
     except psutil.Error:  # ended meanwhile
         return
     usage = job.work_dir / USAGE
-    before = load(str(usage))['peak_mb'] if usage.exists() else 0
+    before = read_facts(usage).get('peak_mb', 0)
     if megabytes > before + 1:
         dump(dict(peak_mb=round(megabytes, 1)), str(usage))
 

@@ -7,14 +7,13 @@ from statistics import median
 from typing import Dict, List, Optional
 
 from mmengine.config import Config
-from mmengine.fileio import load
 
 import cankd_mm
 from cankd_mm.config.metric import Metric, metric_of
 from cankd_mm.config.pair import is_distillation
 from cankd_mm.config.read import read_dumped
 from cankd_mm.config.types import type_name
-from cankd_mm.work_dir import USAGE, read_scalars, seconds_per_step, state_of
+from cankd_mm.work_dir import USAGE, read_facts, read_scalars, seconds_per_step, state_of
 
 RESULT = 'result.json'  # of an evaluation, in the work folder
 
@@ -39,8 +38,8 @@ def describe(work_dir: Path) -> Optional[dict]:
     distill = [value for key, value in last.items() if key.startswith('distill.loss')]
     loss = cfg.model.distiller.get('loss') if is_distillation(cfg) else None
     # Of the GPU where there was one, otherwise of the whole process, as its launcher noted.
-    of_gpu, usage = [entry['memory'] for entry in scalars if 'memory' in entry], work_dir / USAGE
-    peak_mb = float(max(of_gpu)) if of_gpu else load(str(usage))['peak_mb'] if usage.exists() else None
+    of_gpu = [entry['memory'] for entry in scalars if 'memory' in entry]
+    peak_mb = float(max(of_gpu)) if of_gpu else read_facts(work_dir / USAGE).get('peak_mb')
     metric, metrics, measured = None, {}, 'not yet'
     if validations:
         metric, metrics = _metric_of(cfg, state), numbers(validations[-1])

@@ -6,6 +6,9 @@ from typing import Dict
 
 import numpy as np
 import pandas as pd
+from mmengine.fileio import load
+
+from cankd_mm.errors import SetupError, reason_of
 
 ALONE = 'student alone'
 
@@ -146,6 +149,17 @@ def _draw_results(results: dict, path: Path) -> None:
 def tables(results: dict) -> str:
     """Lay out an experiment by :func:`results_table` and, where it has Can blocks, by :func:`blocks_table`."""
     return '\n\n'.join(filter(None, [results_table(results), blocks_table(results)]))
+
+
+def read_results(path: Path) -> dict:
+    """Read a JSON file; a SetupError says where half of it is gone, as after a kill in older versions."""
+    try:
+        return load(str(path))
+    except ValueError as e:
+        problem = f'is no whole JSON file ({reason_of(e)})'
+        raise SetupError(
+            f'{str(path)!r} {problem}: put a whole one there, or take it away and have the comparison write it anew.'
+        ) from e
 
 
 def write_report(results: dict, folder: Path, stem: str = 'results') -> str:

@@ -67,6 +67,7 @@ def reproduce(
         raise SetupError('\n  '.join([f'{row.name} cannot run yet:', *lacking]))
     gpus = torch.cuda.device_count() if gpus is None else gpus
     job = Job(Path(cfg.work_dir), str(row.config), options)
+    job.check()
     if not job.done:
         environment = {**os.environ, **({} if gpus else {'CUDA_VISIBLE_DEVICES': ''})}
         process = subprocess.Popen(job.command(gpus, '--auto-scale-lr'), env=environment)

@@ -128,6 +128,7 @@ def _train(trial: Trial, job: Job, metric: Metric, place: Local) -> Tuple[TrialS
         poor = bool(new) and trial.should_prune()
         return poor
 
+    job.check()
     done = job.done or place.run(job, ends)  # done if an earlier call ended between its end and here
     if place.stopped and not done:
         return TrialState.RUNNING, values

@@ -61,7 +61,7 @@ def _read(path: str, whose: str) -> object:
     check_checkpoint(path, whose)
     try:
         return CheckpointLoader.load_checkpoint(path, map_location='cpu', logger='silent')
-    except (RuntimeError, UnpicklingError, EOFError, OSError) as e:
+    except (RuntimeError, UnpicklingError, EOFError, OSError, LookupError, ValueError, TypeError) as e:
         if 'weights_only' in str(e) or 'which no checkpoint needs' in str(e):
             problem = 'holds more than weights and training state, and is not read, since that could run code'
             advice = 'save its state_dict alone where you trust it'

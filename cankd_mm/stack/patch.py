@@ -6,12 +6,13 @@ import importlib.util
 import os
 import sys
 import types
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from importlib import metadata
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import List, NoReturn, Union
+from typing import Iterator, List, NoReturn, Optional, Union
 from unittest.mock import patch
+from uuid import uuid4
 
 from packaging.version import parse
 
@@ -150,19 +151,68 @@ def _get_history_buffer_method(owner: object, name: str) -> object:
 
 
 def _patch_checkpoint_writing() -> bool:
-    """MMEngine writes a checkpoint to its final name, and a killed process leaves half of it behind. Here every file
-    gets its name when it is complete.
+    """MMEngine writes a file under its final name, and a killed process leaves half of it behind. Here every file that
+    goes through its backend, as checkpoints and ``mmengine.fileio.dump`` do, gets its name when it is complete.
     """
     from mmengine.fileio import LocalBackend as Original
     from mmengine.fileio import register_backend
 
     class LocalBackend(Original):
         def put(self, obj: bytes, filepath: Union[str, Path]) -> None:
-            part = Path(filepath).with_name(f'.{Path(filepath).name}.part')
-            super().put(obj, part)
-            os.replace(part, filepath)
+            with _whole(filepath) as part:
+                super().put(obj, part)
+
+        def put_text(self, obj: str, filepath: Union[str, Path], encoding: str = 'utf-8') -> None:
+            with _whole(filepath) as part:
+                super().put_text(obj, part, encoding)
 
     register_backend('local', LocalBackend, force=True, prefixes='')
+    return True
+
+
+@contextmanager
+def _whole(filepath: Union[str, Path]) -> Iterator[Path]:
+    """Give a name beside a file to write under, which becomes the file's after that, or is removed after an error."""
+    target = Path(os.path.realpath(filepath))  # a link stays one
+    special = target.exists() and not target.is_file()  # such as /dev/null
+    part = target if special else target.with_name(f'.{target.name}.{uuid4().hex}.part')
+    try:
+        yield part
+        if not special:
+            os.replace(part, target)
+    except BaseException as e:
+        if not special:
+            with suppress(OSError):
+                part.unlink()
+        if isinstance(e, OSError):
+            e.filename, e.filename2 = str(filepath), None  # a full disk names no file
+        raise
+
+
+def _patch_best_of_another_run() -> bool:
+    """MMEngine's ``CheckpointHook`` removes the best checkpoint for a better one, also where a run was resumed from
+    another folder, whose best checkpoint it is. Here a run removes none outside of its own folder.
+    """
+    from mmengine.hooks import CheckpointHook
+
+    original = CheckpointHook.before_train
+    if hasattr(original, '__wrapped__'):
+        return True
+
+    @functools.wraps(original)
+    def before_train(self, runner) -> None:
+        original(self, runner)
+
+        def own(path: Optional[str]) -> Optional[str]:
+            inside = path and os.path.realpath(os.path.dirname(path)) == os.path.realpath(self.out_dir)
+            return path if inside else None
+
+        if hasattr(self, 'best_ckpt_path'):
+            self.best_ckpt_path = own(self.best_ckpt_path)
+        elif hasattr(self, 'best_ckpt_path_dict'):
+            self.best_ckpt_path_dict = {key: own(path) for key, path in self.best_ckpt_path_dict.items()}
+
+    CheckpointHook.before_train = before_train
     return True
 
 
@@ -254,6 +304,7 @@ _PATCHES = {
     _patch_quantization_import: 'MMRazor imports without its quantization tables (torch >= 2.1)',
     _patch_checkpoint_loading: "torch.load(weights_only=True) reads MMEngine's checkpoints",
     _patch_checkpoint_writing: 'a killed process leaves no half-written checkpoint',
+    _patch_best_of_another_run: 'a run that is resumed in another folder removes nothing of the old one',
     _patch_point_assigner: 'RepPoints trains on a GPU (mmdet <= 3.5)',
     _patch_worker_seeds: 'epochs draw augmentations of their own without persistent workers',
     _patch_parameter_count: "of a pair the student's parameters are counted",

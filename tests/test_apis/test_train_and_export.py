@@ -195,6 +195,25 @@ def test_weights_under_a_prefix_are_evaluated_and_exported(run, tmp_path, prefix
     assert evaluate(str(config), checkpoint, work_dir=str(tmp_path / 'plain')) == student
 
 
+def test_export_names_what_is_not_as_in_the_run(run, tmp_path, monkeypatch):
+    """Unless it is given on the command line."""
+    _, pair, work_dir, _ = run
+    key, checkpoint, said = 'test_dataloader.dataset.pipeline.0.color_type', str(work_dir / 'epoch_2.pth'), []
+    monkeypatch.setattr('cankd_mm.config.differences.print_log', lambda line, *args: said.append(line))
+    export_student(str(pair), checkpoint, str(tmp_path / 'same'), {'train_dataloader.batch_size': 2})
+    other = pair.with_name('grey.py')
+    other.write_text(
+        f"_base_ = '{pair.name}'\n"
+        'pipeline = [*_base_.test_dataloader.dataset.pipeline]\n'
+        "pipeline[0] = dict(type='LoadImageFromFile', color_type='grayscale')\n"
+        'test_dataloader = dict(dataset=dict(pipeline=pipeline))\n'
+    )
+    export_student(str(other), checkpoint, str(tmp_path / 'meant'), {key: 'unchanged'})
+    assert said == []
+    export_student(str(other), checkpoint, str(tmp_path / 'other'))
+    assert len(said) == 1 and f"not that of the run: {key} was None and is 'grayscale'; give the run's own" in said[0]
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason='there is an accelerator')
 def test_amp_without_an_accelerator(pairs, tmp_path):
     with pytest.raises(SetupError, match='--amp needs an accelerator'):

@@ -119,6 +119,14 @@ def test_configs_are_written_without_a_training(pairs, tmp_path):
     assert load_config(str(tmp_path / 'pkd.py')).model.distiller.loss.type == 'PKDLoss'
 
 
+def test_half_of_its_figures_is_named(pairs, tmp_path):
+    arguments = dict(methods=[], work_dir=str(tmp_path), train=False)
+    compare(str(pairs['detection']), **arguments)
+    (tmp_path / 'results.json').write_text('{"command": "ca')
+    with pytest.raises(SetupError, match="results.json' is no whole JSON file .Unterminated .*: put a whole one there"):
+        compare(str(pairs['detection']), **arguments)
+
+
 @pytest.mark.parametrize(
     'change, words',
     [

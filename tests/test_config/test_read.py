@@ -52,7 +52,7 @@ CONFIGS = sorted((ROOT / 'configs').glob('*/cankd*.py'))
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
 def test_what_a_run_keeps_of_its_config_is_read_without_running_it(path, tmp_path):
     cfg = read_config(str(path))
-    cfg.odd = [{'a key': dict(b=(1,), c=-1e-5)}, {1: None}, dict(inner={'no-name': dict(d="it's")})]
+    cfg.odd = [{'a key': dict(b=(1,), c=-1e-5)}, {1: None}, dict(inner={'no-name': dict(d="it's")}), [-float('inf')]]
     cfg.dump(str(tmp_path / 'dumped.py'))
     assert read_dumped(tmp_path / 'dumped.py').to_dict() == cfg.to_dict()
 

@@ -1,6 +1,7 @@
 """A training that was interrupted ends as if it had not been, and a checkpoint of another one is refused."""
 
 import os
+import shutil
 import signal
 import sys
 import time
@@ -16,7 +17,7 @@ from cankd_mm.apis import train
 from cankd_mm.config.read import load_config, load_model_cfg
 from cankd_mm.errors import SetupError
 from cankd_mm.models.builders import build_model
-from cankd_mm.work_dir import find_resumable
+from cankd_mm.work_dir import claimed, find_resumable, state_of
 from tests import forked
 from tests.conftest import ROOT
 
@@ -119,7 +120,7 @@ def test_killed_training_resumes(pair, tmp_path):
     with open(tmp_path / 'out.txt', 'w') as out:
         process = forked.Popen(command, out, cwd=ROOT)
         deadline = time.time() + 120
-        while not any(tmp_path.glob('.epoch_1.pth.part')) and not (tmp_path / 'epoch_1.pth').exists():
+        while not any(tmp_path.glob('.epoch_1.pth.*.part')) and not (tmp_path / 'epoch_1.pth').exists():
             assert process.poll() is None and time.time() < deadline, (tmp_path / 'out.txt').read_text()[-2000:]
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
@@ -129,28 +130,35 @@ def test_killed_training_resumes(pair, tmp_path):
 
 
 def test_half_written_checkpoint_is_not_picked_up(tmp_path):
-    (tmp_path / '.epoch_2.pth.part').write_bytes(b'half')
+    (tmp_path / '.epoch_2.pth.1.part').write_bytes(b'half')
     assert find_resumable(tmp_path) is None
     save_checkpoint(dict(state_dict={}), str(tmp_path / 'epoch_1.pth'))
     assert find_resumable(tmp_path) == tmp_path / 'epoch_1.pth'
     (tmp_path / 'last_checkpoint').write_text('')  # killed while MMEngine writes the note
     assert find_resumable(tmp_path) == tmp_path / 'epoch_1.pth'
+    with claimed(tmp_path):  # by the next training, which has its place on the disk again
+        assert not (tmp_path / '.epoch_2.pth.1.part').exists()
 
 
-def test_checkpoint_gets_its_name_when_it_is_complete(tmp_path, monkeypatch):
-    from mmengine.fileio import LocalBackend
-
-    (tmp_path / 'epoch_1.pth').write_bytes(b'before')
-
-    def killed(self, obj, filepath):
-        with open(filepath, 'wb') as f:
-            f.write(obj[:10])
-        raise Interruption
-
-    monkeypatch.setattr(LocalBackend, 'put', killed)
-    with pytest.raises(Interruption):
-        save_checkpoint(dict(state_dict={'a': torch.zeros(1000)}), str(tmp_path / 'epoch_1.pth'))
-    assert (tmp_path / 'epoch_1.pth').read_bytes() == b'before'
+@pytest.mark.parametrize('best', ['mIoU', pytest.param(['mIoU', 'aAcc'], marks=pytest.mark.full)])
+@pytest.mark.parametrize('kind', ['cankd', 'student'])
+def test_a_run_in_another_folder_removes_nothing_of_the_one_it_goes_on_from(pairs, tmp_path, kind, best):
+    """Of a pair and of a plain model; a better checkpoint is found at once."""
+    config = str(pairs['segmentation'].with_name(f'segmentation_{kind}.py'))
+    options = {'train_cfg.max_epochs': 1, 'train_cfg.val_interval': 1, 'default_hooks.checkpoint.save_best': best}
+    options.update({'default_hooks.checkpoint.max_keep_ckpts': 2, 'default_hooks.checkpoint.rule': 'greater'})
+    train(config, work_dir=str(tmp_path / 'old'), cfg_options=options)
+    saved = torch.load(tmp_path / 'old/epoch_1.pth')
+    known = saved['message_hub']['runtime_info']
+    known.update({key: -1.0 for key in known if key.startswith('best_score')})
+    save_checkpoint(saved, str(tmp_path / 'old/epoch_1.pth'))
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / 'old').glob('*')}
+    assert any(path.name.startswith('best_') for path in before)
+    options['train_cfg.max_epochs'] = 3
+    resume = str(tmp_path / 'old/epoch_1.pth')
+    runner = train(config, work_dir=str(tmp_path / 'new'), cfg_options=options, resume=resume)
+    assert runner.epoch == 3 and list((tmp_path / 'new').glob('best_mIoU_epoch_[23].pth'))
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / 'old').glob('*')} == before
 
 
 @pytest.fixture(scope='module')
@@ -202,8 +210,70 @@ def test_resume_refuses_another_teacher(trained, tmp_path):
 
 def test_resume_refuses_another_config(trained, pairs):
     _, work_dir, _ = trained
-    with pytest.raises(SetupError, match=r"epoch_2.pth' is of another training: .* there; give the config"):
+    with pytest.raises(SetupError, match="another training: model.architecture.type was 'EncoderDecoder' and is 'Ret"):
         train(str(pairs['detection']), work_dir=str(work_dir), resume='auto')
+
+
+TRAINED_OTHERWISE = {
+    'optim_wrapper.optimizer.lr': 0.5,
+    'param_scheduler.1.T_max': 7,
+    'train_dataloader.batch_size': 2,
+    'model.architecture.data_preprocessor.size': (96, 96),
+    'randomness.seed': 4,
+    'model.distiller.loss.loss_weight': 3.0,
+}
+
+
+@pytest.mark.parametrize('key', TRAINED_OTHERWISE)
+def test_resume_refuses_what_would_train_otherwise(trained, key):
+    """And says so before anything is written, also where the training would be longer."""
+    pair, work_dir, _ = trained
+    before = {path: path.stat().st_mtime_ns for path in work_dir.glob('*.p*')}
+    options, known = {'train_cfg.max_epochs': 5, key: TRAINED_OTHERWISE[key]}, state_of(work_dir)
+    assert known['ended'] == {'max_epochs': 2}
+    with pytest.raises(SetupError, match=rf"epoch_2.pth' is of another training: .*{key} was .* and is .*; give what"):
+        train(pair, work_dir=str(work_dir), resume='auto', cfg_options=options)
+    assert {path: path.stat().st_mtime_ns for path in work_dir.glob('*.p*')} == before and state_of(work_dir) == known
+
+
+def test_resume_goes_on_by_the_same_schedule_for_longer_and_not_for_less(trained, tmp_path, monkeypatch):
+    """What only watches may change."""
+    pair, work_dir, _ = trained
+    with pytest.raises(SetupError, match='max_epochs was 2 and is 1; give what it was trained with, or another'):
+        train(pair, work_dir=str(work_dir), resume='auto', cfg_options={'train_cfg.max_epochs': 1})
+    options = {
+        'train_cfg.max_epochs': 3,
+        'train_cfg.val_begin': 9,
+        'train_dataloader.num_workers': 0,
+        'custom_hooks': [dict(type='CanBlockMonitorHook', interval=1)],
+        'default_hooks.logger.interval': 1,
+        'val_dataloader.batch_size': 1,
+    }
+    resume, said = str(work_dir / 'epoch_2.pth'), []
+    monkeypatch.setattr('cankd_mm.config.differences.print_log', lambda line, logger: said.append(line))
+    runner = train(pair, work_dir=str(tmp_path), resume=resume, cfg_options=options)
+    assert runner.epoch == 3
+    assert said == [f'{resume} was to end at train_cfg.max_epochs 2, and goes on to 3 by the schedule that it has.']
+
+
+@pytest.mark.parametrize('content', [b'', b'half of it', None], ids=['empty', 'half', 'no weights'])
+@pytest.mark.parametrize('resume', ['auto', 'epoch_2.pth'])
+def test_a_broken_checkpoint_is_named_with_the_whole_one_beside_it(trained, tmp_path, content, resume):
+    pair, work_dir, _ = trained
+    for name in ('epoch_1.pth', 'epoch_2.pth', 'last_checkpoint'):
+        shutil.copy(work_dir / name, tmp_path)
+    last = tmp_path / 'epoch_2.pth'
+    if content is None:
+        save_checkpoint(dict(state_dict={}), str(last))
+    else:
+        last.write_bytes(content)
+    (tmp_path / 'epoch_3.pth').write_bytes(b'half of it')
+    path = resume if resume == 'auto' else str(tmp_path / resume)
+    with pytest.raises(SetupError, match=r"epoch_2.pth' .*: resume from '.*epoch_1.pth', the newest that is whole, or"):
+        train(pair, work_dir=str(tmp_path), resume=path)
+    (tmp_path / 'epoch_1.pth').unlink()
+    with pytest.raises(SetupError, match="epoch_2.pth' (cannot be read .* write it again|holds no weights)"):
+        train(pair, work_dir=str(tmp_path), resume=path)
 
 
 def test_resume_refuses_a_file_without_an_optimizer(trained):

@@ -1,9 +1,11 @@
 """What watches over a training: preflight, finite losses, the validation of student and teacher."""
 
 import functools
+import random
 import re
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
@@ -14,7 +16,7 @@ from mmengine.runner import save_checkpoint
 
 from cankd_mm.apis import train
 from cankd_mm.config.read import load_config
-from cankd_mm.engine import CanBlockMonitorHook, DistillRunner, DistillValLoop, FiniteLossHook
+from cankd_mm.engine import CanBlockMonitorHook, DistillRunner, DistillValLoop, FiniteLossHook, IterationSeedHook
 from cankd_mm.errors import SetupError
 from cankd_mm.models.builders import build_model
 from cankd_mm.work_dir import read_scalars
@@ -233,6 +235,18 @@ def test_runner_keeps_what_the_config_says(pairs, tmp_path):
     hooks = {type(hook).__name__: hook for hook in runner.hooks}
     assert 'BestStudentHook' not in hooks and hooks['CheckpointHook'].save_best == ['aAcc']
     assert hooks['CheckpointHook'].max_keep_ckpts == 2 and runner.val_loop.teacher == 'never'
+
+
+@pytest.mark.parametrize('different', [False, True])
+def test_processes_draw_numbers_of_their_own_where_the_config_says_so(pairs, tmp_path, monkeypatch, different):
+    """With the hook that seeds iterations as without it: MMEngine adds the rank to the seed."""
+    drawn = []
+    for rank in (0, 1):
+        monkeypatch.setattr('mmengine.runner.utils.get_rank', lambda rank=rank: rank)
+        runner = runner_of(pairs['segmentation'], tmp_path, randomness=dict(seed=3, diff_rank_seed=different))
+        IterationSeedHook().before_train_epoch(runner)
+        drawn.append((torch.rand(()).item(), np.random.rand(), random.random()))
+    assert all((first != second) == different for first, second in zip(*drawn))
 
 
 def test_gradient_scaler_may_overflow_until_its_scale_is_one():

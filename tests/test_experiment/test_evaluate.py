@@ -2,6 +2,7 @@
 
 import pytest
 from mmengine.config import Config
+from mmengine.fileio import load
 
 from cankd_mm.apis import train
 from cankd_mm.errors import SetupError
@@ -26,6 +27,15 @@ def test_of_what_is_deployed(trained):
     assert (trained / 'student' / 'segmentation_cankd_student.pth').exists() and run['parameters'] > 1000
     before = (trained / 'result.json').stat().st_mtime
     assert evaluate(trained) == run and (trained / 'result.json').stat().st_mtime == before
+
+
+@pytest.mark.parametrize('file', ['result.json', 'usage.json', 'training.json'])
+@pytest.mark.parametrize('text', ['', '{"value": 3, "peak_'])
+def test_half_of_a_file_that_a_kill_has_left_is_none(trained, file, text):
+    run = evaluate(trained)
+    (trained / file).write_text(text)
+    assert describe(trained)['progress'] == '1 of 1 epochs'
+    assert evaluate(trained)['value'] == run['value'] and load(str(trained / 'result.json'))['value'] == run['value']
 
 
 def test_labels_that_are_kept_elsewhere_leave_the_validation(trained, monkeypatch):

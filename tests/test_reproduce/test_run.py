@@ -71,9 +71,20 @@ def test_result(done):
 def test_what_is_done_is_not_trained_again(done):
     row, folder, result = done
     before = {path: path.stat().st_mtime for path in (folder / 'run').glob('*.pth')}
-    again = reproduce(row, gpus=0, work_dir=str(folder / 'run'), seed=3)
+    options = {'train_dataloader.batch_size': 2}
+    again = reproduce(row, gpus=0, work_dir=str(folder / 'run'), seed=3, cfg_options=options)
     assert again['value'] == result['value']
     assert {path: path.stat().st_mtime for path in (folder / 'run').glob('*.pth')} == before
+
+
+@pytest.mark.parametrize('further', [{}, pytest.param({'train_cfg.max_epochs': 4}, marks=pytest.mark.full)])
+def test_a_smoke_test_is_no_row(done, further):
+    """Neither is it gone on from."""
+    row, folder, result = done
+    words = 'batch_size was 2 and is 4, .*randomness.seed was 3 and is 5; give what it was trained with'
+    with pytest.raises(SetupError, match=words):
+        reproduce(row, gpus=0, work_dir=str(folder / 'run'), seed=5, cfg_options=further)
+    assert json.loads((folder / 'run' / 'result.json').read_text()) == result
 
 
 # The command with a row of its own.

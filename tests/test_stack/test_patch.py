@@ -1,16 +1,19 @@
+import errno
 import importlib
 import os
 import random
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pickle import UnpicklingError
 
 import numpy as np
 import pytest
 import torch
+from mmengine.fileio import dump, load, put_text
 from mmengine.logging.history_buffer import HistoryBuffer
-from mmengine.runner import Runner
+from mmengine.runner import Runner, save_checkpoint
 
 from cankd_mm.stack import patch
 from tests.conftest import ROOT, needs_torch
@@ -72,6 +75,73 @@ def test_patching_twice_changes_nothing():
     before = patched()
     assert patch.apply() == patch.apply()
     assert all(found is known or found == known for found, known in zip(patched(), before))
+
+
+class Full:
+    """What a disk does that is full, and a process that is killed, when some of a file is written."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def write(self, content):
+        self.file.write(content[:1])
+        raise self.error
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *args):
+        self.file.close()
+
+    def __call__(self, path, *args, **kwargs):
+        self.file = open(path, *args, **kwargs)
+        return self
+
+
+WRITERS = {
+    'pth': lambda path: save_checkpoint(dict(state_dict={}), str(path)),
+    'json': lambda path: dump([1], str(path)),
+    'pkl': lambda path: dump([1], path),
+    'txt': lambda path: put_text('1', path),
+}
+
+
+@pytest.mark.parametrize('error', [OSError(errno.ENOSPC, 'No space left on device'), KeyboardInterrupt()])
+@pytest.mark.parametrize('kind', WRITERS)
+def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch, kind, error):
+    path = tmp_path / f'file.{kind}'
+    for before in ([], [path]):
+        with monkeypatch.context() as context, pytest.raises(type(error)) as raised:
+            context.setattr('mmengine.fileio.backends.local_backend.open', Full(error), raising=False)
+            WRITERS[kind](path)
+        assert list(tmp_path.iterdir()) == before and getattr(raised.value, 'filename', str(path)) == str(path)
+        path.write_text('before')
+    assert path.read_text() == 'before'
+    WRITERS[kind](path)
+    assert list(tmp_path.iterdir()) == [path] and path.read_text(errors='replace') != 'before'
+
+
+def test_threads_that_write_one_file_leave_one_whole(tmp_path):
+    path, texts = tmp_path / 'file.json', [[number] * 20000 for number in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda text: [dump(text, path) for _ in range(5)], texts))
+    assert load(path) in texts and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_is_written_where_a_link_leads_and_into_what_is_no_file(tmp_path):
+    (tmp_path / 'disk').mkdir()
+    for target in ('disk/there.json', 'disk/new.json'):
+        link = tmp_path / 'link.json'
+        link.symlink_to(tmp_path / target)
+        (tmp_path / 'disk/there.json').touch()
+        dump([1], link)
+        assert link.is_symlink() and load(tmp_path / target) == [1]
+        link.unlink()
+    os.mkfifo(tmp_path / 'pipe.json')
+    reader = os.open(tmp_path / 'pipe.json', os.O_RDONLY | os.O_NONBLOCK)
+    dump([1], tmp_path / 'pipe.json')
+    assert os.read(reader, 100) == b'[1]' and (tmp_path / 'pipe.json').is_fifo()
+    os.close(reader)
 
 
 @needs_torch('2.6', 'weights_only is not the default and takes no such list')
