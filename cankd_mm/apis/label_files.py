@@ -20,6 +20,7 @@ from cankd_mm.config.write import literal
 
 LABELS, LINES, DATA = 'labels.json', 'predictions.jsonl', 'data.py'
 _COCO, _NAMES, _MAPS = 'annotations.json', 'images.txt', 'label_maps'
+_PATHS = ('ann_file', 'img', 'img_path', 'seg', 'seg_map_path')
 UNSURE = 255  # the label that MMSegmentation ignores
 
 
@@ -203,15 +204,19 @@ def _adapted(pipeline: List[dict], masks: bool) -> List[dict]:
     return pipeline
 
 
-def _absolute(value: object, key: str = '') -> object:
-    """Make the paths of data and evaluators absolute: the config may be read from any folder."""
-    if isinstance(value, dict):
-        rooted = bool(value.get('data_root'))  # others are relative to it
-        paths = ('data_root',) if rooted else ('ann_file', 'img', 'img_path', 'seg_map_path', 'seg')
-        return {k: _absolute(v, k if k in paths else key if k == 'data_prefix' else '') for k, v in value.items()}
+def _absolute(value: object, rooted: bool = False) -> object:
+    """Make the paths of data and evaluators absolute, but for those below a ``data_root``."""
     if isinstance(value, (list, tuple)):
-        return type(value)(_absolute(v) for v in value)
-    return osp.abspath(value) if key and isinstance(value, str) and value and '://' not in value else value
+        return type(value)(_absolute(each, rooted) for each in value)
+    if not isinstance(value, dict):
+        return value
+    rooted = rooted or bool(value.get('data_root'))
+    paths = ('data_root',) if rooted else _PATHS
+    found = {}
+    for key, entry in value.items():
+        is_path = key in paths and isinstance(entry, str) and entry and '://' not in entry
+        found[key] = osp.abspath(entry) if is_path else _absolute(entry, rooted)
+    return found
 
 
 def read_samples(out: Path, labels: dict, count: int) -> Iterator[Tuple[str, BaseDataElement]]:

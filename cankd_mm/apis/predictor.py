@@ -7,7 +7,7 @@ from typing import Callable, Dict, Iterable, Iterator, List, Optional, Tuple, Un
 
 import cv2
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.device import get_device
 from mmengine.logging import print_log
@@ -60,7 +60,7 @@ class Predictor:
             if self.scope == 'mmdet':
                 merge = dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)
                 default = dict(type='DetTTAModel', tta_cfg=merge)
-                self.tta = MODELS.build(dict(copy.deepcopy(cfg.get('tta_model') or default), module=model))
+                self.tta = MODELS.build(ConfigDict(copy.deepcopy(cfg.get('tta_model') or default), module=model))
         self.pipeline = Compose(_without_annotations(pipeline))
         # What a data set says of each of its images, and a pipeline may ask for.
         self.info = dict(instances=[], seg_fields=[], reduce_zero_label=False)

@@ -16,7 +16,7 @@ _COLUMNS, _COUNT = 4, 16
 
 def write_sheet(folder: Path, labels: dict) -> Optional[Path]:
     """Draw some of the images that ``cankd label`` has labelled, evenly spaced over all, into one picture."""
-    meta, pictures = dict(classes=labels['classes'], palette=labels['palette']), []
+    meta, pictures = dict(classes=labels['classes'], palette=list(map(tuple, labels['palette']))), []
     with DefaultScope.overwrite_default_scope(labels['scope']):
         for path, sample in read_samples(folder, labels, _COUNT):
             image = mmcv.imread(path, channel_order='rgb')

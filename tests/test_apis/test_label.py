@@ -205,14 +205,34 @@ def test_threshold_of_pixels_is_the_best_of_all():
 
 @pytest.mark.parametrize('task', TASKS)
 def test_thresholds_are_those_of_the_validation_data(pairs, photos, tmp_path, task):
-    said = label(str(pairs[task]), str(photos(task)), str(tmp_path / 'out'))
-    assert 'greatest F1 of each class on 4 validation images' in said['thresholds_of']
-    known = [each for each in said['thresholds'].values() if each[1] is not None]
-    assert known and all(0 < precision <= 1 and 0 < recall <= 1 for _, precision, recall in known)
-    assert f'{100 * known[0][1]:.1f}' in label_files.table(said)
-    coco = tmp_path / 'out' / 'annotations.json'
-    for each in json.loads(coco.read_text())['annotations'] if task == 'detection' else ():
-        assert each['score'] >= round(said['thresholds'][str(each['category_id'] - 1)][0], 4)
+    """Of data whose labels are the teacher's own above a threshold, that threshold makes no mistake."""
+    root, first, out = photos(task), tmp_path / 'first', tmp_path / 'out'
+    label(str(pairs[task]), str(root), str(first), threshold=LOW[task])
+    cfg = Config.fromfile(str(first / 'data.py'))
+    evaluator = cfg.val_evaluator
+    val = dict(cfg.val_dataloader, dataset=dict(cfg.train_dataloader.dataset, pipeline=cfg.val_dataloader.dataset.pipeline))
+    Config(dict(val_dataloader=val, val_evaluator=evaluator)).dump(str(tmp_path / 'val.py'))
+    said = label(str(pairs[task]), str(root), str(out), val=str(tmp_path / 'val.py'))
+    assert 'greatest F1 of each class on 8 validation images' in said['thresholds_of']
+    known = {name: each for name, each in said['thresholds'].items() if each[1] is not None}
+    # Boxes that are cut off at the image's edge may cover each other there.
+    least = dict(detection=0.9, segmentation=1)[task]
+    assert known and all(min(precision, recall) >= least and score >= LOW[task] for score, precision, recall in known.values())
+    assert '| 100.0       |' in label_files.table(said)
+    for name, counts in said['counts'].items() if task == 'segmentation' else ():
+        assert counts == json.loads((first / 'labels.json').read_text())['counts'][name]
+
+
+@pytest.mark.parametrize('task', TASKS)
+def test_without_files_of_the_validation_data(pairs, photos, tmp_path, task):
+    config = tmp_path / 'pair.py'
+    config.write_text(f"_base_ = '{pairs[task]}'\nval_dataloader = dict(dataset=dict(data_root='nowhere/'))\n")
+    said = label(str(config), str(photos(task)), str(tmp_path / 'out'))
+    assert said['thresholds_of'] == '0.5, as the validation data needs nowhere/, which is not here'
+    assert 'to validate on, the labels themselves' in (tmp_path / 'out' / 'data.py').read_text()
+    cfg = Config.fromfile(str(tmp_path / 'out' / 'data.py'))
+    with DefaultScope.overwrite_default_scope(said['scope']):
+        assert len(DATASETS.build(cfg.val_dataloader.dataset)) == 8
 
 
 MISTAKES = {
