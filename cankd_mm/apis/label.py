@@ -2,6 +2,7 @@
 
 import copy
 import os.path as osp
+import shlex
 from contextlib import nullcontext
 from datetime import datetime
 from pathlib import Path
@@ -21,7 +22,7 @@ from torch.utils.data import Dataset
 
 from cankd_mm.apis import label_files as files
 from cankd_mm.apis import thresholds
-from cankd_mm.apis.data import check_data, missing_data
+from cankd_mm.apis.data import missing_data
 from cankd_mm.apis.images import list_images
 from cankd_mm.apis.pair.zoo import find_model
 from cankd_mm.apis.predictor import Predictor
@@ -80,14 +81,17 @@ def label(
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
         model, meta = _build_teacher(cfg, checkpoint)
         frozen = FrozenTeacher(model, model.data_preprocessor)
-        settings.update(checkpoint=checkpoint, root=root, weights=bytes(frozen.fingerprint().tolist()).hex())
+        settings.update(checkpoint=checkpoint, root=root, weights=bytes(frozen.fingerprint()[:8].tolist()).hex())
         predictor = Predictor(model.to(get_device()), cfg, meta, tta, batch_size)
+        if not (folder / files.LABELS).exists():
+            predictor.try_first(list_images(images))
         with _claimed(folder):
             labels = _begun(folder, settings)
             if labels is None:
-                predictor.try_first(list_images(images))
-                found, source, val_cfg = _thresholds(predictor, cfg, val, threshold)
+                where, reason = _validation(cfg, val, meta['classes'])
+                found, source = _thresholds(predictor, where, reason, threshold)
                 labels = dict(
+                    command=_command(settings, out),
                     settings=settings,
                     date=datetime.now().isoformat(' ', 'seconds'),
                     scope=predictor.scope,
@@ -96,11 +100,18 @@ def label(
                     thresholds=dict(zip(meta['classes'], found)),
                     thresholds_of=source,
                 )
-                masks = predictor.scope == 'mmdet' and predictor.masks
-                files.write_data(folder, labels, cfg, val_cfg, masks)
+                files.write_data(folder, labels, cfg, where, predictor.masks)
                 dump(labels, str(folder / files.LABELS), indent=1)
             _run(predictor, labels, folder, images, count)
             return files.finish(folder, labels)
+
+
+def _command(settings: dict, out: str) -> str:
+    """Write the command that goes on with labels."""
+    words = ['cankd', 'label', settings['teacher'], settings['images'], '--out', out]
+    for option, key in (('--teacher-ckpt', 'checkpoint'), ('--val', 'val'), ('--threshold', 'threshold')):
+        words += [] if settings[key] is None else [option, str(settings[key])]
+    return ' '.join(map(shlex.quote, [*words, *(['--tta'] if settings['tta'] else [])]))
 
 
 def _read_teacher(teacher: str, teacher_ckpt: Optional[str]) -> Tuple[Config, Optional[str]]:
@@ -192,35 +203,32 @@ def _begun(folder: Path, settings: dict) -> Optional[dict]:
     return labels
 
 
-def _thresholds(
-    predictor: Predictor, cfg: Config, val: Optional[str], threshold: Optional[float]
-) -> Tuple[List[Threshold], str, Optional[Config]]:
-    """Find each class's threshold, where they are of, and the config with validation data, where there is one."""
-    number = len(predictor.classes)
-    where = cfg if val is None else read_config(val)
-    reason = 'the config has no validation data'
-    if val is not None:
-        check_data(where, 'val')
+def _validation(cfg: Config, val: Optional[str], classes: List[str]) -> Tuple[Optional[Config], str]:
+    """Find the config with validation data of these classes; None and the reason where there is none."""
+    where, reason = (cfg if val is None else read_config(val)), ''
     if not where.get('val_dataloader') or not where.get('val_evaluator'):
-        if val is not None:
-            raise SetupError(f'{val!r} has no val_dataloader and val_evaluator: give a config that has.')
-        where = None
+        reason = 'there is no val_dataloader with a val_evaluator'
     else:
-        for _, path in missing_data(where, 'val'):
-            where, reason = None, f'the validation data needs {path}, which is not here'
-            break
-    dataset = None
-    if where is not None:
-        dataset = DATASETS.build(copy.deepcopy(files.innermost(where.val_dataloader)))
-        names = list(dataset.metainfo.get('classes') or ())
-        if names != predictor.classes:
-            if val is not None:
-                raise SetupError(f'The validation data of {val!r} has other classes than the teacher: leave --val out.')
-            where, reason = None, 'the validation data has other classes than the teacher'
+        reason = next((f'{path!r} does not exist' for _, path in missing_data(where, 'val')), '')
+    if not reason:
+        data = dict(files.innermost(where.val_dataloader), lazy_init=True)
+        if list(DATASETS.build(data).metainfo.get('classes') or ()) != classes:
+            reason = 'it has other classes than the teacher'
+    if reason and val is not None:
+        raise SetupError(f'The validation data of {val!r} does not serve, as {reason}: correct it, or leave --val out.')
+    return (None if reason else where), reason
+
+
+def _thresholds(
+    predictor: Predictor, where: Optional[Config], reason: str, threshold: Optional[float]
+) -> Tuple[List[Threshold], str]:
+    """Find the threshold of each class, and say where they come from."""
+    number = len(predictor.classes)
     if threshold is not None:
-        return [Threshold(float(threshold))] * number, 'as --threshold says', where
+        return [Threshold(float(threshold))] * number, 'as --threshold says'
     if where is None:
-        return [Threshold(_UNKNOWN)] * number, f'{_UNKNOWN}, as {reason}', where
+        return [Threshold(_UNKNOWN)] * number, f'{_UNKNOWN}, without validation data ({reason})'
+    dataset = DATASETS.build(copy.deepcopy(files.innermost(where.val_dataloader)))
     if predictor.annotated is not None:
         dataset.pipeline = Compose(copy.deepcopy(predictor.annotated))
     batches = predictor.on(dataset.__getitem__, range(len(dataset)), len(dataset), 'validation')
@@ -231,7 +239,7 @@ def _thresholds(
         pixels = ((f['labels'], f['probabilities'], f['truth']) for _, f in found)
         best = thresholds.of_pixels(pixels, number, dataset.ignore_index)
     source = f'greatest F1 of each class on {len(dataset)} validation images; {_UNKNOWN} where nothing of it is found'
-    return [each or Threshold(_UNKNOWN) for each in best], source, where
+    return [each or Threshold(_UNKNOWN) for each in best], source
 
 
 def _boxes(dataset: Dataset, index: int, sample: BaseDataElement) -> Tuple[thresholds.Boxes, thresholds.Boxes]:
@@ -255,7 +263,7 @@ def _run(predictor: Predictor, labels: dict, folder: Path, images: str, count: i
             for path, found in batch:
                 entry: dict = dict(image=osp.relpath(path, root))
                 if isinstance(found, str):
-                    entry['skipped'] = found.replace(path, '...')
+                    entry['skipped'] = found
                 elif predictor.scope == 'mmdet':
                     size = found.ori_shape[:2]
                     instances = found.pred_instances

@@ -16,7 +16,7 @@ from mmengine.fileio import dump
 from mmengine.structures import BaseDataElement, InstanceData, PixelData
 
 from cankd_mm.config.types import type_name
-from cankd_mm.config.write import literal
+from cankd_mm.config.write import arguments, literal
 
 LABELS, LINES, DATA = 'labels.json', 'predictions.jsonl', 'data.py'
 _COCO, _NAMES, _MAPS = 'annotations.json', 'images.txt', 'label_maps'
@@ -75,8 +75,10 @@ def objects_of(found: InstanceData, scores: np.ndarray, size: Tuple[int, int], k
 
 def _polygons(mask: np.ndarray) -> List[List[float]]:
     """Outline a mask, without its holes. Those of COCO run between pixels: of twice the size, centres are there."""
-    large = np.repeat(np.repeat(mask.astype(np.uint8), 2, 0), 2, 1)
-    outlines, _ = cv2.findContours(large, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    mask = mask.astype(np.uint8)
+    x, y, width, height = cv2.boundingRect(mask)
+    large = mask[y : y + height, x : x + width].repeat(2, 0).repeat(2, 1)
+    outlines, _ = cv2.findContours(large, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE, offset=(2 * x, 2 * y))
     return [((outline.reshape(-1) + 0.5) / 2).tolist() for outline in outlines]
 
 
@@ -87,24 +89,20 @@ def write_map(out: Path, name: str, labels: np.ndarray) -> Dict[str, int]:
     return dict(zip(map(str, present.tolist()), counts.tolist()))
 
 
-def _entries(out: Path) -> Iterator[dict]:
+def _entries(out: Path, root: str) -> Iterator[dict]:
+    """Read the lines of images that are labelled and still there."""
     with (out / LINES).open('rb') as lines:
-        yield from map(json.loads, lines)
+        for entry in map(json.loads, lines):
+            if 'skipped' not in entry and osp.isfile(osp.join(root, entry['image'])):
+                yield entry
 
 
 def finish(out: Path, labels: dict) -> dict:
     """Write what a training takes from the lines of all images, and count what there is."""
     classes, root = labels['classes'], labels['root']
     amounts, images = ({name: 0 for name in classes} for _ in range(2))
-    count, skipped, unsure, pixels = 0, [], 0, 0
-
-    def used() -> Iterator[dict]:
-        return (e for e in _entries(out) if 'skipped' not in e and osp.isfile(osp.join(root, e['image'])))
-
-    for entry in _entries(out):
-        if 'skipped' in entry:
-            skipped.append(f'{entry["image"]}: {entry["skipped"]}')
-    for entry in used():
+    count, unsure, pixels = 0, 0, 0
+    for entry in _entries(out, root):
         count += 1
         found = {int(label): number for label, number in entry.get('pixels', {}).items()}
         pixels += sum(found.values())
@@ -115,13 +113,15 @@ def finish(out: Path, labels: dict) -> dict:
             amounts[classes[label]] += number
             images[classes[label]] += 1
     if labels['scope'] == 'mmdet':
-        _write_coco(out / _COCO, used(), classes)
+        _write_coco(out / _COCO, _entries(out, root), classes)
     else:
         with (out / _NAMES).open('w', encoding='utf-8') as names:
-            names.writelines(f'{entry["image"]}\n' for entry in used())
+            names.writelines(f'{entry["image"]}\n' for entry in _entries(out, root))
         labels = dict(labels, unsure=unsure / max(pixels, 1))
     what = 'objects' if labels['scope'] == 'mmdet' else 'pixels'
     counts = {name: {what: amounts[name], 'images': images[name]} for name in classes}
+    with (out / LINES).open('rb') as lines:
+        skipped = [f'{entry["image"]}: {entry["skipped"]}' for entry in map(json.loads, lines) if 'skipped' in entry]
     labels = dict(labels, images=count, skipped=skipped, counts=counts)
     dump(labels, str(out / LABELS), indent=1)
     return labels
@@ -155,8 +155,8 @@ def write_data(out: Path, labels: dict, cfg: Config, val: Optional[Config], mask
 
     ``val`` is a config with validation data, in place of which there are the labels themselves.
     """
-    cfg, root, meta = cfg.to_dict(), str(out.resolve()), dict(classes=tuple(labels['classes']))
-    meta['palette'] = [tuple(colour) for colour in labels['palette']]
+    cfg, root = cfg.to_dict(), str(out.resolve())
+    metainfo = dict(classes=tuple(labels['classes']), palette=[tuple(colour) for colour in labels['palette']])
     if labels['scope'] == 'mmdet':
         data = dict(type='CocoDataset', data_root=root, ann_file=_COCO, data_prefix=dict(img=labels['root']))
         evaluator = dict(type='CocoMetric', ann_file=osp.join(root, _COCO), metric='bbox')
@@ -165,24 +165,33 @@ def write_data(out: Path, labels: dict, cfg: Config, val: Optional[Config], mask
         data = dict(type='BaseSegDataset', data_root=root, ann_file=_NAMES, data_prefix=prefix)
         data.update(img_suffix='', seg_map_suffix='.png', reduce_zero_label=False)
         evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
-    data['metainfo'] = meta
     train, test = cfg.get('train_dataloader') or {}, cfg.get('test_dataloader') or cfg['val_dataloader']
-    own = train.get('dataset') or {}
-    pipeline = None if {'dataset', 'datasets'} & set(own) else own.get('pipeline')
-    loader = {key: value for key, value in train.items() if key != 'dataset'}
-    loader = loader or dict(batch_size=2, num_workers=2, sampler=dict(type='DefaultSampler', shuffle=True))
-    pipeline = _adapted(pipeline or _train_pipeline(innermost(test)['pipeline'], labels['scope']), masks)
-    parts = {'train_pipeline': pipeline, 'train_dataloader': dict(loader, dataset=dict(data, pipeline=pipeline))}
+    own, tested = train.get('dataset') or {}, innermost(test)['pipeline']
+    augmented = None if {'dataset', 'datasets'} & set(own) else own.get('pipeline')
+    augmented = augmented or _train_pipeline(tested, labels['scope'])
+    default = dict(batch_size=2, num_workers=2, sampler=dict(type='DefaultSampler', shuffle=True))
+    lines = [
+        f'# Images with labels of {labels["settings"]["teacher"]}.',
+        f'metainfo = {literal(metainfo)}',
+        f'data = dict({arguments(data)}, metainfo=metainfo)',
+        f'train_pipeline = {literal(_adapted(augmented, masks))}',
+        f'train_dataloader = {_loader(train or default, "pipeline=train_pipeline, **data")}',
+    ]
     if val is None:
-        tested = dict(data, test_mode=True, pipeline=_adapted(innermost(test)['pipeline'], masks))
-        parts.update(val_dataloader=dict(test, dataset=tested), val_evaluator=evaluator)
+        lines.append('# There is no validation data with labels of its own: the labels themselves.')
+        lines.append(f'test_pipeline = {literal(_adapted(tested, masks))}')
+        lines.append(f'val_dataloader = {_loader(test, "pipeline=test_pipeline, test_mode=True, **data")}')
+        lines.append(f'val_evaluator = {literal(evaluator)}')
     else:
-        parts.update(_absolute({key: val.to_dict()[key] for key in ('val_dataloader', 'val_evaluator')}))
-    lines = [f'{key} = {literal(value)}' for key, value in parts.items()]
+        lines += [f'{key} = {literal(_absolute(val.to_dict()[key]))}' for key in ('val_dataloader', 'val_evaluator')]
     lines += ['test_dataloader = val_dataloader', 'test_evaluator = val_evaluator', '']
-    of = 'the labels themselves' if val is None else 'data with labels of their own'
-    lines.insert(0, f'# Images with labels of {labels["settings"]["teacher"]}; to validate on, {of}.')
     (out / DATA).write_text('\n'.join(lines), encoding='utf-8')
+
+
+def _loader(loader: dict, dataset: str) -> str:
+    """Write a data loader with another data set."""
+    others = {key: value for key, value in loader.items() if key != 'dataset'}
+    return f'dict({arguments(others)}, dataset=dict({dataset}))'
 
 
 def _train_pipeline(test: List[dict], scope: str) -> List[dict]:
@@ -222,11 +231,9 @@ def _absolute(value: object, rooted: bool = False) -> object:
 def read_samples(out: Path, labels: dict, count: int) -> Iterator[Tuple[str, BaseDataElement]]:
     """Take images, evenly spaced over all, with their labels as ground truth."""
     wanted = {index * labels['images'] // count for index in range(count)}
-    entries = (e for e in _entries(out) if 'skipped' not in e and osp.isfile(osp.join(labels['root'], e['image'])))
-    for number, entry in enumerate(entries):
+    for number, entry in enumerate(_entries(out, labels['root'])):
         if number not in wanted:
             continue
-        sample = BaseDataElement()
         if labels['scope'] == 'mmdet':
             from mmdet.structures import DetDataSample
             from mmdet.structures.mask import PolygonMasks

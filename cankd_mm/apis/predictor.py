@@ -2,6 +2,7 @@
 
 import copy
 import time
+from datetime import timedelta
 from itertools import islice
 from typing import Callable, Dict, Iterable, Iterator, List, Optional, Tuple, Union
 
@@ -14,6 +15,7 @@ from mmengine.logging import print_log
 from mmengine.model import BaseModel
 from mmengine.registry import MODELS
 from mmengine.structures import BaseDataElement
+from mmengine.utils.dl_utils import set_multi_processing
 from torch.utils.data import DataLoader, Dataset
 
 from cankd_mm.apis.images import MIN_SIDE
@@ -33,8 +35,9 @@ class _Images(Dataset):
     def __getitem__(self, key: Union[str, int]) -> Tuple[Union[str, int], Union[dict, str]]:
         try:
             data = self.read(key)
-        except (OSError, AssertionError, ValueError, cv2.error) as e:
-            return key, reason_of(e)
+        except (OSError, cv2.error, AssertionError, ValueError) as e:
+            unreadable = isinstance(e, (OSError, cv2.error)) or 'failed to load image' in str(e)
+            return key, 'cannot be read' if unreadable else f'its pipeline fails on it ({reason_of(e)})'
         sample = data['data_samples']
         height, width = (sample[0] if isinstance(sample, list) else sample).ori_shape[:2]
         return key, data if min(height, width) >= MIN_SIDE else f'only {width}x{height} pixels'
@@ -52,8 +55,8 @@ class Predictor:
             raise SetupError(f'--batch-size is {batch_size}: give 1 or more.')
         if self.scope == 'mmseg' and len(self.classes) > UNSURE:
             raise SetupError(f'Label maps of 8 bits hold 255 classes, and the teacher has {len(self.classes)}.')
-        self.masks = False
-        self.tta, self.annotated = None, None
+        set_multi_processing(distributed=False)  # as MMEngine's runner does: OpenCV's threads do not survive a fork
+        self.masks, self.tta, self.annotated = False, None, None
         pipeline = dataset['pipeline']
         if tta:
             pipeline = self.annotated = _tta_pipeline(cfg, pipeline)
@@ -110,8 +113,8 @@ class Predictor:
             now = time.monotonic()
             if now - said > _SECONDS:
                 said, rate = now, done / (now - start)
-                left = (count - done) / rate / 60
-                print_log(f'{what}: {done} of {count}, {rate:.1f} per second, {left:.0f} min left', 'current')
+                left = timedelta(seconds=round((count - done) / rate))
+                print_log(f'{what}: {done} of {count}, {rate:.1f} per second, {left} left', 'current')
 
     def _predict(self, items: List[dict]) -> list:
         """Predict on images, together on those of one size, so that none is padded for another."""
@@ -132,13 +135,14 @@ class Predictor:
         batch = pseudo_collate(items)
         try:
             batches = [{key: value[view] for key, value in batch.items()} for view in range(views)] or [batch]
-            # MMEngine's models write into the samples.
             samples = list(zip(*(self.model.test_step(each) for each in batches)))
             if self.scope == 'mmdet':
                 return [each.cpu() for each in (self.tta.merge_preds(samples) if views else next(zip(*samples)))]
             return [_with_probabilities(each, self.model) for each in samples]
         except torch.cuda.OutOfMemoryError as e:
             raise SetupError(f'{len(items)} images at once do not fit into memory: give a smaller --batch-size.') from e
+        except SetupError:
+            raise
         except (RuntimeError, AssertionError, ValueError) as e:
             if len(items) == 1:
                 return [f'the teacher fails on it ({reason_of(e)})']
@@ -185,7 +189,7 @@ def _tta_pipeline(cfg: Config, pipeline: list) -> list:
     """Take a config's pipeline of test-time augmentation, or put flips before the end of the test's."""
     if cfg.get('tta_pipeline'):
         return cfg.tta_pipeline
-    flips = [dict(type='RandomFlip', prob=1.0), dict(type='RandomFlip', prob=0.0)]
+    flips = [dict(type='RandomFlip', prob=prob) for prob in (0.0, 1.0)]  # first as the label map is
     pack = dict(pipeline[-1])
     keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction')
     return [*pipeline[:-1], dict(type='TestTimeAug', transforms=[flips, [dict(pack, meta_keys=keys)]])]

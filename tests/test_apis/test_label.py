@@ -1,4 +1,4 @@
-"""Labels of a teacher: what any training takes, the same after an interruption, at thresholds that brute force finds."""
+"""Labels of a teacher: any training takes them, an interruption changes nothing, thresholds are the best there are."""
 
 import json
 import os
@@ -8,13 +8,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import mmcv
 import numpy as np
 import pytest
+import torch
 from mmengine.config import Config
 from mmengine.registry import DATASETS, DefaultScope
+from mmengine.structures import BaseDataElement, InstanceData, PixelData
 
 from cankd_mm.apis import label_files, predictor, thresholds
 from cankd_mm.apis.images import list_images
@@ -69,7 +72,9 @@ def test_labels_are_a_data_set(pairs, photos, tmp_path, task):
         coco = json.loads((out / 'annotations.json').read_text())
         objects = [len(dataset.get_data_info(i)['instances']) for i in range(8)]
         assert sum(objects) == len(coco['annotations']) == sum(c['objects'] for c in said['counts'].values()) > 8
-        assert all(a['score'] >= LOW[task] and not a['iscrowd'] and min(a['bbox'][2:]) >= 1 for a in coco['annotations'])
+        assert all(
+            a['score'] >= LOW[task] and not a['iscrowd'] and min(a['bbox'][2:]) >= 1 for a in coco['annotations']
+        )
         assert dataset[0]['data_samples'].gt_instances.bboxes.shape[0] == objects[0]
     else:
         for index in range(8):
@@ -82,7 +87,8 @@ def test_labels_are_a_data_set(pairs, photos, tmp_path, task):
         pixels = sum(c['pixels'] for c in said['counts'].values())
         assert pixels == sum((each != 255).sum() for each in maps)
     written = label_files.table(said)
-    assert '3 images skipped: a/broken.jpg: ' in written and '8 images labelled' in written
+    assert '8 images labelled' in written and '3 images skipped: a/broken.jpg: cannot be read; a/empty.png: ' in written
+    assert 'b/tiny.png: only 40x3 pixels' in written
     assert cv2.imread(str(write_sheet(out, said))).shape[1] > 1000
 
 
@@ -138,15 +144,15 @@ def test_other_settings_are_a_sentence(pairs, photos, tmp_path, monkeypatch, wha
     (tmp_path / 'list.txt').write_text('photos/a/0.jpg\n')
     pair = Config.fromfile(str(pairs['segmentation'])).model
     shutil.copy(pair.teacher_ckpt, 'own.pth')
-    model = __import__('torch').load(pair.teacher_ckpt)
+    model = torch.load(pair.teacher_ckpt)
     model['state_dict'] = {key: 2 * value for key, value in model['state_dict'].items()}
-    __import__('torch').save(model, 'other.pth')
+    torch.save(model, 'other.pth')
     options = dict(teacher=str(pairs['segmentation']), images=str(root), out='out', teacher_ckpt='own.pth')
     label(**options, threshold=0.1)
     before = {path: path.stat().st_mtime for path in Path('out').rglob('*')}
     with pytest.raises(SetupError, match='were begun with .* give the same again to go on'):
         label(**{**options, 'threshold': 0.1, **SETTINGS[what]})
-    assert {path: path.stat().st_mtime for path in Path('out').rglob('*') if path.name != '.lock'}.items() <= before.items()
+    assert all(path.stat().st_mtime == before[path] for path in Path('out').rglob('*') if path.name != '.lock')
 
 
 def naive_f1(scores, right, total, threshold):
@@ -162,7 +168,8 @@ def test_threshold_of_boxes_is_the_best_of_all(seed):
     total = [0, 0]
     for _ in range(20):
         places = generator.permutation(9)
-        boxes = np.array([[10 * (p % 3), 10 * (p // 3), 10 * (p % 3) + 8, 10 * (p // 3) + 8] for p in places], np.float32)
+        corners = 10 * np.stack([places % 3, places // 3], 1)
+        boxes = np.concatenate([corners, corners + 8], 1).astype(np.float32)
         true, ignored = generator.random(9) < 0.5, generator.random(9) < 0.2
         labels, wrong = generator.integers(0, 2, 9), generator.random(9) < 0.2
         found = generator.random(9) < 0.8
@@ -209,15 +216,15 @@ def test_thresholds_are_those_of_the_validation_data(pairs, photos, tmp_path, ta
     root, first, out = photos(task), tmp_path / 'first', tmp_path / 'out'
     label(str(pairs[task]), str(root), str(first), threshold=LOW[task])
     cfg = Config.fromfile(str(first / 'data.py'))
-    evaluator = cfg.val_evaluator
-    val = dict(cfg.val_dataloader, dataset=dict(cfg.train_dataloader.dataset, pipeline=cfg.val_dataloader.dataset.pipeline))
-    Config(dict(val_dataloader=val, val_evaluator=evaluator)).dump(str(tmp_path / 'val.py'))
+    dataset = dict(cfg.train_dataloader.dataset, pipeline=cfg.val_dataloader.dataset.pipeline)
+    val = dict(val_dataloader=dict(cfg.val_dataloader, dataset=dataset), val_evaluator=cfg.val_evaluator)
+    Config(val).dump(str(tmp_path / 'val.py'))
     said = label(str(pairs[task]), str(root), str(out), val=str(tmp_path / 'val.py'))
     assert 'greatest F1 of each class on 8 validation images' in said['thresholds_of']
     known = {name: each for name, each in said['thresholds'].items() if each[1] is not None}
     # Boxes that are cut off at the image's edge may cover each other there.
     least = dict(detection=0.9, segmentation=1)[task]
-    assert known and all(min(precision, recall) >= least and score >= LOW[task] for score, precision, recall in known.values())
+    assert known and all(min(rest) >= least and score >= LOW[task] for score, *rest in known.values())
     assert '| 100.0       |' in label_files.table(said)
     for name, counts in said['counts'].items() if task == 'segmentation' else ():
         assert counts == json.loads((first / 'labels.json').read_text())['counts'][name]
@@ -228,30 +235,36 @@ def test_without_files_of_the_validation_data(pairs, photos, tmp_path, task):
     config = tmp_path / 'pair.py'
     config.write_text(f"_base_ = '{pairs[task]}'\nval_dataloader = dict(dataset=dict(data_root='nowhere/'))\n")
     said = label(str(config), str(photos(task)), str(tmp_path / 'out'))
-    assert said['thresholds_of'] == '0.5, as the validation data needs nowhere/, which is not here'
-    assert 'to validate on, the labels themselves' in (tmp_path / 'out' / 'data.py').read_text()
+    assert said['thresholds_of'] == "0.5, without validation data ('nowhere/' does not exist)"
     cfg = Config.fromfile(str(tmp_path / 'out' / 'data.py'))
     with DefaultScope.overwrite_default_scope(said['scope']):
         assert len(DATASETS.build(cfg.val_dataloader.dataset)) == 8
 
 
 MISTAKES = {
-    'nothing': (lambda root: root / 'none', 'does not exist'),
-    'empty': (lambda root: (root / 'empty', (root / 'empty').mkdir(parents=True))[0], 'There is no image in'),
-    'list': (lambda root: (root / 'l.txt', (root / 'l.txt').write_text('a.jpg\n'))[0], 'names the image .*which does not'),
-    'json': (lambda root: (root / 'l.json', (root / 'l.json').write_text('{"a": []}'))[0], 'lists no images as the COCO'),
-    'broken': (lambda root: (root, (root / 'a.jpg').write_text('no'))[0], 'None of the images can be read'),
+    'none': ({}, 'none', 'does not exist'),
+    'empty': ({'notes.txt': ''}, '', 'There is no image in'),
+    'list': ({'list.txt': 'a.jpg\n'}, 'list.txt', "names the image '.*a.jpg', which does not exist"),
+    'json': ({'list.json': '{"a": []}'}, 'list.json', 'lists no images as the COCO format does'),
+    'half a json': (
+        {'a.json': '{"images": [{"file_name": "a.jpg"'},
+        'a.json',
+        'lists no images as the COCO format does',
+    ),
+    'broken': ({'a.jpg': 'no'}, '', 'None of the images can be read, such as .*a.jpg.: cannot be read'),
 }
 
 
 @pytest.mark.parametrize('mistake', MISTAKES)
 def test_mistakes_in_the_images_are_a_sentence(pairs, tmp_path, mistake):
-    make, sentence = MISTAKES[mistake]
-    (tmp_path / 'photos').mkdir()
-    source = make(tmp_path / 'photos')
+    contents, source, sentence = MISTAKES[mistake]
+    root = tmp_path / 'photos'
+    root.mkdir()
+    for name, text in contents.items():
+        (root / name).write_text(text)
     with pytest.raises(SetupError, match=sentence):
-        label(str(pairs['detection']), str(source), str(tmp_path / 'out'))
-    assert not [path for path in (tmp_path / 'out').glob('*') if path.name != '.lock']
+        label(str(pairs['detection']), str(root / source), str(tmp_path / 'out'))
+    assert not (tmp_path / 'out').exists()
 
 
 def test_images_of_other_channels_are_a_sentence(pairs, photos, tmp_path):
@@ -266,7 +279,7 @@ def test_images_of_other_channels_are_a_sentence(pairs, photos, tmp_path):
     mmcv.imwrite(np.zeros((64, 64, 4), np.uint8), str(root / '0.png'))
     with pytest.raises(SetupError, match='gives 4 channels and 64x64 pixels'):
         label(str(config), str(root), str(tmp_path / 'out'), pair.teacher_ckpt)
-    assert [path.name for path in (tmp_path / 'out').iterdir()] == ['.lock']
+    assert not (tmp_path / 'out').exists()
     mmcv.imwrite(np.full((64, 64), 9, np.uint8), str(root / '0.png'))
     assert label(str(config), str(root), str(tmp_path / 'out'), pair.teacher_ckpt, threshold=0.0)['images'] == 1
 
@@ -294,13 +307,14 @@ def test_images_of_a_list_and_of_coco(tmp_path, digits):
 @pytest.mark.parametrize('task', TASKS)
 def test_test_time_augmentation(pairs, photos, tmp_path, task):
     root = photos(task)
-    found = [label(str(pairs[task]), str(root), str(tmp_path / f'{tta}'), threshold=LOW[task], tta=tta) for tta in (0, 1)]
-    assert found[0]['counts'] != found[1]['counts'] and found[1]['images'] == 8
+    once, several = (
+        label(str(pairs[task]), str(root), str(tmp_path / f'{tta}'), threshold=LOW[task], tta=tta) for tta in (0, 1)
+    )
+    assert once['counts'] != several['counts'] and several['images'] == 8
 
 
 def test_masks_come_back_as_they_are():
     from mmdet.datasets.transforms import LoadAnnotations
-    from mmengine.structures import InstanceData
 
     generator, masks = np.random.default_rng(0), []
     for _ in range(6):
@@ -310,7 +324,6 @@ def test_masks_come_back_as_they_are():
         y, x = generator.integers(0, 50, 2)
         mask[y : y + 7, x : x + 2] = 1
         masks.append(mask.astype(bool))
-    torch = __import__('torch')
     found = InstanceData(
         masks=torch.from_numpy(np.stack(masks)),
         labels=torch.zeros(6, dtype=torch.long),
@@ -326,11 +339,6 @@ def test_masks_come_back_as_they_are():
 
 
 def test_pixels_of_a_head_with_one_channel_and_of_one_with_masks():
-    import torch
-    from types import SimpleNamespace
-
-    from mmengine.structures import BaseDataElement, PixelData
-
     def found(data, **head):
         model = SimpleNamespace(decode_head=SimpleNamespace(**head))
         return predictor._with_probabilities((BaseDataElement(seg_logits=PixelData(data=torch.tensor(data))),), model)
