@@ -252,16 +252,16 @@ def _boxes(dataset: Dataset, index: int, sample: BaseDataElement) -> Tuple[thres
 
 def _run(predictor: Predictor, labels: dict, folder: Path, images: str, count: int) -> None:
     """Predict on all images that have no line yet."""
-    done, root = files.done_images(folder), labels['root']
+    done, prefix = files.done_images(folder), osp.join(labels['root'], '')
     scores = np.array([labels['thresholds'][name][0] for name in labels['classes']])
     if done:
         print_log(f'{len(done)} of {count} images have labels already: {str(folder)!r} is gone on with.', 'current')
-    left = (path for path in list_images(images) if osp.relpath(path, root) not in done)
+    left = (path for path in list_images(images) if path[len(prefix) :] not in done)
     with (folder / files.LINES).open('ab') as lines:
         for batch in predictor.on(predictor.read, left, count - len(done), 'images'):
             entries = []
             for path, found in batch:
-                entry: dict = dict(image=osp.relpath(path, root))
+                entry: dict = dict(image=path[len(prefix) :])
                 if isinstance(found, str):
                     entry['skipped'] = found
                 elif predictor.scope == 'mmdet':
