@@ -195,6 +195,28 @@ def pair(teacher, student, out, check, **options) -> None:
 
 
 @_command(
+    'label images by a teacher, as data to train on',
+    _arg('teacher', help="zoo model, config file, package::path, or a pair's config"),
+    _arg('images', help='folder, text file with a path in each line, or COCO file'),
+    _arg('--out', required=True, metavar='DIR', help='folder to write; what was interrupted there goes on'),
+    _arg('--teacher-ckpt', metavar='PTH', help="the teacher's checkpoint, where it is no zoo model's"),
+    _arg('--val', metavar='CONFIG', help='config whose validation data sets the thresholds, if not its own'),
+    _arg('--threshold', type=float, metavar='X', help='score from which on predictions of all classes count'),
+    _switch('--tta', help='with test-time augmentation'),
+    _arg('--batch-size', type=int, metavar='N', help='images at once; defaults to 8 on a GPU, 2 on a processor'),
+)
+def label(**arguments) -> None:
+    """Label images by a teacher: a data set that any training of the two libraries takes, with a table and a sheet."""
+    _start()
+    from cankd_mm.apis.label import label
+    from cankd_mm.apis.label_files import table
+    from cankd_mm.show.sheet import write_sheet
+
+    labels, out = label(**arguments), Path(arguments['out'])
+    _say(f'\n{table(labels)}\n\nThe data: {out / "data.py"}\nThe sheet: {write_sheet(out, labels)}')
+
+
+@_command(
     'compare CanKD with other methods on a pair',
     _arg('pair', help='config of a pair; or the results.json of a comparison, to lay it out again'),
     _arg('--methods', nargs='+', default=[], metavar='CFG', help='configs of what further methods change'),
@@ -349,7 +371,7 @@ def main(command: Optional[Command] = None) -> None:
     arguments = vars(parser.parse_args())
     warnings.filterwarnings('ignore', 'pkg_resources is deprecated')  # MMEngine's, and setuptools is held back for it
     run, _ = arguments.pop('run'), arguments.pop('command', None)
-    goes_on = run in (compare, tune, reproduce, demo)
+    goes_on = run in (label, compare, tune, reproduce, demo)
     for number in (signal.SIGTERM, signal.SIGHUP) if goes_on else ():
         if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
             signal.signal(number, signal.default_int_handler)
