@@ -80,8 +80,8 @@ def label(
         raise SetupError(f'{out!r} lies in the folder of the images {images!r}: give --out another place.')
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
         model, meta = _build_teacher(cfg, checkpoint)
-        frozen = FrozenTeacher(model, model.data_preprocessor)
-        settings.update(checkpoint=checkpoint, root=root, weights=bytes(frozen.fingerprint()[:8].tolist()).hex())
+        frozen = FrozenTeacher(model, model)
+        settings.update(checkpoint=checkpoint, root=root, weights=bytes(frozen.fingerprint[:8].tolist()).hex())
         predictor = Predictor(model.to(get_device()), cfg, meta, tta, batch_size)
         if not (folder / files.LABELS).exists():
             predictor.try_first(list_images(images))
