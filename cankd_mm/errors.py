@@ -82,9 +82,9 @@ def frames_of(error: BaseException) -> List[FrameType]:
 def _refused(frames: List[FrameType], flags: int) -> bool:
     """Tell whether a constructor refused what a config gave it, or its base where it hands that on."""
     made = frames[-1].f_locals.get('self') if frames else None
-    while frames and (code := frames[-1].f_code).co_name == '__init__' and code.co_flags & flags == flags:
-        if frames[-1].f_locals.get('self') is not made:
-            break
+    while frames and frames[-1].f_code.co_name == '__init__' and frames[-1].f_locals.get('self') is made:
+        if frames[-1].f_code.co_flags & flags != flags:
+            return False
         frames = frames[:-1]
     return bool(frames) and frames[-1].f_globals.get('__name__', '').startswith(_MAKERS)
 

@@ -116,7 +116,7 @@ def flipped(task, *probabilities):
     )
 
 
-@pytest.mark.parametrize('whose', ['student', 'teacher', 'model'])
+@pytest.mark.parametrize('whose', ['student', 'teacher', pytest.param('model', marks=pytest.mark.full)])
 def test_test_time_augmentation(run, tmp_path, whose):
     task, pair, work_dir, _ = run
     config, checkpoint = str(pair), None if whose == 'teacher' else str(work_dir / 'epoch_2.pth')
@@ -138,6 +138,8 @@ def test_test_time_augmentation(run, tmp_path, whose):
     assert once.keys() == plain.keys() == twice.keys()
 
 
+@pytest.mark.slow
+@pytest.mark.full
 def test_test_time_augmentation_is_that_of_the_libraries(run, tmp_path):
     """MMDetection has flips where a config says nothing, and MMSegmentation no default."""
     task, pair, work_dir, _ = run
@@ -179,7 +181,9 @@ def test_test_time_augmentation_of_no_config(pairs, tmp_path):
         evaluate(str(pairs['segmentation']), teacher=True, tta=True, work_dir=str(tmp_path))
 
 
-@pytest.mark.parametrize('prefix', ['_orig_mod.', 'module.', 'student.'])
+@pytest.mark.parametrize(
+    'prefix', ['_orig_mod.', *(pytest.param(p, marks=pytest.mark.full) for p in ('module.', 'net.'))]
+)
 def test_weights_under_a_prefix_are_evaluated_and_exported(run, tmp_path, prefix):
     task, pair, work_dir, _ = run
     saved = torch.load(work_dir / 'epoch_2.pth')

@@ -488,7 +488,12 @@ def test_sizes_of_a_student_that_mixes_images_stay(tmp_path):
 @pytest.mark.parametrize(
     'train, student, words',
     [
-        ([CROP], 'pspnet_r18-d8_4xb2-80k_cityscapes-512x1024', 'nothing; .* 80000 iterations of 3 images$'),
+        pytest.param(
+            [CROP],
+            'pspnet_r18-d8_4xb2-80k_cityscapes-512x1024',
+            'nothing; .* 80000 iterations of 3 images$',
+            marks=pytest.mark.full,
+        ),
         (
             [dict(type='RandomRotate', prob=0.5, degree=9)],
             'pspnet_r18-d8_4xb2-80k_cityscapes-512x1024',
@@ -499,7 +504,7 @@ def test_sizes_of_a_student_that_mixes_images_stay(tmp_path):
             'rtmdet_tiny_8xb32-300e_coco',
             'image sizes, as those of the student.* hang together; .* 300 epochs$',
         ),
-        ([RESIZE], 'retinanet_r18_fpn_1x_coco', 'nothing; .* 12 epochs$'),
+        pytest.param([RESIZE], 'retinanet_r18_fpn_1x_coco', 'nothing; .* 12 epochs$', marks=pytest.mark.full),
     ],
 )
 def test_what_was_not_taken_of_the_data_is_said(train, student, words, tmp_path):

@@ -81,7 +81,7 @@ def data_note(cfg: Config, data: str, size: Optional[Tuple[int, int]]) -> str:
         left.append("image sizes, as those of the student's augmentation hang together")
     left += [key for key in ('train_cfg', 'optim_wrapper', 'param_scheduler', 'custom_hooks') if key in theirs]
     length, batch = cfg.train_cfg, cfg.train_dataloader.get('batch_size', 1)
-    epochs, iterations = length.get('max_epochs'), length.get('max_iters')
+    epochs, iterations = length.get('max_epochs', 0), length.get('max_iters')
     known = f'{iterations} iterations of {batch} images' if iterations else f'{epochs} epochs'
     found = _images(cfg)
     if found is not None:
