@@ -48,18 +48,21 @@ def find_resumable(work_dir: Path) -> Optional[Path]:
     return last_checkpoint(work_dir) or _newest(_checkpoints(work_dir))
 
 
-def newest_whole(broken: Path) -> Optional[Path]:
-    """Find the newest checkpoint beside a broken one that can be read; or None."""
-    from cankd_mm.models.checkpoints import load_checkpoint
+def load_resumable(path: Path) -> dict:
+    """Read the checkpoint that a training goes on from; if it is broken, a SetupError names the newest whole one."""
+    from cankd_mm.models.checkpoints import load_checkpoint  # with torch, which tables of what was logged do without
 
-    left = {path for path in _checkpoints(Path(broken).parent) if not path.samefile(broken)}
-    while left:
-        path = _newest(left)
-        with suppress(SetupError):
-            load_checkpoint(str(path), 'run')
-            return path
-        left.remove(path)
-    return None
+    try:
+        return load_checkpoint(str(path), 'run')
+    except SetupError as e:
+        for other in sorted(_checkpoints(path.parent), key=lambda path: path.stat().st_mtime, reverse=True):
+            with suppress(SetupError):
+                load_checkpoint(str(other), 'run')
+                break
+        else:
+            raise
+        problem, instead = str(e).rpartition(': ')[0], f'resume from {str(other)!r}, the newest that is whole'
+        raise SetupError(f'{problem}: {instead}, or take the broken one away.') from e
 
 
 def _checkpoints(folder: Path) -> List[Path]:
@@ -146,7 +149,8 @@ def claimed(work_dir: Path, wait: bool = False) -> Iterator[Callable[..., None]]
         yield note
     finally:
         if before and 'max_iters' not in state:  # nothing was trained
-            dump(before, str(work_dir / _STATE))
+            with suppress(OSError):
+                dump(before, str(work_dir / _STATE))
         lock.release()
 
 

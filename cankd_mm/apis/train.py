@@ -25,7 +25,7 @@ from cankd_mm.errors import SetupError
 from cankd_mm.models import FeatureDistill
 from cankd_mm.models.checkpoints import beside, load_checkpoint, prefixes_of
 from cankd_mm.models.utils import unwrap
-from cankd_mm.work_dir import claimed, find_resumable, length_of, newest_whole
+from cankd_mm.work_dir import claimed, find_resumable, length_of, load_resumable
 
 
 def train(
@@ -132,14 +132,7 @@ def _read_resumable(cfg: Config, resume: Optional[str]) -> Optional[dict]:
         cfg.resume = False
         return None
     cfg.resume, cfg.load_from = True, str(path)
-    try:
-        checkpoint = load_checkpoint(cfg.load_from, 'run')
-    except SetupError as e:
-        whole = newest_whole(path)
-        if whole is None:
-            raise
-        problem = str(e).rpartition(': ')[0]
-        raise SetupError(f'{problem}: resume from {str(whole)!r}, the newest that is whole, or take it away.') from e
+    checkpoint = load_resumable(Path(path))
     cfg.setdefault('randomness', ConfigDict())
     if cfg.randomness.get('seed') is None:
         cfg.randomness.seed = checkpoint.get('meta', {}).get('seed')

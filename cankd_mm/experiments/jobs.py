@@ -21,13 +21,13 @@ from cankd_mm.config.options import format_options
 from cankd_mm.config.paths import folder
 from cankd_mm.config.read import read_config
 from cankd_mm.errors import SetupError
-from cankd_mm.models.checkpoints import load_checkpoint
 from cankd_mm.work_dir import (
     USAGE,
     find_resumable,
     holder,
     is_complete,
     last_checkpoint,
+    load_resumable,
     read_facts,
     read_scalars,
     seconds_per_step,
@@ -63,7 +63,7 @@ class Job(NamedTuple):
         checkpoint = find_resumable(self.work_dir)
         if checkpoint is not None:
             path, cfg = str(checkpoint), read_config(self.config, self.options)
-            check_goes_on(load_checkpoint(path, 'run'), path, cfg, 'auto_scale_lr')  # which is no entry but an argument
+            check_goes_on(load_resumable(checkpoint), path, cfg, 'auto_scale_lr')  # which is no entry but an argument
 
     def command(self, gpus: int = 1, *arguments: str) -> List[str]:
         """Write the training as a command line, which resumes by itself and waits for whoever trains in its folder.

@@ -16,6 +16,7 @@ from mmengine.runner import save_checkpoint
 from cankd_mm.apis import train
 from cankd_mm.config.read import load_config, load_model_cfg
 from cankd_mm.errors import SetupError
+from cankd_mm.experiments.jobs import Job, run_jobs
 from cankd_mm.models.builders import build_model
 from cankd_mm.work_dir import claimed, find_resumable, state_of
 from tests import forked
@@ -271,6 +272,8 @@ def test_a_broken_checkpoint_is_named_with_the_whole_one_beside_it(trained, tmp_
     path = resume if resume == 'auto' else str(tmp_path / resume)
     with pytest.raises(SetupError, match=r"epoch_2.pth' .*: resume from '.*epoch_1.pth', the newest that is whole, or"):
         train(pair, work_dir=str(tmp_path), resume=path)
+    with pytest.raises(SetupError, match="resume from '.*epoch_1.pth', the newest that is whole"):
+        run_jobs([Job(tmp_path, pair)])
     (tmp_path / 'epoch_1.pth').unlink()
     with pytest.raises(SetupError, match="epoch_2.pth' (cannot be read .* write it again|holds no weights)"):
         train(pair, work_dir=str(tmp_path), resume=path)
