@@ -395,3 +395,11 @@ def test_pixels_of_a_head_with_one_channel_and_of_one_with_masks():
     assert masks['labels'].tolist() == [[0]] and masks['probabilities'].item() == pytest.approx(0.7)
     logits = found([[[2.0]], [[0.0]]])
     assert logits['probabilities'].item() == pytest.approx(1 / (1 + np.exp(-2)))
+
+
+def test_pipelines_load_what_the_labels_have():
+    step = dict(type='LoadAnnotations', with_bbox=True, with_mask=True, with_seg=True, reduce_zero_label=True)
+    without = dict(type='LoadAnnotations', with_bbox=True, with_mask=False, with_seg=False)
+    assert label_files._adapted([step], masks=False) == [without]
+    assert label_files._adapted([step], masks=True) == [dict(without, with_mask=True)]
+    assert step['with_seg']
