@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import mmcv
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from mmengine.config import Config
 from mmengine.registry import DATASETS, DefaultScope
 from mmengine.structures import BaseDataElement, InstanceData, PixelData
@@ -165,6 +167,36 @@ def test_other_settings_are_a_sentence(pairs, photos, tmp_path, monkeypatch, wha
     with pytest.raises(SetupError, match='were begun with .* give the same again to go on'):
         label(**{**options, 'threshold': 0.1, **SETTINGS[what]})
     assert all(path.stat().st_mtime == before[path] for path in Path('out').rglob('*') if path.name != '.lock')
+
+
+def test_classes_are_those_that_the_teacher_predicts(pairs, photos, tmp_path):
+    """And not those of a student's data; the checkpoint names them as well."""
+    config, pair, root = tmp_path / 'teacher.py', Config.fromfile(str(pairs['detection'])).model, photos('detection')
+    config.write_text(
+        f"_base_ = '{pair.teacher}'\n"
+        "val_dataloader = dict(dataset=dict(metainfo=dict(classes=('0', '1', '2'))))\n"
+        'test_dataloader = val_dataloader\n'
+    )
+    with pytest.raises(SetupError, match='predicts 10 classes, and its data names 3: give the config'):
+        label(str(config), str(root), str(tmp_path / 'out'), pair.teacher_ckpt)
+    names = [f'digit {i}' for i in range(10)]
+    weights = torch.load(pair.teacher_ckpt)['state_dict']
+    torch.save(dict(state_dict=weights, meta=dict(dataset_meta=dict(classes=names))), tmp_path / 'teacher.pth')
+    said = label(str(config), str(root), str(tmp_path / 'out'), str(tmp_path / 'teacher.pth'))
+    assert said['classes'] == names and len(said['palette']) == 10
+    assert said['thresholds_of'] == '0.5, without validation data (it has other classes than the teacher)'
+
+
+def test_one_process_at_a_time_and_its_progress(pairs, photos, tmp_path, monkeypatch):
+    lines, words = [], (str(pairs['segmentation']), str(photos('segmentation')), str(tmp_path / 'out'))
+    (tmp_path / 'out').mkdir()
+    with FileLock(str(tmp_path / 'out' / '.lock')), pytest.raises(SetupError, match='Another process labels into'):
+        label(*words)
+    monkeypatch.setattr(predictor, '_SECONDS', 0)
+    monkeypatch.setattr(predictor, 'print_log', lambda line, logger: lines.append(line))
+    label(*words, threshold=0.1)
+    assert re.fullmatch(r'images: 2 of 11, [0-9.]+ per second, 0:00:[0-9]+ left', lines[0])
+    assert lines[-1].startswith('images: 11 of 11') and lines[-1].endswith(' 0:00:00 left')
 
 
 def naive_f1(scores, right, total, threshold):
@@ -363,3 +395,11 @@ def test_pixels_of_a_head_with_one_channel_and_of_one_with_masks():
     assert masks['labels'].tolist() == [[0]] and masks['probabilities'].item() == pytest.approx(0.7)
     logits = found([[[2.0]], [[0.0]]])
     assert logits['probabilities'].item() == pytest.approx(1 / (1 + np.exp(-2)))
+
+
+def test_pipelines_load_what_the_labels_have():
+    step = dict(type='LoadAnnotations', with_bbox=True, with_mask=True, with_seg=True, reduce_zero_label=True)
+    without = dict(type='LoadAnnotations', with_bbox=True, with_mask=False, with_seg=False)
+    assert label_files._adapted([step], masks=False) == [without]
+    assert label_files._adapted([step], masks=True) == [dict(without, with_mask=True)]
+    assert step['with_seg']
