@@ -131,6 +131,7 @@ def train(**arguments) -> None:
     _CONFIG,
     _arg('checkpoint', nargs='?', help='checkpoint file; not needed with --teacher'),
     _switch('--teacher', help='evaluate the teacher with its own checkpoint'),
+    _arg('--against-teacher', metavar='IMAGES', help="rate the student by the teacher's predictions on these images"),
     _arg('--out', metavar='PKL', help='write the predictions to this .pkl file'),
     _switch('--tta', help='with test-time augmentation, as tta_model and tta_pipeline of the config say'),
     *_RUNNER,

@@ -1,3 +1,4 @@
+from pathlib import Path
 from typing import Dict, Optional
 
 from mmengine.config import Config, ConfigDict
@@ -5,9 +6,11 @@ from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 
 from cankd_mm.apis.data import check_data, check_datasets, inner_datasets
+from cankd_mm.apis.label import label
 from cankd_mm.apis.train import init_cpu_dist
+from cankd_mm.config.differences import tell_changes
 from cankd_mm.config.pair import is_distillation, student_config, teacher_config
-from cankd_mm.config.read import load_config
+from cankd_mm.config.read import load_config, read_config
 from cankd_mm.errors import SetupError
 from cankd_mm.models.algorithms.frozen_teacher import spread_grey
 from cankd_mm.models.checkpoints import load_checkpoint, load_weights, student_state_dict
@@ -23,6 +26,7 @@ def test(
     cfg_options: Optional[dict] = None,
     launcher: str = 'none',
     tta: bool = False,
+    against_teacher: Optional[str] = None,
 ) -> Dict[str, float]:
     """Evaluate the student of a distillation config, its teacher, or a plain model.
 
@@ -37,6 +41,9 @@ def test(
         launcher (str): ``'none'``, ``'pytorch'``, ``'slurm'`` or ``'mpi'``. Defaults to 'none'.
         tta (bool): Whether to put the predictions on several versions of each image together, as the config's
             ``tta_model`` and ``tta_pipeline`` say; MMDetection has flips as a default. Defaults to False.
+        against_teacher (str, optional): Images without labels, a folder, list or COCO file: a pair's student is rated
+            on them with the teacher's predictions as truth, see :func:`label`, and its metrics have the prefix
+            ``against_teacher``. Defaults to None, the test data and its labels.
 
     Returns:
         dict[str, float]: The metrics.
@@ -45,13 +52,21 @@ def test(
         SetupError: If something in the config, a checkpoint or a path is wrong.
     """
     cfg = load_config(config, cfg_options, work_dir, launcher)
-    check_data(cfg, 'test')
+    if against_teacher is None:
+        check_data(cfg, 'test')
+    elif teacher or not is_distillation(cfg):
+        raise SetupError('--against-teacher rates the student of a pair: give the config of one, without --teacher.')
+    else:
+        labels = str(Path(cfg.work_dir) / 'teacher_labels')
+        label(config, against_teacher, labels, cfg.model.get('teacher_ckpt'))
     whose = 'teacher' if teacher else 'student' if is_distillation(cfg) else 'model'
     checkpoint = checkpoint or (cfg.model.get('teacher_ckpt') if teacher else None)
     if checkpoint is None:
         raise SetupError(f'There is no checkpoint of the {whose} to evaluate: give one after the config.')
-    cfg = teacher_config(cfg) if teacher else student_config(cfg)
+    given, cfg = cfg, teacher_config(cfg) if teacher else student_config(cfg)
     cfg.load_from, cfg.resume = None, False
+    if against_teacher is not None:
+        _rate_against(labels, cfg)
     if tta:
         _augment(cfg, config)
     if out is not None:
@@ -63,14 +78,27 @@ def test(
     init_cpu_dist(cfg)
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):  # MMEngine's is one for runs of one second
         runner = Runner.from_cfg(cfg)
-        state_dict = load_checkpoint(checkpoint, whose)['state_dict']
-        state_dict = student_state_dict(state_dict) if whose == 'student' else state_dict
+        read = load_checkpoint(checkpoint, whose)
+        state_dict = student_state_dict(read['state_dict']) if whose == 'student' else read['state_dict']
         model = unwrap(runner.model)
         load_weights(model, state_dict, checkpoint, whose)
         if teacher:
             spread_grey(model)
+        else:
+            tell_changes(read, given, *(cfg_options or {}))
         check_datasets(runner, 'test')
         return runner.test()
+
+
+def _rate_against(labels: str, cfg: Config) -> None:
+    """Have a config's model tested on the labels in a folder."""
+    own, data = next(inner_datasets(cfg.test_dataloader.dataset)), read_config(str(Path(labels, 'data.py'))).data
+    cfg.test_dataloader.dataset = ConfigDict(data, pipeline=own.pipeline, test_mode=True)
+    given = cfg.test_evaluator[0] if isinstance(cfg.test_evaluator, list) else cfg.test_evaluator
+    of_boxes = dict(type='CocoMetric', ann_file=str(Path(labels, data.get('ann_file'))), metric='bbox')
+    of_pixels = dict(type='IoUMetric', iou_metrics=given.get('iou_metrics', ['mIoU']))
+    evaluator = of_boxes if cfg.get('default_scope') == 'mmdet' else of_pixels
+    cfg.test_evaluator = ConfigDict(evaluator, prefix='against_teacher')
 
 
 # What MMDetection's tools/test.py takes where a config says nothing.
