@@ -42,6 +42,8 @@ NAMES = {
     'STUDENT': 'student.py',
     'PTH': 'teacher.pth',
     'FILE': 'made.py',
+    'IMAGES': 'photos',
+    'DIR': 'labels',
     'CHECKPOINT': 'work_dirs/run/epoch_1.pth',
     'STUDENT_ALONE.pth': 'work_dirs/alone/epoch_1.pth',
     'cankd_mm::detection/cankd_retinanet-r101_retinanet-r50_2x_coco.py': 'row.py',
@@ -143,6 +145,7 @@ def small(pairs, tmp_path, typed):
     for name, base in bases.items():
         (tmp_path / f'{name}.py').write_text(f"_base_ = '{base}'\ntrain_cfg = dict(max_epochs=1, val_interval=1)\n")
     (tmp_path / 'teacher.pth').symlink_to(cfg.model.teacher_ckpt)
+    (tmp_path / 'photos').symlink_to(Path(cfg.train_dataloader.dataset.data_root) / 'leftImg8bit' / 'val')
     train('pair.py', work_dir='work_dirs/run')
     train('student.py', work_dir='work_dirs/alone')
 
@@ -218,7 +221,7 @@ def test_get_started(typed, zoo, monkeypatch):
     assert [length for *_, length, _ in asked] == ['quick', 'full']
 
 
-ON_A_PAIR = ['docs/show.md', 'docs/guides/methods.md', 'docs/guides/pair.md']
+ON_A_PAIR = ['docs/show.md', 'docs/guides/methods.md', 'docs/guides/pair.md', 'docs/guides/unlabeled.md']
 
 
 @pytest.mark.full

@@ -1,0 +1,10 @@
+# The digit scenes without their labels: docs/guides/unlabeled.md.
+_base_ = '../recommended-segmentation.py'
+model = dict(frozen_parts=['decode_head'])
+train_dataloader = dict(
+    dataset=dict(
+        _delete_=True,
+        type='UnlabeledImages',
+        images='work_dirs/digits300.txt',
+        metainfo=dict(classes=('background', *'0123456789')),
+        pipeline=[dict(type='LoadImageFromFile'), dict(type='PackSegInputs')]))
