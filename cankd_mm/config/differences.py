@@ -28,7 +28,9 @@ TRAINED = {
     'custom_hooks': frozenset(),
 }
 TESTED = {
-    'model': frozenset('train_cfg init_cfg pretrained teacher teacher_ckpt distiller init_from_teacher frozen_parts'.split()),
+    'model': frozenset(
+        'train_cfg init_cfg pretrained teacher teacher_ckpt distiller init_from_teacher frozen_parts'.split()
+    ),
     'data_preprocessor': frozenset(),
     'test_dataloader': _LOADING | {'batch_size', 'sampler'},
     'test_evaluator': frozenset(),

@@ -42,11 +42,14 @@ def _write_detection(root: Path, num_train: int, num_small: int, num_val: int) -
 
 
 def _write_segmentation(root: Path, num_train: int, num_small: int, num_val: int) -> None:
-    """Write images and label maps; ``train_small.txt`` lists the scenes of the small set."""
+    """Write images and label maps, and two lists of the small set, by scenes and by images."""
     for split, number in (('train', num_train), ('val', num_val)):
         compose = SceneComposer(split, cards=True)
         for index in range(number):
             scene, name = compose(index), f'{split}/scenes/{index:04d}'
             mmcv.imwrite(scene.image, str(root / 'leftImg8bit' / f'{name}_leftImg8bit.png'))
             mmcv.imwrite(scene.label_map, str(root / 'gtFine' / f'{name}_gtFine_labelTrainIds.png'))
-    (root / 'train_small.txt').write_text(''.join(f'scenes/{i:04d}\n' for i in range(num_small)))
+    small = [f'scenes/{i:04d}' for i in range(num_small)]
+    images = [f'leftImg8bit/train/{name}_leftImg8bit.png' for name in small]
+    for name, lines in {'train_small.txt': small, 'train_small_images.txt': images}.items():
+        (root / name).write_text('\n'.join([*lines, '']))

@@ -5,6 +5,6 @@ train_dataloader = dict(
     dataset=dict(
         _delete_=True,
         type='UnlabeledImages',
-        images='work_dirs/digits300.txt',
+        images='data/digits/segmentation/train_small_images.txt',
         metainfo=dict(classes=('background', *'0123456789')),
         pipeline=[dict(type='LoadImageFromFile'), dict(type='PackSegInputs')]))
