@@ -89,9 +89,9 @@ def check_datasets(runner: Runner, *splits: str) -> None:
             continue
         with _reading(loader, split):
             loop = getattr(runner, f'{split}_loop')
-        leaves = _leaves(loop.dataloader.dataset)
-        found = [_check_dataset(dataset, split, heads) for dataset in leaves]
-        _check_classes([_classes_of(dataset) for dataset in leaves], found, split, heads)
+        parts = leaves(loop.dataloader.dataset)
+        found = [_check_dataset(dataset, split, heads) for dataset in parts]
+        _check_classes([_classes_of(dataset) for dataset in parts], found, split, heads)
         for metric in getattr(getattr(loop, 'evaluator', None), 'metrics', ()):
             if type(metric).__name__ == 'CocoMetric' and metric._coco_api is not None:
                 _check_metric(metric, split)
@@ -115,10 +115,10 @@ def explain_batch(batch: Optional[dict], model: nn.Module) -> None:
             )
 
 
-def _leaves(dataset: object) -> List[object]:
+def leaves(dataset: object) -> List[object]:
     """List the data sets inside one that may repeat, join, mix or slice them."""
     inner = [getattr(dataset, 'dataset', None), getattr(dataset, '_dataset', None), *getattr(dataset, 'datasets', ())]
-    return [leaf for part in inner if hasattr(part, '__getitem__') for leaf in _leaves(part)] or [dataset]
+    return [leaf for part in inner if hasattr(part, '__getitem__') for leaf in leaves(part)] or [dataset]
 
 
 def _classes_of(dataset: object) -> Optional[Sequence[str]]:

@@ -1,6 +1,7 @@
 import copy
 from contextlib import ExitStack
 from math import isfinite
+from os.path import abspath
 from typing import Callable, Dict, Iterator, List, Optional, Tuple
 from unittest.mock import patch
 
@@ -12,8 +13,9 @@ from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from cankd_mm.apis.data import leaves
 from cankd_mm.engine.runner import DistillValLoop
-from cankd_mm.engine.unlabeled import without_labels
+from cankd_mm.engine.unlabeled import UnlabeledImages, without_labels
 from cankd_mm.errors import SetupError
 from cankd_mm.models import FeatureDistill
 from cankd_mm.models.algorithms.feature_distill import is_unlabeled
@@ -47,7 +49,7 @@ class PreflightHook(Hook):
         if not isinstance(model, FeatureDistill):
             return
         with untouched_generators():
-            findings = [*_weights(runner, model), _input(model), *_classes(runner, model)]
+            findings = [*_weights(runner, model), _input(model), *_classes(runner, model), *_overlap(runner)]
             loader = runner.train_dataloader
             dataset = _without_caches(loader.dataset)
             self.batch = loader.collate_fn([dataset[i] for i in range(min(loader.batch_size or 2, len(dataset)))])
@@ -126,6 +128,20 @@ def _classes(runner: Runner, model: FeatureDistill) -> Iterator[str]:
     yield f'classes: data {data}, student {student}, teacher {teacher}'
     if data is not None and student > data and not hasattr(model, 'language_model'):
         yield _Warning(f'the student predicts {student} classes, the data has {data}: was num_classes forgotten?')
+
+
+def _overlap(runner: Runner) -> Iterator[str]:
+    """Warn of images without labels that are validated on."""
+    loop = runner.val_loop
+    unlabeled = [part for part in leaves(runner.train_dataloader.dataset) if isinstance(part, UnlabeledImages)]
+    if loop is None or not unlabeled:
+        return
+    parts = [part for part in leaves(loop.dataloader.dataset) if hasattr(part, 'get_data_info')]
+    paths = {abspath(part.get_data_info(i).get('img_path', '')) for part in parts for i in range(len(part))}
+    count = sum(path in paths for part in unlabeled for path in part.paths())
+    if count:
+        problem = f'{count} of the images without labels are those of the validation set'
+        yield _Warning(f'{problem}: they may be trained on, but its figures are then not honest ones')
 
 
 def _one_step(runner: Runner, model: FeatureDistill, batch: dict) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 import logging
 from array import array
-from typing import Optional, Sequence
+from typing import Iterator, Optional, Sequence
 
 import numpy as np
 from mmengine.dataset import BaseDataset, ConcatDataset
@@ -71,6 +71,13 @@ class UnlabeledImages(BaseDataset):
 
     def __len__(self) -> int:
         return self.length or len(self._ends)
+
+    def paths(self) -> Iterator[str]:
+        """Name all images, whatever an epoch shows of them."""
+        start = 0
+        for end in self._ends:
+            yield self._names[start:end].decode()
+            start = end
 
     def get_data_info(self, idx: int) -> dict:
         """Name an image, with height and width, by which samplers group images."""

@@ -22,6 +22,7 @@ from cankd_mm.config.read import load_config
 from cankd_mm.engine import LabeledAndUnlabeled, UnlabeledImages
 from cankd_mm.errors import SetupError
 from cankd_mm.experiments.compare import compare
+from cankd_mm.show.show import show
 from tests.test_models.test_algorithms.test_feature_distill import TASKS, batch, build
 
 LIBRARIES = dict(detection='mmdet', segmentation='mmseg')
@@ -146,6 +147,31 @@ def test_beside_a_labelled_data_set(pairs, digits, task, tmp_path):
     assert marks == [False] * 8 + [True] * 4
     alone = student_config(load_config(str(pair)), exported=False).train_dataloader.dataset
     assert alone == load_config(str(tmp_path / f'{task}_student_data.py')).train_dataloader.dataset
+
+
+@pytest.mark.slow
+@pytest.mark.full
+def test_averages_of_the_weights_accumulated_gradients_and_the_page(pairs, digits, tmp_path):
+    images, _ = folder_of(tmp_path, digits, 'segmentation')
+    pair, _ = written(pairs, 'segmentation', tmp_path, images)
+    options = {
+        'custom_hooks': [dict(type='EMAHook'), dict(type='CanBlockMonitorHook', interval=1)],
+        'optim_wrapper.accumulative_counts': 2,
+    }
+    runner = train(str(pair), work_dir=str(tmp_path / 'run'), cfg_options=options)
+    ema = runner.model.state_dict()
+    saved = torch.load(tmp_path / 'run' / 'epoch_2.pth')
+    assert saved['ema_state_dict'] and ema.keys() == saved['state_dict'].keys()
+    page = show(str(pair), str(tmp_path / 'run' / 'epoch_2.pth'), count=1, out=str(tmp_path / 'page'), evaluate=False)
+    assert 'What it changed' in open(page).read()
+
+
+def test_images_that_are_validated_on_are_named(pairs, digits, tmp_path):
+    pair, _ = written(pairs, 'segmentation', tmp_path, digits / 'segmentation' / 'leftImg8bit')
+    runner = train(str(pair), work_dir=str(tmp_path / 'run'), check=True)
+    log = next((tmp_path / 'run').glob('*/*.log')).read_text()
+    count = len(runner.val_dataloader.dataset)
+    assert f'preflight: {count} of the images without labels are those of the validation set' in log
 
 
 def test_a_head_that_nothing_trains_is_named(pairs, digits, tmp_path):
