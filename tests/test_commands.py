@@ -43,6 +43,7 @@ NAMES = {
     'PTH': 'teacher.pth',
     'FILE': 'made.py',
     'IMAGES': 'photos',
+    'work_dirs/without_labels/epoch_12.pth': 'work_dirs/without_labels/epoch_1.pth',
     'DIR': 'labels',
     'CHECKPOINT': 'work_dirs/run/epoch_1.pth',
     'STUDENT_ALONE.pth': 'work_dirs/alone/epoch_1.pth',

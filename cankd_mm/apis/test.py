@@ -1,12 +1,15 @@
+import hashlib
 from pathlib import Path
 from typing import Dict, Optional
 
 from mmengine.config import Config, ConfigDict
+from mmengine.logging import print_log
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 
 from cankd_mm.apis.data import check_data, check_datasets, inner_datasets
 from cankd_mm.apis.label import label
+from cankd_mm.apis.label_files import table
 from cankd_mm.apis.train import init_cpu_dist
 from cankd_mm.config.differences import tell_changes
 from cankd_mm.config.pair import is_distillation, student_config, teacher_config
@@ -57,8 +60,7 @@ def test(
     elif teacher or not is_distillation(cfg):
         raise SetupError('--against-teacher rates the student of a pair: give the config of one, without --teacher.')
     else:
-        labels = str(Path(cfg.work_dir) / 'teacher_labels')
-        label(config, against_teacher, labels, cfg.model.get('teacher_ckpt'))
+        labels = _label(cfg, config, against_teacher)
     whose = 'teacher' if teacher else 'student' if is_distillation(cfg) else 'model'
     checkpoint = checkpoint or (cfg.model.get('teacher_ckpt') if teacher else None)
     if checkpoint is None:
@@ -88,6 +90,19 @@ def test(
             tell_changes(read, given, *(cfg_options or {}))
         check_datasets(runner, 'test')
         return runner.test()
+
+
+def _label(cfg: Config, config: str, images: str) -> str:
+    """Have the teacher of a pair label images, in a folder for these images and weights."""
+    weights = cfg.model.get('teacher_ckpt')
+    changed = Path(weights).stat().st_mtime if weights and Path(weights).is_file() else 0
+    name = hashlib.sha256(f'{Path(images).absolute()} {weights} {changed}'.encode()).hexdigest()[:8]
+    folder = str(Path(cfg.work_dir) / f'teacher_labels_{name}')
+    found = label(config, images, folder, weights)
+    print_log(f'The labels of the teacher, in {folder!r}:\n{table(found)}', 'current')
+    if not any(sum(counts.values()) for counts in found['counts'].values()):
+        raise SetupError(f'The teacher finds nothing that it is sure of on {images!r}: give other images, or its own.')
+    return folder
 
 
 def _rate_against(labels: str, cfg: Config) -> None:

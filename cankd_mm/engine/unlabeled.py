@@ -14,6 +14,8 @@ from cankd_mm.config.images import MIN_SIDE, list_images
 from cankd_mm.config.types import class_of
 from cankd_mm.errors import SetupError, reason_of
 
+_MANY = 100  # images that cannot be used, and none that can
+
 
 @DATASETS.register_module()
 class UnlabeledImages(BaseDataset):
@@ -55,7 +57,7 @@ class UnlabeledImages(BaseDataset):
         if length is not None and length < 1:
             raise SetupError(f'UnlabeledImages got {length=}: give one or more, or leave it out for all images.')
         self.images, self.length = images, length
-        self._names, self._ends, self._reported = b'', array('q'), set()
+        self._names, self._ends, self._reported, self._usable = b'', array('q'), set(), False
         known = getattr(class_of(DATASETS, like), 'METAINFO', {}) if like else {}
         super().__init__(metainfo={**known, **(metainfo or {})}, pipeline=list(pipeline), lazy_init=lazy_init)
 
@@ -111,12 +113,15 @@ class UnlabeledImages(BaseDataset):
             if min(info.get('ori_shape', (MIN_SIDE,))[:2]) < MIN_SIDE:
                 problem = f'has a side of less than {MIN_SIDE} pixels'
         if problem is None:
+            self._usable = True
             if data is not None:
                 data['data_samples'].set_metainfo(dict(unlabeled=True))
             return data
         if path not in self._reported:
             self._reported.add(path)
             print_log(f'The image {path!r} {problem}, and is left out.', 'current', logging.WARNING)
+        if not self._usable and len(self._reported) >= min(len(self._ends), _MANY):
+            raise SetupError(f'None of {len(self._reported)} images of {self.images!r} can be used: give whole images.')
         return None
 
 

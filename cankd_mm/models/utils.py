@@ -112,6 +112,9 @@ def heads_of(model: nn.Module) -> Dict[str, nn.Module]:
 
 def count_classes(model: nn.Module) -> int:
     """Count the classes that a detector or segmentor predicts: the most of any head, or 0."""
+    fusion = getattr(model, 'panoptic_fusion_head', None)
+    if getattr(fusion, 'num_stuff_classes', 0):  # heads that share the classes
+        return fusion.num_classes
     return max((head.num_classes for _, head in _predicting(model)), default=0)
 
 
@@ -120,6 +123,7 @@ def _predicting(model: nn.Module) -> Iterator[Tuple[str, nn.Module]]:
         if (
             name.rstrip('.0123456789').split('.')[-1] in _HEADS
             and 'rpn_head' not in name
+            and not name.endswith('.semantic_head')  # HTC's, for label maps of its own
             and not any(kind.__name__ == 'RPNHead' for kind in type(module).__mro__)  # an RPN by itself
             and isinstance(getattr(module, 'num_classes', None), int)
             and not hasattr(module, 'boundary_threshold')  # STDC's, for edges that it finds in the label map

@@ -427,5 +427,6 @@ def test_a_student_is_rated_by_its_teacher_where_there_are_no_labels(pairs, digi
         )
     key = dict(detection='against_teacher/bbox_mAP', segmentation='against_teacher/aAcc')[task]
     assert found['same'][key] >= (0.99 if task == 'detection' else 99.9) > found['other'].get(key, 0)
+    assert len(list((tmp_path / 'same').glob('teacher_labels_*/labels.json'))) == 1
     with pytest.raises(SetupError, match='--against-teacher rates the student of a pair'):
         evaluate(cfg.model.teacher, cfg.model.teacher_ckpt, work_dir=str(tmp_path / 'no'), against_teacher=images)

@@ -90,7 +90,7 @@ def test_synchronized_batch_norm_and_an_end_of_the_distillation(pairs, tmp_path)
     two_ranks(tmp_path, ranks, config, '--launcher', 'pytorch', '--work-dir', tmp_path)
     scalars = next(tmp_path.glob('*/vis_data/scalars.json')).read_text().splitlines()
     steps = [json.loads(line) for line in scalars if '"loss"' in line]
-    assert 'distill.loss_neck_0' in steps[0] and steps[-1]['distill.loss'] == 0 and len(steps) == 3
+    assert 'distill.loss_neck_0' in steps[0] and steps[-1]['distill_to_task'] == 0 and len(steps) == 3
 
 
 def test_error_on_one_rank_ends_all(pairs, tmp_path):

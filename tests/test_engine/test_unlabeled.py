@@ -174,6 +174,35 @@ def test_images_that_are_validated_on_are_named(pairs, digits, tmp_path):
     assert f'preflight: {count} of the images without labels are those of the validation set' in log
 
 
+def test_classes_of_another_order_are_named(pairs, digits, tmp_path):
+    """A frozen head would give them the wrong names; where all is trained it is a warning."""
+    images, _ = folder_of(tmp_path, digits, 'detection')
+    cfg = Config.fromfile(str(pairs['detection'])).model
+    weights = torch.load(cfg.teacher_ckpt)
+    weights['meta'] = dict(dataset_meta=dict(classes=('1', '0', *'23456789')))
+    torch.save(weights, tmp_path / 'other.pth')
+    options = {'model.teacher_ckpt': str(tmp_path / 'other.pth')}
+    pair, _ = written(pairs, 'detection', tmp_path, images)
+    with pytest.raises(SetupError, match="class 0 is '0' in the data and '1' in the teacher's checkpoint: give both"):
+        train(str(pair), work_dir=str(tmp_path / 'run'), cfg_options=options)
+    train(str(pairs['detection']), work_dir=str(tmp_path / 'all'), cfg_options=options, check=True)
+    assert "class 0 is '0' in the data and '1'" in next((tmp_path / 'all').glob('*/*.log')).read_text()
+
+
+def test_where_nothing_has_labels_nothing_is_validated(pairs, digits, tmp_path):
+    images, count = folder_of(tmp_path, digits, 'segmentation')
+    student = tmp_path / 'student.py'
+    base = pairs['segmentation'].with_name('segmentation_student.py')
+    student.write_text(f"_base_ = '{base}'\nval_dataloader = dict(dataset=dict(data_root='nowhere/'))\n")
+    cfg = Config.fromfile(str(pairs['segmentation'])).model
+    pair = tmp_path / 'pair.py'
+    said = write_pair(cfg.teacher, str(student), str(pair), cfg.teacher_ckpt, unlabeled=str(images))
+    assert any(f'{count} of {images}, an epoch of {-(-count // 4)} iterations' in line for line in said)
+    assert any(line.startswith('no validation, as its data is not there') for line in said)
+    runner = train(str(pair), work_dir=str(tmp_path / 'run'), cfg_options={'train_cfg.max_epochs': 1})
+    assert runner.val_loop is None and (tmp_path / 'run' / 'epoch_1.pth').exists()
+
+
 def test_a_head_that_nothing_trains_is_named(pairs, digits, tmp_path):
     """By the command that writes the pair, and before the first iteration of one that was written by hand."""
     images, _ = folder_of(tmp_path, digits, 'detection')
@@ -260,6 +289,13 @@ def test_broken_and_tiny_images_are_named_and_left_out(tmp_path):
     assert len(said) == 2 and all(
         re.search("The image '.*(broken|tiny).png' .*, and is left out", line) for line in said
     )
+
+
+def test_a_folder_of_broken_images_is_one_sentence(tmp_path):
+    for number in range(3):
+        (tmp_path / f'{number}.png').write_bytes(b'no image')
+    with pytest.raises(SetupError, match='None of 3 images of .* can be used: give whole images'):
+        dataset_of(tmp_path)[0]
 
 
 @pytest.mark.parametrize('source', ['nowhere', 'empty', 'list.txt'])

@@ -13,13 +13,14 @@ from mmengine.dataset import Compose
 from mmengine.model import BaseModel
 from mmengine.registry import DefaultScope
 
+from cankd_mm.apis.data import missing_data
 from cankd_mm.config.images import list_images
 from cankd_mm.config.types import type_name
 from cankd_mm.config.write import literal
 from cankd_mm.engine.unlabeled import without_labels
 from cankd_mm.errors import SetupError
 from cankd_mm.models.distillers.probe import probe_both
-from cankd_mm.models.utils import untouched_generators
+from cankd_mm.models.utils import count_classes, untouched_generators
 
 _MIXING = ('Mosaic', 'MixUp', 'Mixup', 'CopyPaste')  # several images, with their boxes
 _LOGITS = 'decode_head.conv_seg'
@@ -34,7 +35,7 @@ def unlabeled_text(cfg: Config, images: str, beside: bool) -> Tuple[List[str], L
         images (str): A folder, a list or a COCO file. None of it there is a SetupError.
         beside (bool): Whether the student's labelled data set stays, with the images beside it.
     """
-    next(iter(list_images(images)))
+    count, batch = sum(1 for _ in list_images(images)), cfg.train_dataloader.get('batch_size', 1)
     pipelines, dataset = [], cfg.train_dataloader.get('dataset') or {}
     while dataset:
         pipelines.insert(0, dataset.get('pipeline') or [])
@@ -50,7 +51,8 @@ def unlabeled_text(cfg: Config, images: str, beside: bool) -> Tuple[List[str], L
     unlabeled = f'dict(\n        {", ".join(words)},\n        pipeline=pipeline)'
     if beside:
         mix = "_delete_=True, type='LabeledAndUnlabeled', ratio=1.0, labeled=_base_.train_dataloader.dataset"
-        text = f'dict(\n        {mix},\n        unlabeled={unlabeled})'
+        inside = unlabeled.replace('\n', '\n    ')
+        text = f'dict(\n        {mix},\n        unlabeled={inside})'
     else:
         text = unlabeled.replace('type=', '_delete_=True, type=', 1)
     loader = [f'dataset={text}']
@@ -60,8 +62,13 @@ def unlabeled_text(cfg: Config, images: str, beside: bool) -> Tuple[List[str], L
         kind = 'InfiniteSampler' if cfg.train_cfg.get('max_epochs') is None else 'DefaultSampler'
         loader.insert(0, f"sampler=dict(_delete_=True, type='{kind}', shuffle=True)")
     lines.append(f'train_dataloader = dict(\n    {", ".join(loader)})')
+    if any(missing_data(cfg, 'val')):
+        lines.append('val_dataloader, val_evaluator, val_cfg = None, None, None')
     kept = ', '.join(dict.fromkeys(type_name(step) for step in steps))
-    notes = [f'images without labels: {images}, through {kept}']
+    length = '' if beside else f', an epoch of {-(-count // batch)} iterations'
+    notes = [f'images without labels: {count} of {images}{length}, through {kept}']
+    if any(missing_data(cfg, 'val')):
+        notes.append('no validation, as its data is not there: cankd test --against-teacher rates the student')
     return lines, [*notes, f'left out of its pipeline, as labels are needed: {", ".join(left_out) or "nothing"}']
 
 
@@ -142,4 +149,7 @@ def kept_by(student: BaseModel, teacher: BaseModel, source: str, parts: List[str
                 losses = dict(distill_losses=dict(loss_logits=loss), loss_forward_mappings=dict(loss_logits=mapping))
                 return dict(distiller={**recorders, **losses})
     (part, *_), problem = lacking, "does not fit the teacher's, and without labels nothing trains it"
+    classes = count_classes(student), count_classes(teacher)
+    if classes[0] != classes[1]:
+        raise SetupError(f'The student predicts {classes[0]} classes and the teacher {classes[1]}: give both the same.')
     raise SetupError(f"The student's {part} {problem}: {without_labels(part)}.")

@@ -106,6 +106,8 @@ def write_pair(
             method = {**method, **kept, 'distiller': {**method.get('distiller', {}), **kept.get('distiller', {})}}
             notes.append(f'without labels: {_kept_words(kept)}')
     texts[path] = _pair_text(base, imports_of(cfg), theirs.config, weights, sources[0], parts, method, more)
+    if data is not None and own.exists() and own.read_text(encoding='utf-8') == texts[own]:
+        del texts[own]  # of an earlier pair with the same student
     write_new(texts)
     notes += [f'warning: {warning}' for warning in _warnings(theirs, ours, models)]
     return [*notes, f'written: {path}']

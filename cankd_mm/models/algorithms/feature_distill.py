@@ -179,10 +179,10 @@ class FeatureDistill(BaseModel):
         distiller = self.distiller
         if self.distillation_stopped:
             losses = add_prefix(self._task_losses(inputs, data_samples), 'student')
-            # Distributed training wants a gradient for every parameter that it has started with.
-            idle = (p.sum() for p in distiller.parameters() if p.requires_grad)
-            losses['distill.loss'] = 0 * sum(idle, inputs.new_zeros(()))
-            return losses
+            # Distributed training wants a gradient for every parameter that it has started with, and the log zeros.
+            zero = 0 * sum((p.sum() for p in distiller.parameters() if p.requires_grad), inputs.new_zeros(()))
+            distill_losses = dict.fromkeys(distiller.distill_losses, zero)
+            return {**losses, **add_prefix(distill_losses, 'distill'), 'distill_to_task': zero.detach()}
         distiller.set_deliveries_override(False)
         with distiller.deliveries:
             # Anything that a training runs may be delivered.

@@ -275,7 +275,9 @@ def test_stopped_distillation_trains_the_student_alone(pairs, loss):
     model.distillation_stopped = True
     model.train()
     losses = losses_of(model, batch('detection'))
-    assert losses.pop('distill.loss') == 0 and all(name.startswith('student.') for name in losses)
+    assert losses.pop('distill_to_task') == 0
+    assert [losses.pop(f'distill.loss_neck_{level}') for level in range(3)] == [0, 0, 0], 'and so the log says'
+    assert all(name.startswith('student.') for name in losses)
     model.parse_losses(losses_of(model, batch('detection')))[0].backward()
     # As distributed training wants it.
     assert [name for name, p in model.named_parameters() if p.grad is None] == []
