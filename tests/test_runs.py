@@ -105,7 +105,11 @@ def launched(tmp_path, pair, *words, before=()):
     environment = dict(os.environ, PYTHONPATH=str(ROOT))
     with open(tmp_path / 'log', 'w') as log:
         parent = subprocess.Popen(
-            [*command, '--work-dir', str(tmp_path / 'run')], env=environment, stdout=log, stderr=log
+            [*command, '--work-dir', str(tmp_path / 'run')],
+            env=environment,
+            stdout=log,
+            stderr=log,
+            preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # which these tests may have ignored
         )
     end = time.monotonic() + 60
     while not (logs := list((tmp_path / 'run').glob('**/vis_data/scalars.json'))):

@@ -109,7 +109,15 @@ def test_failures_are_named_and_the_search_goes_on(pairs, tmp_path, stand_in):
         search(pairs, tmp_path, trials=5, work_dir=str(tmp_path / 'other'))
 
 
-def test_interrupted_search_goes_on_in_the_same_folders(pairs, tmp_path, stand_in):
+@pytest.fixture
+def interruptible():
+    """Have SIGINT interrupt this process, also where it has been started in the background of a shell."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_interrupted_search_goes_on_in_the_same_folders(pairs, tmp_path, stand_in, interruptible):
     stand_in['seconds'] = 30
     started = tmp_path / 'run' / 'trial_001' / 'starts'
 
