@@ -119,6 +119,13 @@ _KNOWN = (
         'installed: pip install torchvision, or set its init_cfg to None to start from scratch.',
     ),
     (
+        RuntimeError,
+        r'torchvision::\w+ does not exist',
+        '',
+        'The installed torchvision is for another torch, and does not import: `cankd doctor` names the command that '
+        'repairs it.',
+    ),
+    (
         (RuntimeError, NotImplementedError),
         r'pip install (transformers|fairscale)',
         '',
