@@ -80,7 +80,7 @@ _NOT_FOUND = HTTPError('', 404, 'Not Found', {}, None)
         ),
         (lambda: raise_in('mmengine/runner/checkpoint.py', _NOT_FOUND), r'fetched \(HTTP Error 404: Not Found\)'),
         (lambda: raise_in('a.py', ModuleNotFoundError("No module named 'torchvision'")), 'pip install torchvision, or'),
-        (lambda: raise_in('a.py', RuntimeError('operator torchvision::nms does not exist')), '`cankd doctor` names the'),
+        (lambda: raise_in('a.py', RuntimeError('torchvision::nms does not exist')), '`cankd doctor` names the'),
         (lambda: raise_in('a.py', RuntimeError('run: pip install fairscale')), 'fairscale, .* "transformers<5" fair'),
         (lambda: build(type='FPN', a=1), "entry 'a' that (FPN|its type) does not take"),
         (lambda: build(type='HandsOn', a=1), "entry 'a' that (Base|its type) does not take"),
