@@ -110,9 +110,7 @@ WRITERS = {
 @pytest.mark.parametrize('kind', WRITERS)
 def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch, kind, error):
     path = tmp_path / f'file.{kind}'
-    monkeypatch.setattr(
-        'mmengine.logging.MMLogger.callHandlers', lambda *args: None
-    )  # into folders of others
+    monkeypatch.setattr('mmengine.logging.MMLogger.callHandlers', lambda *args: None)  # into folders of others
     for before in ([], [path]):
         with monkeypatch.context() as context, pytest.raises(type(error)) as raised:
             context.setattr('mmengine.fileio.backends.local_backend.open', Full(error), raising=False)
