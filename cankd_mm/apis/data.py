@@ -1,5 +1,6 @@
 """Whether data sets hold what a config says, and what is wrong with a batch that could not be trained on."""
 
+import copy
 import logging
 import mmap
 import os.path as osp
@@ -62,6 +63,11 @@ def inner_datasets(dataset: dict) -> Iterator[dict]:
         yield from inner_datasets(part)
     if not parts:
         yield dataset
+
+
+def innermost(loader: dict) -> dict:
+    """Copy the config of a loader's data set, of several the first, without wrappers."""
+    return copy.deepcopy(next(inner_datasets(loader['dataset'])))
 
 
 def _path_entries(dataset: dict) -> Dict[str, object]:

@@ -22,7 +22,7 @@ from torch.utils.data import Dataset
 
 from cankd_mm.apis import label_files as files
 from cankd_mm.apis import thresholds
-from cankd_mm.apis.data import missing_data
+from cankd_mm.apis.data import innermost, missing_data
 from cankd_mm.apis.pair.zoo import find_model
 from cankd_mm.apis.predictor import Predictor
 from cankd_mm.apis.thresholds import Threshold
@@ -152,7 +152,7 @@ def _build_teacher(cfg: Config, checkpoint: Optional[str]) -> Tuple[BaseModel, d
         load_pretrained(model, pretrained_cfg(model), 'teacher')
     else:
         raise SetupError('The weights of the teacher are not known: give its checkpoint with --teacher-ckpt PATH.')
-    data = dict(files.innermost(cfg.get('test_dataloader') or cfg.val_dataloader), lazy_init=True)
+    data = dict(innermost(cfg.get('test_dataloader') or cfg.val_dataloader), lazy_init=True)
     metas = [DATASETS.build(data).metainfo, known.get('dataset_meta') or {}]
     metas.append(dict(classes=known.get('CLASSES'), palette=known.get('PALETTE')))  # of version 2
     number = 0 if hasattr(model, 'language_model') else count_classes(model)  # of whose classes the words are free
@@ -211,7 +211,7 @@ def _validation(cfg: Config, val: Optional[str], classes: List[str]) -> Tuple[Op
     else:
         reason = next((f'{path!r} does not exist' for _, path in missing_data(where, 'val')), '')
     if not reason:
-        data = dict(files.innermost(where.val_dataloader), lazy_init=True)
+        data = dict(innermost(where.val_dataloader), lazy_init=True)
         if list(DATASETS.build(data).metainfo.get('classes') or ()) != classes:
             reason = 'it has other classes than the teacher'
     if reason and val is not None:
@@ -228,7 +228,7 @@ def _thresholds(
         return [Threshold(float(threshold))] * number, 'as --threshold says'
     if where is None:
         return [Threshold(_UNKNOWN)] * number, f'{_UNKNOWN}, without validation data ({reason})'
-    dataset = DATASETS.build(copy.deepcopy(files.innermost(where.val_dataloader)))
+    dataset = DATASETS.build(innermost(where.val_dataloader))
     if predictor.annotated is not None:
         dataset.pipeline = Compose(copy.deepcopy(predictor.annotated))
     batches = predictor.on(dataset.__getitem__, range(len(dataset)), len(dataset), 'validation')

@@ -15,6 +15,7 @@ from mmengine.config import Config
 from mmengine.fileio import dump
 from mmengine.structures import BaseDataElement, InstanceData, PixelData
 
+from cankd_mm.apis.data import innermost
 from cankd_mm.config.types import type_name
 from cankd_mm.config.write import arguments, literal
 
@@ -22,14 +23,6 @@ LABELS, LINES, DATA = 'labels.json', 'predictions.jsonl', 'data.py'
 _COCO, _NAMES, _MAPS = 'annotations.json', 'images.txt', 'label_maps'
 _PATHS = ('ann_file', 'img', 'img_path', 'seg', 'seg_map_path')
 UNSURE = 255  # the label that MMSegmentation ignores
-
-
-def innermost(loader: dict) -> dict:
-    """Take the config of a loader's data set, of several the first, without wrappers."""
-    dataset = loader['dataset']
-    while 'dataset' in dataset or 'datasets' in dataset:
-        dataset = dataset['dataset'] if 'dataset' in dataset else dataset['datasets'][0]
-    return dataset
 
 
 def done_images(out: Path) -> Set[str]:

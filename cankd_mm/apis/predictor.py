@@ -18,12 +18,15 @@ from mmengine.structures import BaseDataElement
 from mmengine.utils.dl_utils import set_multi_processing
 from torch.utils.data import DataLoader, Dataset
 
-from cankd_mm.apis.label_files import UNSURE, innermost
+from cankd_mm.apis.data import innermost
+from cankd_mm.apis.label_files import UNSURE
 from cankd_mm.config.images import MIN_SIDE
 from cankd_mm.config.types import library_of, type_name
 from cankd_mm.errors import SetupError, reason_of
 
 _SECONDS = 10.0  # between two lines of progress
+# What MMDetection's tools/test.py puts predictions on several versions of an image together with.
+TTA_MODEL = dict(type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100))
 
 
 class _Images(Dataset):
@@ -61,9 +64,7 @@ class Predictor:
         if tta:
             pipeline = self.annotated = _tta_pipeline(cfg, pipeline)
             if self.scope == 'mmdet':
-                merge = dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)
-                default = dict(type='DetTTAModel', tta_cfg=merge)
-                self.tta = MODELS.build(ConfigDict(copy.deepcopy(cfg.get('tta_model') or default), module=model))
+                self.tta = MODELS.build(ConfigDict(copy.deepcopy(cfg.get('tta_model') or TTA_MODEL), module=model))
         self.pipeline = Compose(_without_annotations(pipeline))
         # What a data set says of each of its images, and a pipeline may ask for.
         self.info = dict(instances=[], seg_fields=[], reduce_zero_label=False)

@@ -10,6 +10,7 @@ from mmengine.runner import Runner
 from cankd_mm.apis.data import check_data, check_datasets, inner_datasets
 from cankd_mm.apis.label import label
 from cankd_mm.apis.label_files import table
+from cankd_mm.apis.predictor import TTA_MODEL
 from cankd_mm.apis.train import init_cpu_dist
 from cankd_mm.config.differences import tell_changes
 from cankd_mm.config.pair import is_distillation, student_config, teacher_config
@@ -122,14 +123,13 @@ _FLIPS = dict(type='TestTimeAug', transforms=[
     [dict(type='PackDetInputs', meta_keys=(
         'img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction'))],
 ])  # fmt: skip
-_MERGED = dict(type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100))
 
 
 def _augment(cfg: Config, config: str) -> None:
     """Put a config's model into one for test-time augmentation, as the tools of both libraries do."""
     datasets = list(inner_datasets(cfg.test_dataloader.dataset))
     if cfg.get('default_scope') == 'mmdet':
-        cfg.setdefault('tta_model', ConfigDict(_MERGED))
+        cfg.setdefault('tta_model', ConfigDict(TTA_MODEL))
         cfg.setdefault('tta_pipeline', [*datasets[0].pipeline[:-1], ConfigDict(_FLIPS)])
     lacking = [key for key in ('tta_model', 'tta_pipeline') if key not in cfg]
     if lacking:

@@ -17,10 +17,10 @@ from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
 from torch import Tensor
 
+from cankd_mm.apis.data import innermost
 from cankd_mm.config.types import type_name
 from cankd_mm.models.utils import quiet
 from cankd_mm.show.page import shrunk
-from cankd_mm.show.stages import innermost
 
 SIDE = 480  # pixels of a picture's longer side
 

@@ -15,6 +15,7 @@ from mmengine.runner import set_random_seed
 from mmengine.structures import BaseDataElement
 from torch.utils.data import Dataset
 
+from cankd_mm.apis.data import innermost
 from cankd_mm.config.pair import is_feature_distill
 from cankd_mm.config.types import type_name
 from cankd_mm.errors import SetupError, reason_of
@@ -114,14 +115,6 @@ def _pipeline(cfg: Config) -> list:
     if not loader:
         raise SetupError('The config has no validation or test data, whose pipeline would read images: add one.')
     return innermost(loader).pipeline
-
-
-def innermost(loader: dict) -> dict:
-    """Copy the config of a loader's data set, of several the first, without wrappers that repeat or join images."""
-    dataset = loader['dataset']
-    while 'dataset' in dataset or 'datasets' in dataset:
-        dataset = dataset['dataset'] if 'dataset' in dataset else dataset['datasets'][0]
-    return copy.deepcopy(dataset)
 
 
 def _sample(data: dict) -> Sample:
