@@ -175,6 +175,7 @@ def check(**arguments) -> None:
     _arg('--teacher-ckpt', metavar='PTH', help="the teacher's checkpoint, where it is no zoo model's"),
     _arg('--data', metavar='CONFIG', help='config of the data set to train on, where it is another'),
     _arg('--unlabeled', metavar='IMAGES', help='train on a folder, list or COCO file of images, without their labels'),
+    _arg('--unlabeled-val', metavar='IMAGES', help="validate on these images, with the teacher's predictions as truth"),
     _switch('--recommended', help='with the settings that measured best'),
     _arg('--out', metavar='FILE', help='defaults to cankd_TEACHER_STUDENT.py'),
     _switch('--check', help='look at all that its training would use, too'),

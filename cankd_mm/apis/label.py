@@ -27,7 +27,7 @@ from cankd_mm.apis.pair.zoo import find_model
 from cankd_mm.apis.predictor import Predictor
 from cankd_mm.apis.thresholds import Threshold
 from cankd_mm.config.images import list_images
-from cankd_mm.config.pair import NO_PREDICTIONS, is_distillation, teacher_config
+from cankd_mm.config.pair import NO_PREDICTIONS, is_distillation, teacher_config, without_labels
 from cankd_mm.config.read import load_config, read_config
 from cankd_mm.config.types import from_timm
 from cankd_mm.errors import SetupError
@@ -121,7 +121,10 @@ def _read_teacher(teacher: str, teacher_ckpt: Optional[str]) -> Tuple[Config, Op
         raise SetupError(f'The teacher {teacher!r} {NO_PREDICTIONS}: give a whole detector or segmentor.')
     cfg, checkpoint = load_config(found.config), teacher_ckpt or found.weights
     if is_distillation(cfg):
+        # Of a pair that is rated on images without labels, their pipeline serves.
+        rated = cfg.test_dataloader if without_labels(cfg, 'test') else None
         checkpoint, cfg = checkpoint or cfg.model.get('teacher_ckpt'), teacher_config(cfg)
+        cfg.test_dataloader = cfg.get('test_dataloader') or rated
     if not (cfg.get('test_dataloader') or cfg.get('val_dataloader')):
         raise SetupError(f'{teacher!r} has no test_dataloader, whose pipeline would read images: add one.')
     return cfg, checkpoint

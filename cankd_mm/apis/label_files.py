@@ -108,8 +108,10 @@ def finish(out: Path, labels: dict) -> dict:
     if labels['scope'] == 'mmdet':
         _write_coco(out / _COCO, _entries(out, root), classes)
     else:
-        with (out / _NAMES).open('w', encoding='utf-8') as names:
+        part = (out / _NAMES).with_suffix('.part')
+        with part.open('w', encoding='utf-8') as names:
             names.writelines(f'{entry["image"]}\n' for entry in _entries(out, root))
+        part.replace(out / _NAMES)
         labels = dict(labels, unsure=unsure / max(pixels, 1))
     what = 'objects' if labels['scope'] == 'mmdet' else 'pixels'
     counts = {name: {what: amounts[name], 'images': images[name]} for name in classes}

@@ -1,20 +1,16 @@
-import hashlib
-from pathlib import Path
 from typing import Dict, Optional
 
 from mmengine.config import Config, ConfigDict
-from mmengine.logging import print_log
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 
+from cankd_mm.apis.against_teacher import rate_against_teacher, rate_unlabeled
 from cankd_mm.apis.data import check_data, check_datasets, inner_datasets
-from cankd_mm.apis.label import label
-from cankd_mm.apis.label_files import table
 from cankd_mm.apis.predictor import TTA_MODEL
 from cankd_mm.apis.train import init_cpu_dist
 from cankd_mm.config.differences import tell_changes
 from cankd_mm.config.pair import is_distillation, student_config, teacher_config
-from cankd_mm.config.read import load_config, read_config
+from cankd_mm.config.read import load_config
 from cankd_mm.errors import SetupError
 from cankd_mm.models.algorithms.frozen_teacher import spread_grey
 from cankd_mm.models.checkpoints import load_checkpoint, load_weights, student_state_dict
@@ -57,19 +53,18 @@ def test(
     """
     cfg = load_config(config, cfg_options, work_dir, launcher)
     if against_teacher is None:
-        check_data(cfg, 'test')
+        rate_unlabeled(cfg, config, *([] if teacher else ['test']))
     elif teacher or not is_distillation(cfg):
         raise SetupError('--against-teacher rates the student of a pair: give the config of one, without --teacher.')
     else:
-        labels = _label(cfg, config, against_teacher)
+        rate_against_teacher(cfg, config, 'test', against_teacher)
+    check_data(cfg, 'test')
     whose = 'teacher' if teacher else 'student' if is_distillation(cfg) else 'model'
     checkpoint = checkpoint or (cfg.model.get('teacher_ckpt') if teacher else None)
     if checkpoint is None:
         raise SetupError(f'There is no checkpoint of the {whose} to evaluate: give one after the config.')
     given, cfg = cfg, teacher_config(cfg) if teacher else student_config(cfg)
     cfg.load_from, cfg.resume = None, False
-    if against_teacher is not None:
-        _rate_against(labels, cfg)
     if tta:
         _augment(cfg, config)
     if out is not None:
@@ -80,6 +75,9 @@ def test(
         cfg.test_evaluator = [*evaluators, dict(type=dump, out_file_path=out)]
     init_cpu_dist(cfg)
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):  # MMEngine's is one for runs of one second
+        if not cfg.get('test_dataloader'):
+            problem = 'has no test data with labels'
+            raise SetupError(f'{config!r} {problem}: add a test_dataloader with its test_evaluator and test_cfg.')
         runner = Runner.from_cfg(cfg)
         read = load_checkpoint(checkpoint, whose)
         state_dict = student_state_dict(read['state_dict']) if whose == 'student' else read['state_dict']
@@ -91,30 +89,6 @@ def test(
             tell_changes(read, given, *(cfg_options or {}))
         check_datasets(runner, 'test')
         return runner.test()
-
-
-def _label(cfg: Config, config: str, images: str) -> str:
-    """Have the teacher of a pair label images, in a folder for these images and weights."""
-    weights = cfg.model.get('teacher_ckpt')
-    changed = Path(weights).stat().st_mtime if weights and Path(weights).is_file() else 0
-    name = hashlib.sha256(f'{Path(images).absolute()} {weights} {changed}'.encode()).hexdigest()[:8]
-    folder = str(Path(cfg.work_dir) / f'teacher_labels_{name}')
-    found = label(config, images, folder, weights)
-    print_log(f'The labels of the teacher, in {folder!r}:\n{table(found)}', 'current')
-    if not any(sum(counts.values()) for counts in found['counts'].values()):
-        raise SetupError(f'The teacher finds nothing that it is sure of on {images!r}: give other images, or its own.')
-    return folder
-
-
-def _rate_against(labels: str, cfg: Config) -> None:
-    """Have a config's model tested on the labels in a folder."""
-    own, data = next(inner_datasets(cfg.test_dataloader.dataset)), read_config(str(Path(labels, 'data.py'))).data
-    cfg.test_dataloader.dataset = ConfigDict(data, pipeline=own.pipeline, test_mode=True)
-    given = cfg.test_evaluator[0] if isinstance(cfg.test_evaluator, list) else cfg.test_evaluator
-    of_boxes = dict(type='CocoMetric', ann_file=str(Path(labels, data.get('ann_file'))), metric='bbox')
-    of_pixels = dict(type='IoUMetric', iou_metrics=given.get('iou_metrics', ['mIoU']))
-    evaluator = of_boxes if cfg.get('default_scope') == 'mmdet' else of_pixels
-    cfg.test_evaluator = ConfigDict(evaluator, prefix='against_teacher')
 
 
 # What MMDetection's tools/test.py takes where a config says nothing.

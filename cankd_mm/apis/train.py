@@ -1,4 +1,3 @@
-import os
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Optional
@@ -14,17 +13,19 @@ from mmengine.registry import MODEL_WRAPPERS, RUNNERS
 from mmengine.runner import Runner
 from torch import nn
 
+from cankd_mm.apis.against_teacher import rate_unlabeled
 from cankd_mm.apis.data import check_data, check_datasets, explain_batch
 from cankd_mm.apis.preflight import PreflightHook
 from cankd_mm.config.differences import check_goes_on
 from cankd_mm.config.metric import metric_of
-from cankd_mm.config.pair import is_feature_distill
+from cankd_mm.config.pair import is_feature_distill, leave_out_rating
 from cankd_mm.config.read import load_config
 from cankd_mm.config.types import type_name
 from cankd_mm.errors import SetupError
 from cankd_mm.models import FeatureDistill
 from cankd_mm.models.checkpoints import beside, load_checkpoint, prefixes_of
 from cankd_mm.models.utils import unwrap
+from cankd_mm.stack.machine import process_rank
 from cankd_mm.work_dir import claimed, find_resumable, length_of, load_resumable
 
 
@@ -85,12 +86,12 @@ def train(
     if (check or teacher_eval) and not is_feature_distill(cfg):
         options = '--check and --teacher-eval'
         raise SetupError(f'{options} look at a distillation by FeatureDistill, and {config!r} is none: leave them out.')
-    # torchrun, Slurm and MPI name the process before anything is initialized.
-    names = ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK')
-    rank = next((int(os.environ[name]) for name in names if name in os.environ), 0)
-    claims = not check and (launcher == 'none' or rank == 0)
+    claims = not check and (launcher == 'none' or process_rank() == 0)
     with claimed(Path(cfg.work_dir), wait) if claims else nullcontext(lambda **facts: None) as note:
         checkpoint = _read_resumable(cfg, resume)
+        if check:  # which rates nothing, and leaves no labels behind
+            leave_out_rating(cfg)
+        rate_unlabeled(cfg, config, 'val', 'test')
         init_cpu_dist(cfg)
         runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
         if cfg.get('load_from'):

@@ -35,6 +35,7 @@ _EVALUATORS = {
     'SemSegMetric': ('iou_metrics', 'mIoU', {'mIoU': 'mIoU', 'mDice': 'mDice', 'mFscore': 'mFscore'}, 1),
     'IoUMetric': ('iou_metrics', 'mIoU', {'mIoU': 'mIoU', 'mDice': 'mDice', 'mFscore': 'mFscore'}, 1),
 }
+AGAINST_TEACHER = 'against_teacher'  # the prefix of metrics that take the teacher's predictions for true
 _NAMES = {
     'bbox_mAP': 'box AP',
     'bbox_AP': 'box AP',
@@ -110,6 +111,8 @@ def _entries(evaluators: object) -> Iterator[Tuple[Mapping, Optional[str]]]:
 
 
 def _name(key: str) -> str:
+    if key.startswith(f'{AGAINST_TEACHER}/'):
+        return f'{_name(key.partition("/")[2])} against the teacher'
     return _NAMES.get(key) or _NAMES.get(key.rpartition('/')[2], key)
 
 

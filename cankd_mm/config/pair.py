@@ -18,9 +18,9 @@ def is_distillation(cfg: Config) -> bool:
     return 'architecture' in cfg.model and 'teacher' in cfg.model
 
 
-def trains_without_labels(cfg: dict) -> bool:
-    """Tell whether no image of a training has labels."""
-    return type_name((cfg.get('train_dataloader') or {}).get('dataset')) == 'UnlabeledImages'
+def without_labels(cfg: dict, split: str = 'train') -> bool:
+    """Tell whether no image of ``'train'``, ``'val'`` or ``'test'`` has labels."""
+    return type_name((cfg.get(f'{split}_dataloader') or {}).get('dataset')) == 'UnlabeledImages'
 
 
 def is_feature_distill(cfg: Config) -> bool:
@@ -65,9 +65,10 @@ def _leave_out_ours(plain: dict) -> None:
         del plain['runner_type']
     if plain.get('val_cfg') and _is_ours(plain['val_cfg'], LOOPS):
         plain['val_cfg'] = {key: value for key, value in plain['val_cfg'].items() if key not in ('type', 'teacher')}
-    if trains_without_labels(plain):
+    if without_labels(plain):
         for key in ('train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler'):
             plain[key] = None
+    leave_out_rating(plain)
     for key in ('custom_hooks', 'default_hooks'):
         hooks = plain.get(key)
         if isinstance(hooks, dict):
@@ -80,6 +81,14 @@ def _leave_out_ours(plain: dict) -> None:
         plain['custom_imports'] = dict(plain['custom_imports'], imports=others)
     else:
         plain.pop('custom_imports', None)
+
+
+def leave_out_rating(cfg: dict) -> None:
+    """Rate nothing where images have no labels."""
+    for split in ('val', 'test'):
+        if without_labels(cfg, split):
+            for key in ('dataloader', 'evaluator', 'cfg'):
+                cfg[f'{split}_{key}'] = None
 
 
 def imports_of(cfg: dict) -> List[str]:

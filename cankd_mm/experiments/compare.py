@@ -13,10 +13,11 @@ from typing import Dict, List, Optional, Sequence, TextIO
 from mmengine.config import Config
 from mmengine.fileio import put_text
 
+from cankd_mm.apis.against_teacher import rate_unlabeled
 from cankd_mm.apis.data import check_data
 from cankd_mm.config.differences import TRAINED, describe, differences
 from cankd_mm.config.metric import required_metric
-from cankd_mm.config.pair import is_distillation, student_config, trains_without_labels
+from cankd_mm.config.pair import is_distillation, student_config, without_labels
 from cankd_mm.config.paths import default_work_dir
 from cankd_mm.config.read import load_config, read_config, read_dumped
 from cankd_mm.config.types import from_timm, type_name
@@ -86,9 +87,11 @@ def load_pair(config: str, cfg_options: Optional[dict] = None) -> Config:
 def _plan(pair: str, methods: Sequence[str], seeds: Sequence[int], root: Path, cfg_options: dict) -> List[Job]:
     """Write ``<method>.py`` for the student alone, the pair and every method; list the trainings, seed after seed."""
     cfg = load_pair(pair, cfg_options)
+    cfg.work_dir = str(root)
+    rate_unlabeled(cfg, pair, 'val', 'test')  # once for all trainings
     for key in ('work_dir', 'launcher'):
         cfg.pop(key, None)
-    alone = {} if trains_without_labels(cfg) else {ALONE: student_config(cfg, exported=False)}
+    alone = {} if without_labels(cfg) else {ALONE: student_config(cfg, exported=False)}
     configs = {**alone, Path(pair).stem.split('_')[0]: cfg}
     for path in methods:
         name = Path(path).stem

@@ -1,3 +1,4 @@
+import os
 import platform
 from importlib import import_module
 from importlib.util import find_spec
@@ -23,3 +24,9 @@ def describe_machine() -> Dict[str, object]:
         python=platform.python_version(),
         versions={name: import_module(name).__version__ for name in packages if find_spec(name)},
     )
+
+
+def process_rank() -> int:
+    """Which of several processes this one is, as torchrun, Slurm and MPI name it before anything is initialized."""
+    names = ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK')
+    return next((int(os.environ[name]) for name in names if name in os.environ), 0)

@@ -23,6 +23,7 @@ from cankd_mm.engine import LabeledAndUnlabeled, UnlabeledImages
 from cankd_mm.errors import SetupError
 from cankd_mm.experiments.compare import compare
 from cankd_mm.show.show import show
+from cankd_mm.work_dir import read_scalars
 from tests.test_models.test_algorithms.test_feature_distill import TASKS, batch, build
 
 LIBRARIES = dict(detection='mmdet', segmentation='mmseg')
@@ -201,6 +202,42 @@ def test_where_nothing_has_labels_nothing_is_validated(pairs, digits, tmp_path):
     assert any(line.startswith('no validation, as its data is not there') for line in said)
     runner = train(str(pair), work_dir=str(tmp_path / 'run'), cfg_options={'train_cfg.max_epochs': 1})
     assert runner.val_loop is None and (tmp_path / 'run' / 'epoch_1.pth').exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('task', ['segmentation', pytest.param('detection', marks=pytest.mark.full)])
+def test_the_teacher_rates_a_training_whose_validation_has_no_labels(pairs, digits, task, tmp_path):
+    """By that name in the log, the best checkpoint, and the table of a comparison; the export is plain."""
+    images, _ = folder_of(tmp_path, digits, task)
+    val = str(digits / dict(detection='detection/val', segmentation='segmentation/leftImg8bit/val')[task])
+    pair, said = written(pairs, task, tmp_path, images, unlabeled_val=val)
+    weights, sure = torch.load(load_config(str(pair)).model.teacher_ckpt), tmp_path / 'sure.pth'
+    last = dict(detection='bbox_head.retina_cls', segmentation='decode_head.conv_seg')[task]
+    weights['state_dict'][f'{last}.weight'] *= 100  # one that trained none is sure of nothing
+    weights['state_dict'][f'{last}.bias'] *= 0
+    torch.save(weights, sure)
+    assert any(line.startswith('validation: ') and "the teacher's predictions count as true" in line for line in said)
+    options = {'train_cfg.max_epochs': 1, 'train_cfg.val_interval': 1, 'randomness.seed': 0}
+    options['model.teacher_ckpt'] = str(sure)
+    runner = train(str(pair), work_dir=str(tmp_path / 'run'), cfg_options=options)
+    key, name = dict(detection=('bbox_mAP', 'box AP'), segmentation=('mIoU', 'mIoU'))[task]
+    assert runner.cfg.default_hooks.checkpoint.get('save_best') is None  # as the runner chooses it
+    logged = [entry for entry in read_scalars(tmp_path / 'run') if f'against_teacher/{key}' in entry]
+    assert len(logged) == 1 and 'teacher/against_teacher' not in str(logged)
+    assert list((tmp_path / 'run').glob(f'best_against_teacher_{key}_epoch_1.pth')) or logged[0].values() == 0
+    compared = compare(str(pair), [], [0], work_dir=str(tmp_path / 'compare'), cfg_options=options)
+    assert compared['metric'] == f'{name} against the teacher' and 'exported student' in compared['runs'][0]['measured']
+    assert compared['runs'][0]['metrics'][f'against_teacher/{key}'] == pytest.approx(
+        logged[0][f'against_teacher/{key}']
+    )
+    config, _ = export_student(str(pair), str(tmp_path / 'run' / 'epoch_1.pth'))
+    assert load_config(config).val_dataloader is load_config(config).test_cfg is None
+    train(str(pair), work_dir=str(tmp_path / 'look'), check=True)
+    assert not list((tmp_path / 'look').glob('teacher_labels*'))
+    plain = tmp_path / 'plain.py'
+    plain.write_text(f"_base_ = '{pair.name}'\nmodel = dict(_delete_=True, **_base_.model.architecture)\n")
+    with pytest.raises(SetupError, match='has no teacher whose predictions count: give the config of a pair'):
+        evaluate(str(plain), str(tmp_path / 'run' / 'epoch_1.pth'))
 
 
 def test_a_head_that_nothing_trains_is_named(pairs, digits, tmp_path):

@@ -13,10 +13,11 @@ from mmengine.dataset import Compose
 from mmengine.model import BaseModel
 from mmengine.registry import DefaultScope
 
-from cankd_mm.apis.data import missing_data
+from cankd_mm.apis.data import innermost, missing_data
 from cankd_mm.config.images import list_images
+from cankd_mm.config.metric import AGAINST_TEACHER
 from cankd_mm.config.types import type_name
-from cankd_mm.config.write import literal
+from cankd_mm.config.write import arguments, laid_out, literal
 from cankd_mm.engine.unlabeled import without_labels
 from cankd_mm.errors import SetupError
 from cankd_mm.models.distillers.probe import probe_both
@@ -27,28 +28,28 @@ _LOGITS = 'decode_head.conv_seg'
 _TRIALS = 20  # as many steps draw whether they do something
 
 
-def unlabeled_text(cfg: Config, images: str, beside: bool) -> Tuple[List[str], List[str]]:
+def unlabeled_text(cfg: Config, images: str, beside: bool, val: Optional[str]) -> Tuple[List[str], List[str]]:
     """Write the data loader of a training on images without labels, and say what became of the student's pipeline.
 
     Args:
         cfg (Config): The student's config, with its data.
         images (str): A folder, a list or a COCO file. None of it there is a SetupError.
         beside (bool): Whether the student's labelled data set stays, with the images beside it.
+        val (str, optional): The same of images to validate on, where the teacher's predictions count as true. None is
+            the student's own validation data, or no validation where that is not there.
     """
     count, batch = sum(1 for _ in list_images(images)), cfg.train_dataloader.get('batch_size', 1)
     pipelines, dataset = [], cfg.train_dataloader.get('dataset') or {}
     while dataset:
         pipelines.insert(0, dataset.get('pipeline') or [])
-        innermost, dataset = dataset, dataset.get('dataset') or (dataset.get('datasets') or [None])[0]
+        labeled, dataset = dataset, dataset.get('dataset') or (dataset.get('datasets') or [None])[0]
     scope, left_out = cfg.get('default_scope'), []
     steps = _fitting([step for pipeline in pipelines for step in pipeline], left_out)
     steps = _running(steps, scope, left_out)
-    words = [f'type={"UnlabeledImages"!r}, images={str(Path(images).absolute())!r}, like={innermost["type"]!r}']
-    if innermost.get('metainfo'):
-        words.append(f'metainfo={literal(_plain(innermost["metainfo"]))}')
+    words = arguments(_images(images, labeled))
     listed = ',\n    '.join(map(literal, steps))
     lines = [f'pipeline = [\n    {listed}]']
-    unlabeled = f'dict(\n        {", ".join(words)},\n        pipeline=pipeline)'
+    unlabeled = f'dict(\n        {words},\n        pipeline=pipeline)'
     if beside:
         mix = "_delete_=True, type='LabeledAndUnlabeled', ratio=1.0, labeled=_base_.train_dataloader.dataset"
         inside = unlabeled.replace('\n', '\n    ')
@@ -62,14 +63,45 @@ def unlabeled_text(cfg: Config, images: str, beside: bool) -> Tuple[List[str], L
         kind = 'InfiniteSampler' if cfg.train_cfg.get('max_epochs') is None else 'DefaultSampler'
         loader.insert(0, f"sampler=dict(_delete_=True, type='{kind}', shuffle=True)")
     lines.append(f'train_dataloader = dict(\n    {", ".join(loader)})')
-    if any(missing_data(cfg, 'val')):
-        lines.append('val_dataloader, val_evaluator, val_cfg = None, None, None')
+    validation, said = _validation(cfg, val)
+    lines += validation
     kept = ', '.join(dict.fromkeys(type_name(step) for step in steps))
-    length = '' if beside else f', an epoch of {-(-count // batch)} iterations'
-    notes = [f'images without labels: {count} of {images}{length}, through {kept}']
-    if any(missing_data(cfg, 'val')):
-        notes.append('no validation, as its data is not there: cankd test --against-teacher rates the student')
-    return lines, [*notes, f'left out of its pipeline, as labels are needed: {", ".join(left_out) or "nothing"}']
+    alone = f'an epoch of {-(-count // batch)} iterations'
+    length = 'one for each labelled image, which makes an epoch twice as long' if beside else alone
+    notes = [f'images without labels: {count} of {images}, {length}, through {kept}']
+    return lines, [*notes, *said, f'left out of its pipeline, as labels are needed: {", ".join(left_out) or "nothing"}']
+
+
+def _validation(cfg: Config, images: Optional[str]) -> Tuple[List[str], List[str]]:
+    """Write what rates a training, where it is not the student's own validation data, and say so."""
+    if images is None:
+        if not any(missing_data(cfg, 'val')):
+            return [], []
+        advice = '--unlabeled-val IMAGES rates by the teacher, as does cankd test --against-teacher'
+        return ['val_dataloader, val_evaluator, val_cfg = None, None, None'], [
+            f'no validation, as its data is not there: {advice}'
+        ]
+    count, own = sum(1 for _ in list_images(images)), cfg.get('test_dataloader') or cfg.get('val_dataloader')
+    if not own:
+        raise SetupError('The student has no test_dataloader, whose pipeline would read these images: add one.')
+    detects = cfg.get('default_scope') == 'mmdet'
+    evaluator = dict(type='CocoMetric', metric='bbox') if detects else dict(type='IoUMetric', iou_metrics=['mIoU'])
+    like = innermost(own)
+    dataset = dict(_images(images, like), pipeline=_plain(like['pipeline']))
+    rating = dict(dataloader=dict(_plain(own), dataset=dataset), evaluator=dict(evaluator, prefix=AGAINST_TEACHER))
+    entries = {f'val_{key}': value for key, value in rating.items()}
+    entries['val_cfg'] = dict(type='DistillValLoop', teacher='never')  # by itself, it would be right
+    if cfg.get('test_dataloader'):
+        entries.update({f'test_{key}': value for key, value in rating.items()})
+    deleting = {key: dict(_delete_=True) if isinstance(cfg.get(key), dict) else {} for key in entries}
+    note = f"validation: {count} of {images}, where the teacher's predictions count as true"
+    return [f'{key} = {laid_out({**deleting[key], **value})}' for key, value in entries.items()], [note]
+
+
+def _images(images: str, like: dict) -> dict:
+    """Describe images without labels, with the classes of a data set."""
+    known = dict(metainfo=_plain(like['metainfo'])) if like.get('metainfo') else {}
+    return dict(type='UnlabeledImages', images=str(Path(images).absolute()), like=like['type'], **known)
 
 
 def _plain(value: object) -> object:

@@ -39,6 +39,7 @@ def write_pair(
     data: Optional[str] = None,
     recommended: bool = False,
     unlabeled: Optional[str] = None,
+    unlabeled_val: Optional[str] = None,
 ) -> List[str]:
     """Write the config of a pair, and say what was chosen and why, a line each.
 
@@ -51,6 +52,8 @@ def write_pair(
         recommended (bool): Whether to put the recommended settings on top. Defaults to False, the paper's.
         unlabeled (str, optional): Images without labels to train on: a folder, a list or a COCO file. They stand beside
             the labelled set of ``data``, or alone where that is None. Defaults to None, the labelled set alone.
+        unlabeled_val (str, optional): Images to validate on, where the teacher's predictions count as true. Defaults to
+            None, the student's own validation data.
 
     Raises:
         SetupError: If a model does not exist or build, if the two are of different tasks or have nothing in common, if
@@ -59,6 +62,8 @@ def write_pair(
     path = Path(out)
     if path.suffix != '.py':
         raise SetupError(f'A pair is written as Python, and {out!r} does not end in .py: name another file with --out.')
+    if unlabeled_val is not None and unlabeled is None:
+        raise SetupError('--unlabeled-val is for a training on images without labels: give these with --unlabeled.')
     theirs, ours = find_model(teacher, 'teacher'), find_model(student, 'student')
     cfg = load_config(ours.config)
     models = [_build(theirs, 'teacher'), _build(ours, 'student')]
@@ -99,7 +104,7 @@ def write_pair(
         notes.append(f'settings: the recommended ones of configs/{file}')
     more: List[str] = []
     if unlabeled is not None:
-        more, lines = unlabeled_text(cfg, unlabeled, data is not None)
+        more, lines = unlabeled_text(cfg, unlabeled, data is not None, unlabeled_val)
         notes += lines
         if data is None:
             kept = kept_by(models[1], models[0], sources[0].settings['source'], parts)
