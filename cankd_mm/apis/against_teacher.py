@@ -10,7 +10,7 @@ from mmengine.logging import print_log
 
 from cankd_mm.apis.data import inner_datasets
 from cankd_mm.apis.label import label
-from cankd_mm.apis.label_files import LABELS, table
+from cankd_mm.apis.label_files import LABELS, is_empty, table
 from cankd_mm.config.metric import AGAINST_TEACHER
 from cankd_mm.config.pair import is_distillation, without_labels
 from cankd_mm.config.read import read_config
@@ -36,7 +36,7 @@ def rate_against_teacher(cfg: Config, config: str, split: str, images: str) -> N
     else:
         found = label(config, images, str(folder), weights)
         print_log(f'The labels of the teacher, in {str(folder)!r}:\n{table(found)}', 'current')
-        if not any(sum(counts.values()) for counts in found['counts'].values()):
+        if is_empty(found):
             problem = f'The teacher finds nothing that it is sure of on {images!r}'
             raise SetupError(f'{problem}: give other images, or its own.')
     loader, key = cfg[f'{split}_dataloader'], f'{split}_evaluator'

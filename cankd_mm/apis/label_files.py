@@ -248,6 +248,11 @@ def read_samples(out: Path, labels: dict, count: int) -> Iterator[Tuple[str, Bas
         yield osp.join(labels['root'], entry['image']), sample
 
 
+def is_empty(labels: dict) -> bool:
+    """Tell whether nothing at all is labelled."""
+    return not any(sum(counts.values()) for counts in labels['counts'].values())
+
+
 def table(labels: dict) -> str:
     """Lay out thresholds and counts of the classes, and name what was skipped."""
     rows = []
@@ -260,6 +265,8 @@ def table(labels: dict) -> str:
     lines += [f'thresholds: {labels["thresholds_of"]}', f'{labels["images"]} images labelled']
     if 'unsure' in labels:
         lines[-1] += f', {100 * labels["unsure"]:.1f} % of their pixels unsure ({UNSURE})'
+    if is_empty(labels):
+        lines.append('warning: the teacher finds nothing that it is sure of: are the images and --threshold right?')
     skipped = labels['skipped']
     if skipped:
         more = f', and {len(skipped) - 3} more in {LABELS}' if len(skipped) > 3 else ''

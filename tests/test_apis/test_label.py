@@ -93,8 +93,13 @@ def test_labels_are_a_data_set(pairs, photos, tmp_path, task):
         assert pixels == sum((each != 255).sum() for each in maps)
     written = label_files.table(said)
     assert '8 images labelled' in written and '3 images skipped: a/broken.jpg: cannot be read; a/empty.png: ' in written
-    assert 'b/tiny.png: only 40x3 pixels' in written
+    assert 'b/tiny.png: only 40x3 pixels' in written and 'warning' not in written
     assert cv2.imread(str(write_sheet(out, said))).shape[1] > 1000
+
+
+def test_nothing_to_be_sure_of_is_a_warning(pairs, photos, tmp_path):
+    said = label(str(pairs['detection']), str(photos('detection')), str(tmp_path / 'out'), threshold=1.0)
+    assert 'warning: the teacher finds nothing that it is sure of' in label_files.table(said)
 
 
 def test_batches_change_nothing(pairs, photos, tmp_path):

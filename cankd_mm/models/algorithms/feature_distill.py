@@ -174,7 +174,7 @@ class FeatureDistill(BaseModel):
 
     def loss(self, inputs: Tensor, data_samples: Optional[List[BaseDataElement]] = None) -> Dict[str, Tensor]:
         """Compute the student's task losses, under ``student.``, the distillation losses, under ``distill.``, and for
-        the log ``distill_to_task``, the sum of the latter over that of the former.
+        the log, where an image has labels, ``distill_to_task``, the sum of the latter over that of the former.
         """
         distiller = self.distiller
         if self.distillation_stopped:
@@ -192,6 +192,8 @@ class FeatureDistill(BaseModel):
         with recording(distiller.student_recorders, self, 'student'), distiller.deliveries:
             losses = add_prefix(self._task_losses(inputs, data_samples), 'student')
         distill_losses = {k: self.distill_scale * v for k, v in distiller.compute_distill_losses().items()}
+        if data_samples and all(map(is_unlabeled, data_samples)):
+            return {**losses, **add_prefix(distill_losses, 'distill')}
         # A log entry, since its name has no 'loss': the first thing to look at when loss_weight is in question.
         with torch.no_grad():
             (distill, _), (task, _) = self.parse_losses(distill_losses), self.parse_losses(losses)
