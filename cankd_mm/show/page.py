@@ -158,7 +158,10 @@ def curves(lines: Dict[str, Sequence[tuple]], what: str, log: bool = False, at: 
             axis.axhline(pairs[0][1], ls='--', **style)
         else:
             axis.plot(*zip(*pairs), marker='o' if len(pairs) < 12 else None, markersize=3, **style)
-    axis.set_yscale('log' if log else 'linear')
+    figures = [figure for pairs in lines.values() for _, figure in pairs]
+    axis.set_yscale('log' if log and max(figures, default=0) > 0 else 'linear')  # of zeros alone there is no logarithm
+    axis.xaxis.get_major_locator().set_params(integer=True)
+    _from_zero(axis, figures)
     return _pixels(axis)
 
 
@@ -170,7 +173,14 @@ def points(pairs: Sequence[Tuple[object, float]], across: str, what: str) -> np.
     axis.plot(chosen if numbers else list(map(str, chosen)), figures, 'o', markersize=4, color=_GREEN)
     if numbers and min(chosen) > 0 and max(chosen) > 10 * min(chosen):
         axis.set_xscale('log')
+    _from_zero(axis, figures)
     return _pixels(axis)
+
+
+def _from_zero(axis: Axes, figures: Sequence[float]) -> None:
+    """Start an axis of zeros alone at zero, which would otherwise lie between -0.05 and 0.05."""
+    if not any(figures):
+        axis.set_ylim(0, 1)
 
 
 def _plot(across: str, what: str, size: Tuple[float, float] = (4.2, 2.6)) -> Axes:

@@ -110,6 +110,12 @@ def features(stages: Stages, chosen: Sequence[Sample], at: Optional[Point] = Non
     return [_figures(levels, order), *(_maps(*level, images) for level in levels.items()), _attention(attended)]
 
 
+def _by_level(heads: Sequence[str], rows: List[List[str]], meaning: str) -> Table:
+    """Lay out rows of levels as columns, which are fewer, so that the table is not wider than a phone."""
+    head, *figures = zip(heads, *rows)
+    return Table(head, figures, meaning)
+
+
 def _figures(levels: Dict[str, Dict[str, List[_Measured]]], order: Sequence[str]) -> Section:
     heads = ['level', 'size', *(f'left, {s}' for s in order), 'left, through the block', *(f'CKA, {s}' for s in order)]
     rows = []
@@ -125,7 +131,7 @@ def _figures(levels: Dict[str, Dict[str, List[_Measured]]], order: Sequence[str]
     )
     if any(len(measures) < len(order) for measures in levels.values()):
         meaning += ' Of the student alone nothing can be said where a connector lies between, trained with the other.'
-    return Section('Every distilled feature', tables=[Table(heads, rows, meaning)])
+    return Section('Every distilled feature', tables=[_by_level(heads, rows, meaning)])
 
 
 def _mean(figures: Sequence[float], digits: int) -> str:
@@ -173,7 +179,7 @@ def _attention(attended: Dict[str, List[_Attended]]) -> Section:
         'is |BN(W y)| / |x|, what the block adds over what comes in. The last figure is how much of the affinity of a '
         'marked pixel lies on the tenth of the teacher where it is largest: 10 % if it looks everywhere alike.'
     )
-    return Section('Where the block looks', words, [Table(heads, rows, meaning)], drawn)
+    return Section('Where the block looks', words, [_by_level(heads, rows, meaning)], drawn)
 
 
 # What a training logs, by plot: what the figures are, whether their scale is logarithmic, and what they mean.

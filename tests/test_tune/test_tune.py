@@ -1,5 +1,6 @@
 """A search chooses, gives up, fails, is interrupted and goes on; and once with real trainings."""
 
+import html
 import io
 import os
 import re
@@ -77,6 +78,7 @@ def test_the_best_weight_is_found_and_written(pairs, tmp_path, stand_in):
     assert re.match(r'# The best of \d+ trials: mIoU [\d.]+ on the validation set that chose it', tuned.read_text())
     assert len(tuned.read_text().splitlines()) == 3
     page = (tmp_path / 'run' / 'report.html').read_text()
+    assert f'<pre>{tuned.read_text().rstrip()}</pre>' in html.unescape(page), 'as it is copied'
     assert f'cankd compare {tuned} --seeds' in page and 'luck' in page and 'PED-ANOVA' in page
     assert {p.stem for p in (tmp_path / 'run').glob('*.png')} == {'history', 'importance', 'by_weight'}
     # Nothing is left to do.
@@ -142,8 +144,13 @@ def test_interrupted_search_goes_on_in_the_same_folders(pairs, tmp_path, stand_i
 def test_a_trial_that_detects_nothing_counts_as_zero(pairs, tmp_path, stand_in):
     """CocoMetric then reports nothing, and MMEngine logs the time that the validation took alone."""
     stand_in['reports'] = 'time'
-    _, said = search(pairs, tmp_path, trials=2)
-    assert said.count('mIoU 0.00') == 2
+    stream = io.StringIO()
+    with pytest.raises(SetupError, match='All 2 trials have mIoU 0, and there is no best: train for longer'):
+        search(pairs, tmp_path, trials=2, stream=stream)
+    assert stream.getvalue().count('mIoU 0.00') == 2
+    page = (tmp_path / 'run' / 'report.html').read_text()
+    assert 'All 2 trials have mIoU 0, and there is no best.' in page and 'best config' not in page
+    assert not (tmp_path / 'run' / 'tuned.py').exists()
     assert [t.value for t in study_of(tmp_path).trials] == [0.0, 0.0]
 
 
