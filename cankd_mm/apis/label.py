@@ -33,7 +33,7 @@ from cankd_mm.config.types import from_timm
 from cankd_mm.errors import SetupError
 from cankd_mm.models.algorithms.frozen_teacher import FrozenTeacher
 from cankd_mm.models.builders import build_model
-from cankd_mm.models.checkpoints import load_checkpoint, load_pretrained, load_weights, pretrained_cfg
+from cankd_mm.models.checkpoints import classes_of, load_checkpoint, load_pretrained, load_weights, pretrained_cfg
 from cankd_mm.models.utils import count_classes
 
 _UNKNOWN = 0.5  # the threshold where nothing tells a better one
@@ -149,15 +149,14 @@ def _build_teacher(cfg: Config, checkpoint: Optional[str]) -> Tuple[BaseModel, d
     known = {}
     if checkpoint is not None:
         read = load_checkpoint(checkpoint, 'teacher')
-        known = read.get('meta') or {}
+        known = classes_of(read)
         load_weights(model, read['state_dict'], checkpoint, 'teacher')
     elif pretrained_cfg(model) is not None:
         load_pretrained(model, pretrained_cfg(model), 'teacher')
     else:
         raise SetupError('The weights of the teacher are not known: give its checkpoint with --teacher-ckpt PATH.')
     data = dict(innermost(cfg.get('test_dataloader') or cfg.val_dataloader), lazy_init=True)
-    metas = [DATASETS.build(data).metainfo, known.get('dataset_meta') or {}]
-    metas.append(dict(classes=known.get('CLASSES'), palette=known.get('PALETTE')))  # of version 2
+    metas = [DATASETS.build(data).metainfo, known]
     number = 0 if hasattr(model, 'language_model') else count_classes(model)  # of whose classes the words are free
     for meta in metas:
         names = meta.get('classes') or ()

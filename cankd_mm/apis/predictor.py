@@ -62,7 +62,7 @@ class Predictor:
         self.masks, self.tta, self.annotated = False, None, None
         pipeline = dataset['pipeline']
         if tta:
-            pipeline = self.annotated = _tta_pipeline(cfg, pipeline)
+            pipeline = self.annotated = cfg.get('tta_pipeline') or flipped(pipeline)
             if self.scope == 'mmdet':
                 self.tta = MODELS.build(ConfigDict(copy.deepcopy(cfg.get('tta_model') or TTA_MODEL), module=model))
         self.pipeline = Compose(_without_annotations(pipeline))
@@ -186,11 +186,9 @@ def _without_annotations(pipeline: list) -> list:
     return copy.deepcopy(kept)
 
 
-def _tta_pipeline(cfg: Config, pipeline: list) -> list:
-    """Take a config's pipeline of test-time augmentation, or put flips before the end of the test's."""
-    if cfg.get('tta_pipeline'):
-        return cfg.tta_pipeline
-    flips = [dict(type='RandomFlip', prob=prob) for prob in (0.0, 1.0)]  # first as the label map is
-    pack = dict(pipeline[-1])
+def flipped(pipeline: list) -> list:
+    """Have the end of a test's pipeline give an image twice: as it is, with its label map, and flipped."""
+    flips = [dict(type='RandomFlip', prob=prob) for prob in (0.0, 1.0)]
     keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction')
-    return [*pipeline[:-1], dict(type='TestTimeAug', transforms=[flips, [dict(pack, meta_keys=keys)]])]
+    pack = dict(pipeline[-1], meta_keys=keys)
+    return [*pipeline[:-1], dict(type='TestTimeAug', transforms=[flips, [pack]])]

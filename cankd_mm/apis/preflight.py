@@ -2,7 +2,7 @@ import copy
 from contextlib import ExitStack
 from math import isfinite
 from os.path import abspath, isfile
-from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Callable, Dict, Iterator, List, Optional, Tuple
 from unittest.mock import patch
 
 import torch
@@ -19,7 +19,7 @@ from cankd_mm.engine.unlabeled import UnlabeledImages, without_labels
 from cankd_mm.errors import SetupError
 from cankd_mm.models import FeatureDistill
 from cankd_mm.models.algorithms.feature_distill import is_unlabeled
-from cankd_mm.models.checkpoints import load_checkpoint
+from cankd_mm.models.checkpoints import classes_of, load_checkpoint
 from cankd_mm.models.utils import count_classes, saved_bytes, untouched, untouched_generators, unwrap
 
 
@@ -125,7 +125,8 @@ def _classes(runner: Runner, model: FeatureDistill) -> Iterator[str]:
     # MMDetection's ConcatDataset has a list where its parts differ.
     names = (metainfo[0] if isinstance(metainfo, list) else metainfo).get('classes')
     data = None if names is None else len(names)
-    theirs = _classes_of_checkpoint(model.teacher_ckpt)
+    path = model.teacher_ckpt
+    theirs = classes_of(load_checkpoint(path, 'teacher'))['classes'] if isfile(path) else None
     if theirs and data == len(theirs) and list(names) != list(theirs):
         place, ours, other = next((i, a, b) for i, (a, b) in enumerate(zip(names, theirs)) if a != b)
         problem = f"class {place} is {ours!r} in the data and {other!r} in the teacher's checkpoint"
@@ -136,12 +137,6 @@ def _classes(runner: Runner, model: FeatureDistill) -> Iterator[str]:
     yield f'classes: data {data}, student {student}, teacher {teacher}'
     if data is not None and student > data and not hasattr(model, 'language_model'):
         yield _Warning(f'the student predicts {student} classes, the data has {data}: was num_classes forgotten?')
-
-
-def _classes_of_checkpoint(path: str) -> Optional[Sequence[str]]:
-    """Read the names of the classes that a training has put into its checkpoint; None where it is no file with any."""
-    meta = (load_checkpoint(path, 'teacher').get('meta') or {}) if isfile(path) else {}
-    return (meta.get('dataset_meta') or {}).get('classes') or meta.get('CLASSES')
 
 
 def _overlap(runner: Runner) -> Iterator[str]:

@@ -6,7 +6,7 @@ from mmengine.runner import Runner
 
 from cankd_mm.apis.against_teacher import rate_against_teacher, rate_unlabeled
 from cankd_mm.apis.data import check_data, check_datasets, inner_datasets
-from cankd_mm.apis.predictor import TTA_MODEL
+from cankd_mm.apis.predictor import TTA_MODEL, flipped
 from cankd_mm.apis.train import init_cpu_dist
 from cankd_mm.config.differences import tell_changes
 from cankd_mm.config.pair import is_distillation, student_config, teacher_config
@@ -91,20 +91,12 @@ def test(
         return runner.test()
 
 
-# What MMDetection's tools/test.py takes where a config says nothing.
-_FLIPS = dict(type='TestTimeAug', transforms=[
-    [dict(type='RandomFlip', prob=1.0), dict(type='RandomFlip', prob=0.0)],
-    [dict(type='PackDetInputs', meta_keys=(
-        'img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction'))],
-])  # fmt: skip
-
-
 def _augment(cfg: Config, config: str) -> None:
     """Put a config's model into one for test-time augmentation, as the tools of both libraries do."""
     datasets = list(inner_datasets(cfg.test_dataloader.dataset))
     if cfg.get('default_scope') == 'mmdet':
         cfg.setdefault('tta_model', ConfigDict(TTA_MODEL))
-        cfg.setdefault('tta_pipeline', [*datasets[0].pipeline[:-1], ConfigDict(_FLIPS)])
+        cfg.setdefault('tta_pipeline', ConfigDict(steps=flipped(datasets[0].pipeline)).steps)
     lacking = [key for key in ('tta_model', 'tta_pipeline') if key not in cfg]
     if lacking:
         raise SetupError(

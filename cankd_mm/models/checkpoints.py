@@ -152,3 +152,10 @@ def load_weights(model: nn.Module, state_dict: dict, path: str, whose: str) -> N
         entries = f'{len(unexpected)} entries that its {name} has no place for, such as {unexpected[0]}'
         print_log(f'{what} holds {entries}.', 'current', logging.WARNING)
     print_log(f'Loaded all {len(needed)} weights and statistics of the {whose} {name} from {path}.', logger='current')
+
+
+def classes_of(checkpoint: dict) -> dict:
+    """Take the ``classes`` and ``palette`` that a training has put into its checkpoint, None where it has not."""
+    meta = checkpoint.get('meta') or {}
+    known = meta.get('dataset_meta') or {}
+    return {key: known.get(key) or meta.get(key.upper()) for key in ('classes', 'palette')}  # capitals in version 2
