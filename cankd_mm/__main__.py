@@ -107,6 +107,17 @@ def _say(text: str) -> None:
     sys.stdout.write(f'{text}\n')
 
 
+def _check(**arguments) -> None:
+    """Say what a check has found, of several processes by the first."""
+    from mmengine.dist import is_main_process
+
+    from cankd_mm.apis import check
+
+    lines = check(**arguments)
+    if is_main_process():
+        _say('\n'.join(lines))
+
+
 @_command(
     'train a pair, or any config of the two libraries',
     _CONFIG,
@@ -118,12 +129,13 @@ def _say(text: str) -> None:
     _TEACHER_EVAL,
     *_RUNNER,
 )
-def train(**arguments) -> None:
+def train(check, wait, **arguments) -> None:
     """Train what a config describes: a teacher-student pair, or a plain detector or segmentor."""
     _start()
     from cankd_mm.apis import train
 
-    train(**_with_local_rank(arguments))
+    arguments = _with_local_rank(arguments)
+    _check(**arguments) if check else train(wait=wait, **arguments)
 
 
 @_command(
@@ -161,11 +173,12 @@ def export(**arguments) -> None:
 
 @_command('look at a training before it starts', _CONFIG, _TEACHER_EVAL, *_RUNNER)
 def check(**arguments) -> None:
-    """Look at all that a training would use (data, weights, features, losses), and say what is wrong or doubtful."""
-    _start()
-    from cankd_mm.apis import train
+    """Look at all that a training would use (data, weights, features, losses), and say what is wrong or doubtful.
 
-    train(check=True, **_with_local_rank(arguments))
+    The last line is the verdict: ready or doubtful with status 0, or the error with status 1. Nothing is written.
+    """
+    _start()
+    _check(**_with_local_rank(arguments))
 
 
 @_command(
@@ -183,7 +196,6 @@ def check(**arguments) -> None:
 def pair(teacher, student, out, check, **options) -> None:
     """Write the config of a teacher-student pair, and say what was chosen and why."""
     _start()
-    from cankd_mm.apis import train
     from cankd_mm.apis.pair import write_pair
     from cankd_mm.models.utils import quiet
 
@@ -193,7 +205,8 @@ def pair(teacher, student, out, check, **options) -> None:
         lines = write_pair(teacher, student, out, **options)
     _say('\n'.join([*lines, '', Path(out).read_text(encoding='utf-8').rstrip()]))
     if check:
-        train(out, check=True)
+        _say('')
+        _check(config=out)
 
 
 @_command(

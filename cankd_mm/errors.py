@@ -25,6 +25,17 @@ class SetupError(ValueError):
     """
 
 
+class SetupWarning(str):
+    """A sentence of the log on what a user may have to correct, which stops nothing."""
+
+
+def warn(sentence: str) -> None:
+    """Log a :class:`SetupWarning`."""
+    from mmengine.logging import print_log
+
+    print_log(SetupWarning(sentence), 'current', logging.WARNING)
+
+
 @contextmanager
 def one_sentence_errors() -> Iterator[None]:
     """End with one sentence and status 1 where the user is at fault, or with CANKD_TRACEBACK=1 with the traceback."""
