@@ -8,8 +8,10 @@ import os
 import signal
 import sys
 import warnings
+from contextlib import redirect_stdout
 from functools import partial
 from importlib.util import find_spec
+from io import StringIO
 from pathlib import Path
 from typing import Callable, Dict, Optional, Tuple
 
@@ -200,7 +202,7 @@ def pair(teacher, student, out, check, **options) -> None:
     from cankd_mm.models.utils import quiet
 
     out = out or f'cankd_{Path(teacher).stem}_{Path(student).stem}.py'.replace(':', '-')
-    with quiet(), warnings.catch_warnings():
+    with quiet(), redirect_stdout(StringIO()), warnings.catch_warnings():  # of pycocotools
         warnings.simplefilter('ignore')
         lines = write_pair(teacher, student, out, **options)
     _say('\n'.join([*lines, '', Path(out).read_text(encoding='utf-8').rstrip()]))
