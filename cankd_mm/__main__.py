@@ -8,8 +8,10 @@ import os
 import signal
 import sys
 import warnings
+from contextlib import redirect_stdout
 from functools import partial
 from importlib.util import find_spec
+from io import StringIO
 from pathlib import Path
 from typing import Callable, Dict, Optional, Tuple
 
@@ -107,6 +109,17 @@ def _say(text: str) -> None:
     sys.stdout.write(f'{text}\n')
 
 
+def _check(**arguments) -> None:
+    """Say what a check has found, of several processes by the first."""
+    from mmengine.dist import is_main_process
+
+    from cankd_mm.apis import check
+
+    lines = check(**arguments)
+    if is_main_process():
+        _say('\n'.join(lines))
+
+
 @_command(
     'train a pair, or any config of the two libraries',
     _CONFIG,
@@ -118,12 +131,13 @@ def _say(text: str) -> None:
     _TEACHER_EVAL,
     *_RUNNER,
 )
-def train(**arguments) -> None:
+def train(check, wait, **arguments) -> None:
     """Train what a config describes: a teacher-student pair, or a plain detector or segmentor."""
     _start()
     from cankd_mm.apis import train
 
-    train(**_with_local_rank(arguments))
+    arguments = _with_local_rank(arguments)
+    _check(**arguments) if check else train(wait=wait, **arguments)
 
 
 @_command(
@@ -161,11 +175,12 @@ def export(**arguments) -> None:
 
 @_command('look at a training before it starts', _CONFIG, _TEACHER_EVAL, *_RUNNER)
 def check(**arguments) -> None:
-    """Look at all that a training would use (data, weights, features, losses), and say what is wrong or doubtful."""
-    _start()
-    from cankd_mm.apis import train
+    """Look at all that a training would use (data, weights, features, losses), and say what is wrong or doubtful.
 
-    train(check=True, **_with_local_rank(arguments))
+    The last line is the verdict: ready or doubtful with status 0, or the error with status 1. Nothing is written.
+    """
+    _start()
+    _check(**_with_local_rank(arguments))
 
 
 @_command(
@@ -183,17 +198,17 @@ def check(**arguments) -> None:
 def pair(teacher, student, out, check, **options) -> None:
     """Write the config of a teacher-student pair, and say what was chosen and why."""
     _start()
-    from cankd_mm.apis import train
     from cankd_mm.apis.pair import write_pair
     from cankd_mm.models.utils import quiet
 
     out = out or f'cankd_{Path(teacher).stem}_{Path(student).stem}.py'.replace(':', '-')
-    with quiet(), warnings.catch_warnings():
+    with quiet(), redirect_stdout(StringIO()), warnings.catch_warnings():  # of pycocotools
         warnings.simplefilter('ignore')
         lines = write_pair(teacher, student, out, **options)
     _say('\n'.join([*lines, '', Path(out).read_text(encoding='utf-8').rstrip()]))
     if check:
-        train(out, check=True)
+        _say('')
+        _check(config=out)
 
 
 @_command(

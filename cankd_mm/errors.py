@@ -25,6 +25,17 @@ class SetupError(ValueError):
     """
 
 
+class SetupWarning(str):
+    """A sentence of the log on what a user may have to correct, which stops nothing."""
+
+
+def warn(sentence: str) -> None:
+    """Log a :class:`SetupWarning`."""
+    from mmengine.logging import print_log
+
+    print_log(SetupWarning(sentence), 'current', logging.WARNING)
+
+
 @contextmanager
 def one_sentence_errors() -> Iterator[None]:
     """End with one sentence and status 1 where the user is at fault, or with CANKD_TRACEBACK=1 with the traceback."""
@@ -65,11 +76,12 @@ def explain(error: Exception) -> Optional[str]:
     if isinstance(error, OSError) and error.errno in _NO_PLACE:
         return _NO_PLACE[error.errno].format(repr(str(error.filename)) if error.filename else 'a file')
     trace = ''.join(traceback.format_exception(type(error), error, error.__traceback__))
+    address = next((f.f_locals['url'] for f in frames if isinstance(f.f_locals.get('url'), str)), 'the file')
     owners = [type(frame.f_locals['self']).__name__ for frame in frames if 'self' in frame.f_locals]
     for kind, pattern, place, sentence in _KNOWN:
         found = isinstance(error, kind) and re.search(pattern, text)
         if found and (place in trace if isinstance(place, str) else _refused(frames, place)):
-            return sentence.format(*found.groups('its type'), owner=(owners or ['The config'])[-1])
+            return sentence.format(*found.groups('its type'), owner=(owners or ['The config'])[-1], address=address)
     return None
 
 
@@ -108,8 +120,8 @@ _KNOWN = (
         URLError,
         r'^(?:<urlopen error )?(.*?)>?$',
         'mmengine/runner/checkpoint.py',
-        'Weights that the model starts from cannot be fetched ({0}): see the last address above, fetch the file where '
-        'there is a network and set the init_cfg that names it to its path.',
+        'Weights that the model starts from cannot be fetched ({0}): fetch {address} where there is a network and set '
+        'the init_cfg that names it to its path.',
     ),
     (
         ModuleNotFoundError,

@@ -8,6 +8,7 @@ from urllib.error import HTTPError, URLError
 import pytest
 from mmcv.cnn import build_norm_layer
 from mmengine.registry import HOOKS, MODELS
+from mmengine.runner.checkpoint import CheckpointLoader
 from torch import nn
 
 from cankd_mm.errors import SetupError, one_sentence_errors
@@ -75,8 +76,8 @@ _NOT_FOUND = HTTPError('', 404, 'Not Found', {}, None)
     'do, words',
     [
         (
-            lambda: raise_in('mmengine/runner/checkpoint.py', URLError(OSError('offline'))),
-            r'fetched \(offline\): see the',
+            lambda: CheckpointLoader.load_checkpoint('http://127.0.0.1:9/a.pth'),
+            r'fetched \(.*refused\): fetch http://127.0.0.1:9/a.pth where',
         ),
         (lambda: raise_in('mmengine/runner/checkpoint.py', _NOT_FOUND), r'fetched \(HTTP Error 404: Not Found\)'),
         (lambda: raise_in('a.py', ModuleNotFoundError("No module named 'torchvision'")), 'pip install torchvision, or'),

@@ -63,6 +63,15 @@ def test_missing_config(here):
     assert code.startswith("error: The config 'configs/nowhere.py' does not exist: correct the path")
 
 
+def test_check_ends_with_its_verdict(here, pairs, tmp_path, monkeypatch):
+    """And leaves no folder, also not the one that it is given."""
+    monkeypatch.chdir(tmp_path)
+    code, said = here('train.py', pairs['segmentation'], '--check', '--work-dir', 'run')
+    assert code == 0 and said.splitlines()[-1] == 'doubtful: 3 warnings above' and len(said.splitlines()) < 20
+    code, said = here('train.py', pairs['segmentation'], '--check', '--cfg-options', 'model.distiller.source=nekc')
+    assert code.startswith('error: ') and said == '' and not list(tmp_path.iterdir())
+
+
 def test_train_test_and_export(here, pairs, tmp_path):
     pair = pairs['segmentation']
     done = tool('train.py', pair, '--work-dir', tmp_path, '--cfg-options', 'train_cfg.max_epochs=1')

@@ -1,11 +1,11 @@
 """Whether data sets hold what a config says, and what is wrong with a batch that could not be trained on."""
 
 import copy
-import logging
 import mmap
 import os.path as osp
 import re
 from contextlib import contextmanager
+from functools import partial
 from json import JSONDecoder
 from time import monotonic
 from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
@@ -19,7 +19,7 @@ from mmengine.runner import Runner
 from PIL import Image
 from torch import nn
 
-from cankd_mm.errors import SetupError, explain, frames_of, reason_of
+from cankd_mm.errors import SetupError, explain, frames_of, reason_of, warn
 from cankd_mm.models.utils import heads_of, unwrap
 
 _SECONDS = 3.0  # how long the labels of a split are looked through
@@ -274,7 +274,7 @@ def _check_xml(dataset: object, classes: Tuple[str, ...], split: str, where: str
     # A class may be rare, and a few images to evaluate without it.
     if len(indices) == count and (split == 'train' or not found & set(classes)):
         raise SetupError(sentence)
-    print_log(f'{sentence} {len(indices)} of {count} files were read.', logger='current', level=logging.WARNING)
+    warn(f'{sentence} {len(indices)} of {count} files were read.')
 
 
 def _check_metric(metric: object, split: str) -> None:
@@ -381,12 +381,10 @@ def _check_classes(
     lacking = [name for label, name in enumerate(names) if label not in labels | _ignored(heads)]
     if lacking:
         what, where = 'pixel' if of_maps else 'object', f'{looked} of {images}' if looked < images else f'{images}'
-        # Where not all was looked at, they may just be rare.
-        print_log(
+        tell = warn if looked == images else partial(print_log, logger='current')  # else they may just be rare
+        tell(
             f'No {what} of {_some(lacking)} is in {where} images of the {split} data set: if that is a mistake, '
-            f'correct its labels or metainfo.classes{zero if names[-1] in lacking else ""}.',
-            logger='current',
-            level=logging.WARNING if looked == images else logging.INFO,
+            f'correct its labels or metainfo.classes{zero if names[-1] in lacking else ""}.'
         )
 
 

@@ -14,31 +14,33 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from cankd_mm.apis.data import leaves
+from cankd_mm.config.metric import metric_of
 from cankd_mm.engine.runner import DistillValLoop
 from cankd_mm.engine.unlabeled import UnlabeledImages, without_labels
-from cankd_mm.errors import SetupError
+from cankd_mm.errors import SetupError, SetupWarning, warn
 from cankd_mm.models import FeatureDistill
 from cankd_mm.models.algorithms.feature_distill import is_unlabeled
 from cankd_mm.models.checkpoints import classes_of, load_checkpoint
 from cankd_mm.models.utils import count_classes, saved_bytes, untouched, untouched_generators, unwrap
 
 
-class _Warning(str):
-    """A line of the report that deserves a warning; any other is a plain string."""
+class Checked(Exception):
+    """Ends a training that was to be looked at alone."""
 
 
 class PreflightHook(Hook):
-    """Look at a distillation before its first iteration: weights, inputs, features, losses, classes, gradients.
+    """Look at a distillation before its first iteration: weights, data, batch, features, losses, gradients.
 
     The first images of the data set go once through both models, forward and backward, and leave no trace. What is
-    wrong stops the training, what is doubtful is a warning in the log. ``only`` ends the training after the check, and
-    the teacher is evaluated on ``teacher_images`` of the validation set. Of a training without a
-    :class:`FeatureDistill` the hook only remembers the batch.
+    wrong stops the training, what is doubtful is a warning in the log, and the rest is logged as ``report``. ``only``
+    ends the training after that by :class:`Checked`, and the teacher is evaluated on ``teacher_images`` of the
+    validation set. Of a training without a :class:`FeatureDistill` the hook only remembers the batch.
     """
 
-    def __init__(self, only: bool, teacher_images: int) -> None:
-        self.only, self.teacher_images = only, teacher_images
+    def __init__(self, teacher_images: int, only: bool = False) -> None:
+        self.teacher_images, self.only = teacher_images, only
         self.batch: Optional[dict] = None
+        self.report: List[str] = []
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Optional[dict] = None) -> None:
         """Remember the batch, for the message where the iteration ends in an error."""
@@ -50,7 +52,8 @@ class PreflightHook(Hook):
         if not isinstance(model, FeatureDistill):
             return
         with untouched_generators():
-            findings = [*_weights(runner, model), _input(model), *_classes(runner, model), *_overlap(runner)]
+            findings = [*_weights(runner, model), _input(model), *_data(runner, model), *_overlap(runner)]
+            findings += _batch(runner)
             loader = runner.train_dataloader
             dataset = _without_caches(loader.dataset)
             self.batch = loader.collate_fn([dataset[i] for i in range(min(loader.batch_size or 2, len(dataset)))])
@@ -58,15 +61,15 @@ class PreflightHook(Hook):
             if self.teacher_images:
                 if not isinstance(runner.val_loop, DistillValLoop):
                     raise SetupError('--teacher-eval needs a DistillValLoop: leave it out, or set val_cfg.type.')
-                metrics = runner.val_loop.evaluate_teacher(self.teacher_images)
-                figures = ', '.join(f'{key} {value:.4g}' for key, value in metrics.items()) or 'nothing detected at all'
-                findings.append(f'teacher on {self.teacher_images} validation images: {figures}')
-        warnings = [finding for finding in findings if isinstance(finding, _Warning)]
-        runner.logger.info('\n  '.join(['preflight', *(line for line in findings if line not in warnings)]))
-        for warning in warnings:
-            runner.logger.warning(f'preflight: {warning}')
+                findings += _teacher(runner, self.teacher_images)
+        doubtful = [line for line in findings if isinstance(line, SetupWarning)]
+        plain = [f'  {line}' for line in findings if line not in doubtful]
+        self.report = [f'preflight of {runner.cfg.filename}', *plain]
+        runner.logger.info('\n'.join(self.report))
+        for line in doubtful:
+            warn(line)
         if self.only:
-            runner.train_loop.stop_training = True
+            raise Checked
 
 
 def _weights(runner: Runner, model: FeatureDistill) -> Iterator[str]:
@@ -75,14 +78,15 @@ def _weights(runner: Runner, model: FeatureDistill) -> Iterator[str]:
     with model.student_alone() as student:
         yield f'student {_size(student)}'
         if runner.cfg.get('load_from'):
-            yield f'student {"resumed" if runner.cfg.get("resume") else "loaded"} from {runner.cfg.load_from}'
+            resumed, path = runner.cfg.get('resume'), runner.cfg.load_from
+            yield f'student resumed from {path}' if resumed else _pretrained('student', student, dict(checkpoint=path))
             return
         started = []
         for name, module in student.named_modules():
             init_cfgs = getattr(module, 'init_cfg', None) or []
             for init_cfg in [init_cfgs] if isinstance(init_cfgs, dict) else init_cfgs:
                 if init_cfg.get('checkpoint'):
-                    started.append(_pretrained(name or 'whole', module, init_cfg))
+                    started.append(_pretrained(f"student's {name or 'whole'}", module, init_cfg))
     yield from started
     if not started and not model.init_from_teacher:
         yield 'student starts from random weights'
@@ -94,19 +98,19 @@ def _size(model: nn.Module) -> str:
     return f'{type(model).__name__}, {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters'
 
 
-def _pretrained(name: str, module: nn.Module, init_cfg: dict) -> str:
+def _pretrained(what: str, module: nn.Module, init_cfg: dict) -> str:
     """Say how many parameters of a module are those of the file that it starts from."""
     path, prefix = init_cfg['checkpoint'], (init_cfg.get('prefix') or '').rstrip('.')
     checkpoint = CheckpointLoader.load_checkpoint(path, map_location='cpu', logger='silent')
     saved, own = checkpoint.get('state_dict', checkpoint), dict(module.named_parameters())
     found = {key: saved.get(f'{prefix}.{key}' if prefix else key, torch.empty(0)) for key in own}
     missing = [key for key, value in own.items() if not torch.equal(found[key], value.detach().cpu())]
-    line = f"student's {name}: {len(own) - len(missing)} of {len(own)} parameters from {path}"
+    line = f'{what}: {len(own) - len(missing)} of {len(own)} parameters from {path}'
     if len(missing) < len(own):
         return line + (f', not {missing[0]}' if missing else '')
     if type(module).init_weights is not BaseModule.init_weights:  # it may rename what it reads, as Swin does
-        return f"student's {name}: reads {path} its own way"
-    return _Warning(f'{line}: is it the file of another architecture?')
+        return f'{what}: reads {path} its own way'
+    return SetupWarning(f'{line}: is it the file of another architecture?')
 
 
 def _input(model: FeatureDistill) -> str:
@@ -119,8 +123,11 @@ def _input(model: FeatureDistill) -> str:
     return f"teacher's input: mean {mean}, std {std} as in its own config, {how}"
 
 
-def _classes(runner: Runner, model: FeatureDistill) -> Iterator[str]:
-    """Say whether data, student and teacher agree in their number of classes."""
+def _data(runner: Runner, model: FeatureDistill) -> Iterator[str]:
+    """Say how much data there is, and whether data, student and teacher agree in their number of classes."""
+    loaders = dict(training=runner.train_dataloader, validation=runner.val_loop and runner.val_loop.dataloader)
+    sizes = {use: sum(map(len, leaves(loader.dataset))) for use, loader in loaders.items() if loader}
+    yield 'data: ' + ', '.join(f'{size} images for {use}' for use, size in sizes.items())
     metainfo = getattr(runner.train_dataloader.dataset, 'metainfo', None) or {}
     # MMDetection's ConcatDataset has a list where its parts differ.
     names = (metainfo[0] if isinstance(metainfo, list) else metainfo).get('classes')
@@ -132,11 +139,11 @@ def _classes(runner: Runner, model: FeatureDistill) -> Iterator[str]:
         problem = f"class {place} is {ours!r} in the data and {other!r} in the teacher's checkpoint"
         if model.frozen_parts:
             raise SetupError(f'The student keeps parts of the teacher, but {problem}: give both the same classes.')
-        yield _Warning(f'{problem}: are they the same classes in one order?')
+        yield SetupWarning(f'{problem}: are they the same classes in one order?')
     student, teacher = count_classes(model), count_classes(model.teacher)
     yield f'classes: data {data}, student {student}, teacher {teacher}'
     if data is not None and student > data and not hasattr(model, 'language_model'):
-        yield _Warning(f'the student predicts {student} classes, the data has {data}: was num_classes forgotten?')
+        yield SetupWarning(f'the student predicts {student} classes, the data has {data}: was num_classes forgotten?')
 
 
 def _overlap(runner: Runner) -> Iterator[str]:
@@ -150,7 +157,38 @@ def _overlap(runner: Runner) -> Iterator[str]:
     count = sum(path in paths for part in unlabeled for path in part.paths())
     if count:
         problem = f'{count} of the images without labels are those of the validation set'
-        yield _Warning(f'{problem}: they may be trained on, but its figures are then not honest ones')
+        yield SetupWarning(f'{problem}: they may be trained on, but its figures are then not honest ones')
+
+
+def _batch(runner: Runner) -> Iterator[str]:
+    """Say what the batch and the learning rate are, and whether the one is that which the other is for."""
+    cfg, optimizer, scale = runner.cfg, runner.optim_wrapper.optimizer, runner.auto_scale_lr or {}
+    size, steps = cfg.train_dataloader.get('batch_size', 1), cfg.optim_wrapper.get('accumulative_counts', 1)
+    at_once = runner.world_size * size  # which is all that MMEngine scales the rate to
+    batch, lr, base = at_once * steps, optimizer.defaults.get('lr'), scale.get('base_batch_size')
+    shares = f'{size} each on {runner.world_size} processes' if runner.world_size > 1 else 'one process'
+    what = f'batch of {batch} images ({shares}{f", accumulated over {steps} iterations" if steps > 1 else ""})'
+    if not base or not lr:
+        yield f'{what}, learning rate {lr} of {type(optimizer).__name__}'
+        return
+    scaled = scale.get('enable', False)
+    rate, meant = (lr * at_once / base, at_once) if scaled else (lr, base)
+    origin = f'scaled from {lr} for {base} images' if scaled else f'which is for {base} images'
+    yield f'{what}, learning rate {rate:.4g} of {type(optimizer).__name__}, {origin}'
+    if batch != meant:
+        switch = 'give --auto-scale-lr, or ' if steps == 1 else ''
+        advice = f'{switch}set optim_wrapper.optimizer.lr (in proportion {lr * batch / base:.4g})'
+        yield SetupWarning(f'the learning rate is for {meant} images at once, and this is a {what}: {advice}')
+
+
+def _teacher(runner: Runner, images: int) -> Iterator[str]:
+    """Say what the teacher reaches on images of the validation set, and whether that is nothing."""
+    metrics, rating = runner.val_loop.evaluate_teacher(images), metric_of(runner.cfg)
+    figures = ', '.join(f'{key} {value:.4g}' for key, value in metrics.items()) or 'nothing detected at all'
+    yield f'teacher on {images} validation images: {figures}'
+    if not metrics or rating and metrics.get(rating.key) == 0:
+        problem = f'the teacher finds nothing on {images} validation images'
+        yield SetupWarning(f'{problem}: is its checkpoint of these classes, and of these images?')
 
 
 def _one_step(runner: Runner, model: FeatureDistill, batch: dict) -> Iterator[str]:
@@ -181,13 +219,13 @@ def _one_step(runner: Runner, model: FeatureDistill, batch: dict) -> Iterator[st
         distill += value
         sources = _sources(model.distiller.loss_forward_mappings[name])
         weight = getattr(losses[name], 'loss_weight', 'unknown')
-        yield f'{name}: {type(losses[name]).__name__} of {sources}, {" and ".join(map(str, shapes))}, weight {weight}'
+        what = f'{type(losses[name]).__name__} of {sources}, {" and ".join(dict.fromkeys(map(str, shapes)))}'
         share = f', {value / max(task, 1e-12):.2f} of the task loss' if untrained is None else ''
-        yield f'{name}: {value:.4g}{share}; holds {held / 2**20:.0f} MB'
+        yield f'{name}: {what}, weight {weight}: {value:.4g}{share}; holds {held / 2**20:.0f} MB'
         if value == 0 and all(shape[2:] == (1, 1) for shape in shapes):
-            yield _Warning(f'{name} is zero, as a map of one pixel has nothing to normalize: leave that level out')
+            yield SetupWarning(f'{name} is zero, as a map of one pixel has nothing to normalize: leave that level out')
         elif value == 0:
-            yield _Warning(f'{name} is exactly zero: does the student differ from the teacher?')
+            yield SetupWarning(f'{name} is exactly zero: does the student differ from the teacher?')
     if untrained is not None:
         for name in untrained:
             raise SetupError(
@@ -197,14 +235,14 @@ def _one_step(runner: Runner, model: FeatureDistill, batch: dict) -> Iterator[st
         return
     if task == 0:
         problem = 'the task loss is exactly zero on the first images, of which the student learns nothing'
-        yield _Warning(f'{problem}: are they without objects, or their labels all ignored?')
+        yield SetupWarning(f'{problem}: are they without objects, or their labels all ignored?')
         return
     yield f'task loss {task:.4g}, distillation losses {distill / task:.2f} times that'
     if measured and not 0.01 < distill / task < 1e4:  # two thousand times did no harm: docs/comparison.md
-        yield _Warning(f'the distillation losses are {distill / task:.3g} times the task loss: look at loss_weight')
+        yield SetupWarning(f'the distillation losses are {distill / task:.3g} times the task loss: look at loss_weight')
     if idle:
         problem = f'{len(idle)} parameters get no gradient, such as {idle[0]}'
-        yield _Warning(f'{problem}: with several processes, set find_unused_parameters=True')
+        yield SetupWarning(f'{problem}: with several processes, set find_unused_parameters=True')
 
 
 def _untrained(model: FeatureDistill) -> Iterator[str]:

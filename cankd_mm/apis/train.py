@@ -1,13 +1,17 @@
-from contextlib import nullcontext
+import warnings
+from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
+from io import StringIO
+from logging import LogRecord
 from pathlib import Path
-from typing import Optional
+from tempfile import TemporaryDirectory
+from typing import Callable, Dict, Iterator, List, Optional
 from unittest.mock import patch
 
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
 from mmengine.dist import init_dist
-from mmengine.logging import print_log
+from mmengine.logging import MMLogger, print_log
 from mmengine.model import MMDistributedDataParallel, revert_sync_batchnorm
 from mmengine.registry import MODEL_WRAPPERS, RUNNERS
 from mmengine.runner import Runner
@@ -15,13 +19,13 @@ from torch import nn
 
 from cankd_mm.apis.against_teacher import rate_unlabeled
 from cankd_mm.apis.data import check_data, check_datasets, explain_batch
-from cankd_mm.apis.preflight import PreflightHook
+from cankd_mm.apis.preflight import Checked, PreflightHook
 from cankd_mm.config.differences import check_goes_on
 from cankd_mm.config.metric import metric_of
 from cankd_mm.config.pair import is_feature_distill, leave_out_rating
 from cankd_mm.config.read import load_config
 from cankd_mm.config.types import type_name
-from cankd_mm.errors import SetupError
+from cankd_mm.errors import SetupError, SetupWarning
 from cankd_mm.models import FeatureDistill
 from cankd_mm.models.checkpoints import beside, load_checkpoint, prefixes_of
 from cankd_mm.models.utils import unwrap
@@ -37,7 +41,6 @@ def train(
     resume: Optional[str] = None,
     cfg_options: Optional[dict] = None,
     launcher: str = 'none',
-    check: bool = False,
     teacher_eval: int = 0,
     wait: bool = False,
 ) -> Runner:
@@ -56,7 +59,6 @@ def train(
             Defaults to None.
         cfg_options (dict, optional): Entries that override the config's. Defaults to None.
         launcher (str): ``'none'``, ``'pytorch'``, ``'slurm'`` or ``'mpi'``. Defaults to 'none'.
-        check (bool): Whether to end after the preflight, before the first iteration. Defaults to False.
         teacher_eval (int): On how many validation images the preflight evaluates the teacher. Defaults to 0.
         wait (bool): Whether to wait for a training that runs in the work folder, which is an error otherwise. Defaults
             to False.
@@ -67,6 +69,68 @@ def train(
     Raises:
         SetupError: If something in the config, a checkpoint or a path is wrong, or a loss is no longer finite.
     """
+    cfg = _read(config, work_dir, amp, auto_scale_lr, cfg_options, launcher)
+    if teacher_eval:
+        _require_distillation(cfg, config, '--teacher-eval looks')
+    claims = launcher == 'none' or process_rank() == 0
+    with claimed(Path(cfg.work_dir), wait) if claims else nullcontext(lambda **facts: None) as note:
+        return _run(cfg, config, resume, cfg.work_dir, PreflightHook(teacher_eval), note)
+
+
+def check(
+    config: str,
+    work_dir: Optional[str] = None,
+    amp: bool = False,
+    auto_scale_lr: bool = False,
+    resume: Optional[str] = None,
+    cfg_options: Optional[dict] = None,
+    launcher: str = 'none',
+    teacher_eval: int = 0,
+) -> List[str]:
+    """Look at all that a distillation would use, before its first iteration, and leave nothing behind.
+
+    The arguments are those of :func:`train`. While it looks, the libraries print and log nothing.
+
+    Returns:
+        list[str]: What opens the log of the training, then what is doubtful, and last the verdict: ``ready``, or
+            ``doubtful`` with the number of warnings.
+
+    Raises:
+        SetupError: If something in the config, a checkpoint or a path is wrong, or if there is no distillation.
+    """
+    preflight = PreflightHook(teacher_eval, only=True)
+    with _warnings_alone() as found, TemporaryDirectory() as nowhere, suppress(Checked):
+        cfg = _read(config, work_dir, amp, auto_scale_lr, cfg_options, launcher)
+        _require_distillation(cfg, config, 'A check looks')
+        leave_out_rating(cfg)
+        if cfg.get('visualizer'):
+            cfg.visualizer.vis_backends = [dict(type='LocalVisBackend')]  # others may open a page on a server
+        _run(cfg, config, resume, nowhere, preflight, lambda **facts: None)
+    count = len(found)
+    verdict = f'doubtful: {count} warning{"s" if count > 1 else ""} above' if count else 'ready: nothing is doubtful'
+    return [*preflight.report, *(f'warning: {sentence}' for sentence in found), verdict]
+
+
+@contextmanager
+def _warnings_alone() -> Iterator[Dict[str, None]]:
+    """Gather what is logged by :func:`cankd_mm.errors.warn`, each sentence once, and silence all else."""
+    found: Dict[str, None] = {}
+
+    def keep(logger: MMLogger, record: LogRecord) -> None:
+        if isinstance(record.msg, SetupWarning):
+            found[record.msg] = None
+
+    # The loggers of the check are gone after it, as their file is.
+    with patch.dict(MMLogger._instance_dict), patch.object(MMLogger, 'callHandlers', keep):
+        with redirect_stdout(StringIO()), warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            yield found
+
+
+def _read(
+    config: str, work_dir: Optional[str], amp: bool, auto_scale_lr: bool, cfg_options: Optional[dict], launcher: str
+) -> Config:
+    """Read a config with what the command line says of its training."""
     cfg = load_config(config, cfg_options, work_dir, launcher)
     check_data(cfg, 'train', 'val')
     if (amp or type_name(cfg.get('optim_wrapper')) == 'AmpOptimWrapper') and get_device() == 'cpu':
@@ -83,33 +147,38 @@ def train(
                 'auto_scale_lr=dict(base_batch_size=N) with the batch size that its learning rate is for.'
             )
         cfg.auto_scale_lr.enable = True
-    if (check or teacher_eval) and not is_feature_distill(cfg):
-        options = '--check and --teacher-eval'
-        raise SetupError(f'{options} look at a distillation by FeatureDistill, and {config!r} is none: leave them out.')
-    claims = not check and (launcher == 'none' or process_rank() == 0)
-    with claimed(Path(cfg.work_dir), wait) if claims else nullcontext(lambda **facts: None) as note:
-        checkpoint = _read_resumable(cfg, resume)
-        if check:  # which rates nothing, and leaves no labels behind
-            leave_out_rating(cfg)
-        rate_unlabeled(cfg, config, 'val', 'test')
-        init_cpu_dist(cfg)
-        runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
-        if cfg.get('load_from'):
-            check_start = _check_loadable if checkpoint is None else _check_resumable
-            checkpoint = checkpoint or load_checkpoint(cfg.load_from, 'run')
-            if isinstance(unwrap(runner.model), nn.Module):  # MMEngine's FlexibleRunner has none before it trains
-                check_start(unwrap(runner.model), checkpoint, cfg.load_from)
-        del checkpoint  # its memory is needed for the training
-        check_datasets(runner, 'train', 'val', 'test')
-        preflight = PreflightHook(check, teacher_eval)
-        runner.register_hook(preflight)
-        note(max_iters=runner.max_iters, metric=metric_of(cfg))
-        try:
-            runner.train()
-        except (RuntimeError, IndexError):  # what a loss makes of labels that do not fit
-            explain_batch(preflight.batch, unwrap(runner.model))
-            raise
-        note(ended=length_of(cfg.train_cfg), epoch=runner.epoch, iter=runner.iter)
+    return cfg
+
+
+def _require_distillation(cfg: Config, config: str, what: str) -> None:
+    if not is_feature_distill(cfg):
+        raise SetupError(f'{what} at a distillation by FeatureDistill, and {config!r} is none: give a pair.')
+
+
+def _run(
+    cfg: Config, config: str, resume: Optional[str], work_dir: str, preflight: PreflightHook, note: Callable[..., None]
+) -> Runner:
+    """Train in a work folder, going on from a checkpoint in that of the config, and note how far it is."""
+    checkpoint = _read_resumable(cfg, resume)
+    cfg.work_dir = work_dir
+    rate_unlabeled(cfg, config, 'val', 'test')
+    init_cpu_dist(cfg)
+    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    if cfg.get('load_from'):
+        check_start = _check_loadable if checkpoint is None else _check_resumable
+        checkpoint = checkpoint or load_checkpoint(cfg.load_from, 'run')
+        if isinstance(unwrap(runner.model), nn.Module):  # MMEngine's FlexibleRunner has none before it trains
+            check_start(unwrap(runner.model), checkpoint, cfg.load_from)
+    del checkpoint  # its memory is needed for the training
+    check_datasets(runner, 'train', 'val', 'test')
+    runner.register_hook(preflight)
+    note(max_iters=runner.max_iters, metric=metric_of(cfg))
+    try:
+        runner.train()
+    except (RuntimeError, IndexError):  # what a loss makes of labels that do not fit
+        explain_batch(preflight.batch, unwrap(runner.model))
+        raise
+    note(ended=length_of(cfg.train_cfg), epoch=runner.epoch, iter=runner.iter)
     return runner
 
 

@@ -1,6 +1,5 @@
 """What tells two trainings, or two students, apart by their configs: a run goes on only from its own kind."""
 
-import logging
 import os.path as osp
 from typing import Dict, FrozenSet, Iterator, Mapping, Optional, Tuple
 
@@ -9,7 +8,7 @@ from mmengine.logging import print_log
 
 from cankd_mm.config.read import parse_dumped
 from cankd_mm.config.types import type_name
-from cankd_mm.errors import SetupError
+from cankd_mm.errors import SetupError, warn
 
 # What is compared, with what in it changes nothing of the training, or of what the student predicts.
 _LOADING = frozenset(
@@ -96,7 +95,7 @@ def tell_changes(checkpoint: dict, cfg: Config, *but: str) -> None:
     found = {key: values for key, values in found.items() if not key.startswith(but)}
     if found:
         advice = "give the run's own config, which its work folder holds, where that is not meant"
-        print_log(f'The config is not that of the run: {describe(found)}; {advice}.', 'current', logging.WARNING)
+        warn(f'The config is not that of the run: {describe(found)}; {advice}.')
 
 
 def describe(found: _Differences, most: int = 4) -> str:

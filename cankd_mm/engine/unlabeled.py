@@ -1,18 +1,16 @@
 """Images without labels as a data set of both libraries, by themselves or beside labelled ones."""
 
-import logging
 from array import array
 from typing import Iterator, Optional, Sequence
 
 import numpy as np
 from mmengine.dataset import BaseDataset, ConcatDataset
-from mmengine.logging import print_log
 from mmengine.registry import DATASETS
 from PIL import Image
 
 from cankd_mm.config.images import MIN_SIDE, list_images
 from cankd_mm.config.types import class_of
-from cankd_mm.errors import SetupError, reason_of
+from cankd_mm.errors import SetupError, reason_of, warn
 
 _MANY = 100  # images that cannot be used, and none that can
 
@@ -119,7 +117,7 @@ class UnlabeledImages(BaseDataset):
             return data
         if path not in self._reported:
             self._reported.add(path)
-            print_log(f'The image {path!r} {problem}, and is left out.', 'current', logging.WARNING)
+            warn(f'The image {path!r} {problem}, and is left out.')
         if not self._usable and len(self._reported) >= min(len(self._ends), _MANY):
             raise SetupError(f'None of {len(self._reported)} images of {self.images!r} can be used: give whole images.')
         return None

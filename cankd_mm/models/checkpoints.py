@@ -1,6 +1,5 @@
 """Read checkpoints of any library, and load them into students and teachers."""
 
-import logging
 import os.path as osp
 import re
 from difflib import get_close_matches
@@ -13,7 +12,7 @@ from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor, nn
 
 from cankd_mm.config.types import type_name
-from cankd_mm.errors import SetupError, reason_of
+from cankd_mm.errors import SetupError, reason_of, warn
 
 _OF_A_PAIR = ('.architecture.', '.distiller.')
 
@@ -150,7 +149,7 @@ def load_weights(model: nn.Module, state_dict: dict, path: str, whose: str) -> N
         )
     if unexpected:
         entries = f'{len(unexpected)} entries that its {name} has no place for, such as {unexpected[0]}'
-        print_log(f'{what} holds {entries}.', 'current', logging.WARNING)
+        warn(f'{what} holds {entries}.')
     print_log(f'Loaded all {len(needed)} weights and statistics of the {whose} {name} from {path}.', logger='current')
 
 

@@ -3,6 +3,7 @@
 import functools
 import random
 import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,43 +15,90 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS, METRICS, RUNNERS
 from mmengine.runner import save_checkpoint
 
-from cankd_mm.apis import train
+from cankd_mm.apis import check, train
 from cankd_mm.config.read import load_config
+from cankd_mm.demo.dataset import prepare
 from cankd_mm.engine import CanBlockMonitorHook, DistillRunner, DistillValLoop, FiniteLossHook, IterationSeedHook
 from cankd_mm.errors import SetupError
 from cankd_mm.models.builders import build_model
 from cankd_mm.work_dir import read_scalars
+
+TASKS = ['detection', 'segmentation']
 
 
 def log_of(work_dir):
     return next(work_dir.glob('*/*.log')).read_text()
 
 
-@pytest.fixture(scope='module')
-def checked(pairs, tmp_path_factory):
-    """The logs of `tools/train.py --check --teacher-eval 3` of both tasks."""
-    logs = {}
-    for task, pair in pairs.items():
-        work_dir = tmp_path_factory.mktemp(task)
-        runner = train(str(pair), work_dir=str(work_dir), check=True, teacher_eval=3)
-        assert runner.iter == 0 and not list(work_dir.glob('*.pth'))
-        logs[task] = log_of(work_dir)
-    return logs
+def said(pair, **options):
+    """What `cankd check` says, with options of the config."""
+    return '\n'.join(check(str(pair), cfg_options=options))
 
 
-@pytest.mark.parametrize('task', ['detection', 'segmentation'])
-def test_check_reports(checked, task):
-    log = checked[task]
+@pytest.mark.parametrize('task', TASKS)
+def test_check_reports(pairs, task):
+    lines = check(str(pairs[task]), teacher_eval=3)
+    doubtful = [line for line in lines if line.startswith('warning: ')]
+    assert len(lines) < 20 and lines[-1] == f'doubtful: {len(doubtful)} warnings above'
+    assert any('teacher finds nothing on 3 validation images' in line for line in doubtful) == (task == 'detection')
+    log = '\n'.join(lines)
     assert 'teacher' in log and 'M parameters, all from /' in log
     assert "teacher's input: mean [123.68, 116.28, 103.53]" in log and "which is also the student's" in log
     assert 'classes: data ' in log and 'student starts from random weights' in log
     for level, side in enumerate((16, 8, 4)):
         shape = f'(4, 64, {side}, {side})'
         line = f"loss_neck_{level}: CanKDLoss of the student's neck level {level} and the teacher's neck level {level}"
-        assert f'{line}, {shape} and {shape}, weight 5.0' in log
+        assert f'{line}, {shape}, weight 5.0: ' in log
     assert 'of the task loss; holds' in log and 'distillation losses' in log
     metric = dict(detection='coco/bbox_mAP', segmentation='aAcc')[task]
     assert f'teacher on 3 validation images: {metric} ' in log
+
+
+@pytest.mark.parametrize('task', TASKS)
+def test_check_of_what_is_ready(pairs, task, tmp_path):
+    """With scenes enough that every class occurs."""
+    prepare(tmp_path, num_train=30, num_small=30, num_val=30)
+    loaders = [f'{split}_dataloader.dataset.data_root' for split in ('train', 'val', 'test')]
+    options = {**dict.fromkeys(loaders, f'{tmp_path}/{task}/'), 'auto_scale_lr.base_batch_size': 4}
+    if task == 'detection':
+        files = [f'{split}_evaluator.ann_file' for split in ('val', 'test')]
+        options.update(dict.fromkeys(files, f'{tmp_path}/detection/annotations/val.json'))
+    lines = said(pairs[task], **options).splitlines()
+    assert lines[-1] == 'ready: nothing is doubtful' and len(lines) < 20 and 'warning' not in str(lines)
+    assert '  data: 30 images for training, 30 images for validation' in lines
+
+
+def test_check_leaves_nothing_behind_and_a_training_opens_with_its_lines(pairs, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    options = {'randomness.seed': 0, 'train_cfg.max_epochs': 1, 'train_cfg.val_begin': 9}
+    *lines, _ = said(pairs['detection'], **options).splitlines()
+    assert not list(tmp_path.iterdir()) and capfd.readouterr() == ('', '')
+    train(str(pairs['detection']), work_dir='run', cfg_options=options)
+    log = log_of(Path('run'))
+    plain = [line for line in lines if not line.startswith('warning: ')]
+    assert len(plain) > 10 and '\n'.join(plain) in log and 'batch of 4 images' in log
+    assert all(line.replace('warning: ', 'WARNING - ') in log for line in lines[len(plain) :])
+
+
+NOT_FOR_4 = 'for 8 images at once, and this is a batch of 4 images (one process): give --auto-scale-lr, or set'
+ALL_AT_ONCE = 'for 4 images at once, and this is a batch of 8 images (one process, accumulated over 2 iterations): set'
+
+
+@pytest.mark.parametrize(
+    'options, scale, processes, line, doubt',
+    [
+        ({}, False, 1, '4 images (one process), learning rate 0.002 of AdamW, which is for 8 images', NOT_FOR_4),
+        ({}, False, 2, '8 images (4 each on 2 processes), learning rate 0.002 of AdamW, which is for 8 images', None),
+        ({}, True, 1, '4 images (one process), learning rate 0.001 of AdamW, scaled from 0.002 for 8 images', None),
+        ({'optim_wrapper.accumulative_counts': 2}, False, 1, 'over 2 iterations), learning rate 0.002 of AdamW', None),
+        ({'optim_wrapper.accumulative_counts': 2}, True, 1, 'learning rate 0.001 of AdamW', ALL_AT_ONCE),
+        ({'auto_scale_lr': None}, False, 1, '4 images (one process), learning rate 0.002 of AdamW\n', None),
+    ],
+)
+def test_learning_rate_and_the_batch_that_it_is_for(pairs, monkeypatch, options, scale, processes, line, doubt):
+    monkeypatch.setattr(DistillRunner, 'world_size', processes)
+    lines = '\n'.join(check(str(pairs['detection']), auto_scale_lr=scale, cfg_options=options))
+    assert line in lines and ('the learning rate is for' in lines) == bool(doubt) and (doubt or '') in lines
 
 
 def test_weights_that_the_student_starts_from_are_counted(pairs, tmp_path):
@@ -58,19 +106,20 @@ def test_weights_that_the_student_starts_from_are_counted(pairs, tmp_path):
     model = Config.fromfile(str(pairs['detection'])).model
     backbone = build_model(model.architecture, 'student').backbone.state_dict()
     some = {key: value for key, value in backbone.items() if key.startswith('layer')}
+    logs = {}
     for name, state in dict(some=some, none={'a': torch.ones(1)}).items():
         save_checkpoint(dict(state_dict=state), str(tmp_path / f'{name}.pth'))
         init_cfg = dict(_delete_=True, type='Pretrained', checkpoint=str(tmp_path / f'{name}.pth'))
         options = {'model.architecture.backbone.init_cfg': init_cfg, 'model.init_from_teacher': ['bbox_head']}
-        train(str(pairs['detection']), work_dir=str(tmp_path / name), check=True, cfg_options=options)
+        logs[name] = said(pairs['detection'], **options)
     own = sum('num_batches' not in key and 'running' not in key for key in backbone)
     expected = f"student's backbone: {own - 3} of {own} parameters from {tmp_path}/some.pth, not conv1.weight"
-    assert expected in log_of(tmp_path / 'some')
-    assert "student's bbox_head: all parameters from the teacher's bbox_head" in log_of(tmp_path / 'some')
-    assert f"WARNING - preflight: student's backbone: 0 of {own} parameters" in log_of(tmp_path / 'none')
+    assert expected in logs['some']
+    assert "student's bbox_head: all parameters from the teacher's bbox_head" in logs['some']
+    assert f"warning: student's backbone: 0 of {own} parameters" in logs['none']
 
 
-def test_teacher_is_rated_on_the_images_it_has_seen_alone(pairs, tmp_path, monkeypatch):
+def test_teacher_is_rated_on_the_images_it_has_seen_alone(pairs, monkeypatch):
     """With ground truth as its predictions, a teacher has a perfect score on a part of the images."""
     from mmengine.structures import InstanceData
 
@@ -83,8 +132,8 @@ def test_teacher_is_rated_on_the_images_it_has_seen_alone(pairs, tmp_path, monke
         return samples
 
     monkeypatch.setattr('mmdet.models.RetinaNet.val_step', perfect)
-    train(str(pairs['detection']), work_dir=str(tmp_path), check=True, teacher_eval=2)
-    assert 'teacher on 2 validation images: coco/bbox_mAP 1,' in log_of(tmp_path)
+    log = '\n'.join(check(str(pairs['detection']), teacher_eval=2))
+    assert 'teacher on 2 validation images: coco/bbox_mAP 1,' in log and 'finds nothing' not in log
 
 
 @pytest.mark.parametrize(
@@ -94,26 +143,25 @@ def test_teacher_is_rated_on_the_images_it_has_seen_alone(pairs, tmp_path, monke
         ({'model.architecture.bbox_head.num_classes': 15}, 'predicts 15 classes, the data has 10'),
     ],
 )
-def test_doubts_are_warnings(pairs, tmp_path, options, words):
-    options['default_hooks.logger.interval'] = 1
-    train(str(pairs['detection']), work_dir=str(tmp_path), check=True, cfg_options=options)
-    assert words in log_of(tmp_path)
+def test_doubts_are_warnings(pairs, options, words):
+    assert any(
+        line.startswith('warning: ') and words in line for line in said(pairs['detection'], **options).split('\n')
+    )
 
 
-def test_levels_are_reported_as_they_count(pairs, tmp_path):
+def test_levels_are_reported_as_they_count(pairs):
     found = {}
     for weights in (None, 'pixels'):
         options = {'model.distiller.level_weights': weights, 'randomness.seed': 0}
         options['model.distiller.loss.loss_weight'] = 450.0  # of the recommended settings, which is no doubt
-        train(str(pairs['detection']), work_dir=str(tmp_path / str(weights)), check=True, cfg_options=options)
-        log = log_of(tmp_path / str(weights))
+        log = said(pairs['detection'], **options)
         assert 'look at loss_weight' not in log
-        lines = re.findall(r'loss_neck_\d: ([\d.]+), [\d.]+ of the task loss', log)
+        lines = re.findall(r'loss_neck_\d: .* weight 450.0: ([\d.]+), [\d.]+ of the task loss', log)
         found[weights] = torch.tensor([float(value) for value in lines])
     torch.testing.assert_close(found['pixels'], found[None] / torch.tensor([1, 4, 16]), rtol=1e-3, atol=0)
 
 
-def test_parameters_without_gradient_are_named(pairs, tmp_path, monkeypatch):
+def test_parameters_without_gradient_are_named(pairs, monkeypatch):
     from cankd_mm.models import CanKDLoss
 
     build = CanKDLoss.__init__
@@ -123,11 +171,11 @@ def test_parameters_without_gradient_are_named(pairs, tmp_path, monkeypatch):
         self.idle = torch.nn.Linear(2, 2)
 
     monkeypatch.setattr(CanKDLoss, '__init__', functools.wraps(build)(with_idle_layer))
-    train(str(pairs['detection']), work_dir=str(tmp_path), check=True)
-    assert '6 parameters get no gradient, such as distiller.distill_losses.loss_neck_0.idle.weight' in log_of(tmp_path)
+    names = 'distiller.distill_losses.loss_neck_0.idle.weight'
+    assert f'6 parameters get no gradient, such as {names}' in said(pairs['detection'])
 
 
-def test_more_classes_in_the_data_than_predicted(pairs, tmp_path):
+def test_more_classes_in_the_data_than_predicted(pairs):
     with pytest.raises(
         SetupError, match="data set has 11 classes and the model's decode_head predicts 7: set num_classes"
     ):
@@ -135,13 +183,15 @@ def test_more_classes_in_the_data_than_predicted(pairs, tmp_path):
             'model.architecture.decode_head.num_classes': 7,
             'model.architecture.decode_head.loss_decode.class_weight': None,
         }
-        train(str(pairs['segmentation']), work_dir=str(tmp_path), check=True, cfg_options=options)
+        check(str(pairs['segmentation']), cfg_options=options)
 
 
 def test_check_of_a_plain_config(pairs):
     student = pairs['detection'].with_name('detection_student.py')
-    with pytest.raises(SetupError, match='--check and --teacher-eval look at a distillation'):
-        train(str(student), check=True)
+    with pytest.raises(SetupError, match='A check looks at a distillation'):
+        check(str(student))
+    with pytest.raises(SetupError, match='--teacher-eval looks at a distillation'):
+        train(str(student), teacher_eval=2)
 
 
 def test_loss_that_is_no_number_stops_the_training(pairs, tmp_path):
@@ -349,15 +399,9 @@ def test_preflight_leaves_no_trace_in_caches_and_random_numbers(pairs, tmp_path)
     assert [name for name, value in plain.items() if not torch.equal(value, checked[name])] == []
 
 
-def test_check_ends_as_a_training_does(pairs, tmp_path):
-    runner = train(str(pairs['detection']), work_dir=str(tmp_path), check=True)
-    assert runner.train_loop.stop_training and runner.iter == 0 and not list(tmp_path.glob('*.pth'))
-
-
-def test_level_of_one_pixel_is_named(pairs, tmp_path):
+def test_level_of_one_pixel_is_named(pairs):
     options = {'train_dataloader.dataset.pipeline.2.scale': (32, 32), 'model.distiller.levels': [2]}
-    train(str(pairs['detection']), work_dir=str(tmp_path), check=True, cfg_options=options)
-    assert 'loss_neck_2 is zero, as a map of one pixel has nothing to normalize' in log_of(tmp_path)
+    assert 'loss_neck_2 is zero, as a map of one pixel has nothing to normalize' in said(pairs['detection'], **options)
 
 
 def test_student_that_reads_weights_its_own_way(pairs, tmp_path):
@@ -377,8 +421,7 @@ def test_student_that_reads_weights_its_own_way(pairs, tmp_path):
     torch.save({f'old_{key}': value for key, value in backbone.items()}, tmp_path / 'old.pth')
     init_cfg = dict(_delete_=True, checkpoint=str(tmp_path / 'old.pth'))
     options = {'model.architecture.backbone.init_cfg': init_cfg, 'model.architecture.backbone.type': 'RenamingResNet'}
-    train(str(pairs['detection']), work_dir=str(tmp_path / 'run'), check=True, cfg_options=options)
-    log = log_of(tmp_path / 'run')
+    log = said(pairs['detection'], **options)
     assert f"student's backbone: reads {tmp_path}/old.pth its own way" in log
     assert 'starts from random weights' not in log and 'another architecture' not in log
 
