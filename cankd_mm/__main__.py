@@ -226,9 +226,10 @@ def label(**arguments) -> None:
     _arg('--work-dir', metavar='DIR', help='defaults to work_dirs/compare/<name of the pair>'),
     *_PLACE,
     _switch('--no-train', help='lay out what is done already, and train nothing'),
+    _switch('--no-longer', help='without the student alone for as much time as the slowest method takes'),
     _CFG_OPTIONS,
 )
-def compare(pair, methods, seeds, work_dir, no_train, cfg_options, **place) -> None:
+def compare(pair, methods, seeds, work_dir, no_train, no_longer, cfg_options, **place) -> None:
     """Train a pair alone, with CanKD and with other methods over several seeds, and write one table."""
     from cankd_mm.experiments.report import read_results, tables, write_report
 
@@ -240,7 +241,8 @@ def compare(pair, methods, seeds, work_dir, no_train, cfg_options, **place) -> N
     from cankd_mm.experiments.compare import compare
 
     root = work_dir or default_work_dir(pair, 'compare')
-    results = compare(pair, methods, seeds, work_dir, _place(root, **place), cfg_options, not no_train)
+    place = _place(root, **place)
+    results = compare(pair, methods, seeds, work_dir, place, cfg_options, not no_train, not no_longer)
     _say(f'\n{tables(results)}')
 
 

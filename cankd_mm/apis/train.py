@@ -1,12 +1,14 @@
+import time
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Optional
+from typing import Callable, Optional
 from unittest.mock import patch
 
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
 from mmengine.dist import init_dist
+from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.model import MMDistributedDataParallel, revert_sync_batchnorm
 from mmengine.registry import MODEL_WRAPPERS, RUNNERS
@@ -26,7 +28,9 @@ from cankd_mm.models import FeatureDistill
 from cankd_mm.models.checkpoints import beside, load_checkpoint, prefixes_of
 from cankd_mm.models.utils import unwrap
 from cankd_mm.stack.machine import process_rank
-from cankd_mm.work_dir import claimed, find_resumable, length_of, load_resumable
+from cankd_mm.work_dir import claimed, find_resumable, length_of, load_resumable, middle
+
+_PROGRESS = 5.0  # seconds between two notes of it
 
 
 def train(
@@ -104,6 +108,7 @@ def train(
         preflight = PreflightHook(check, teacher_eval)
         runner.register_hook(preflight)
         note(max_iters=runner.max_iters, metric=metric_of(cfg))
+        runner.register_hook(_ProgressHook(note))
         try:
             runner.train()
         except (RuntimeError, IndexError):  # what a loss makes of labels that do not fit
@@ -111,6 +116,22 @@ def train(
             raise
         note(ended=length_of(cfg.train_cfg), epoch=runner.epoch, iter=runner.iter)
     return runner
+
+
+class _ProgressHook(Hook):
+    """Notes how far the training is, whatever the interval of its log."""
+
+    def __init__(self, note: Callable[..., None]) -> None:
+        self._note, self._due = note, 0.0
+
+    def after_train_iter(self, runner: Runner, *args, **kwargs) -> None:
+        last = runner.iter + 1 == runner.max_iters
+        if not last and time.monotonic() < self._due:
+            return
+        self._due = time.monotonic() + _PROGRESS
+        times = runner.message_hub.log_scalars.get('train/time')
+        seconds = middle(times.data[0]) if times else None
+        self._note(iter=runner.iter + 1, **({'seconds_per_step': seconds} if seconds else {}))
 
 
 def _read_resumable(cfg: Config, resume: Optional[str]) -> Optional[dict]:

@@ -54,7 +54,7 @@ def describe(work_dir: Path) -> Optional[dict]:
         progress=_progress(cfg.train_cfg, state, last),
         lr=max((entry['lr'] for entry in steps if 'lr' in entry), default=None),
         batch_size=cfg.train_dataloader.get('batch_size', 1),
-        seconds_per_step=seconds_per_step(scalars),
+        seconds_per_step=seconds_per_step(scalars) or state.get('seconds_per_step'),  # of less than an interval
         peak_mb=peak_mb,
         distill_to_task=round(median(ratios), 3) if ratios else None,
         distill_loss=round(sum(distill), 4) if distill else None,
