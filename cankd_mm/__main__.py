@@ -302,6 +302,8 @@ def reproduce(row, check, gpus, teacher_ckpt, work_dir, seed, cfg_options) -> No
         sys.exit(bool(lacking))
     result = reproduce(row, gpus, teacher_ckpt, work_dir, seed, cfg_options)
     others = f'paper {row.paper or "gives none"}, student alone {row.student.figure}, teacher {row.teacher.figure}'
+    if result['deviation']:
+        others = f"not the row's recipe: {result['deviation']}"
     _say(f'{row.name}: {result["metric"]} {result["value"]} ({others})')
 
 
