@@ -218,8 +218,9 @@ def run_experiment(
         **about: Further entries of the results.
 
     Returns:
-        dict: The results, as they are written: ``command``, ``reference``, ``metric``, what ``about`` says, ``methods``
-        with a digest of each one's config, and ``runs``, each with ``method``, ``seed`` and what :func:`evaluate` says.
+        dict: The results, as they are written: ``command``, ``reference``, ``metric``, ``teacher``, its figure in a
+        validation or None, what ``about`` says, ``methods`` with a digest of each one's config, and ``runs``, each with
+        ``method``, ``seed`` and what :func:`evaluate` says.
 
     Raises:
         SetupError: If a training fails, or ``results.json`` has figures of other configs.
@@ -246,7 +247,9 @@ def run_experiment(
             runs.append(dict(method=method, seed=seed, **evaluate(job.work_dir)))
     metric = runs[0]['metric'] if runs else None
     command = earlier.get('command') or shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
-    results = dict(command=command, **about, reference=reference, metric=metric, methods=digests, runs=runs)
+    teacher = next((run['teacher_value'] for run in runs if run.get('teacher_value') is not None), None)
+    found = dict(reference=reference, metric=metric, teacher=earlier.get('teacher') or teacher, methods=digests)
+    results = dict(command=command, **about, **found, runs=runs)
     _write(results, root)
     return results
 

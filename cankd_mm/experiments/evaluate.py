@@ -56,6 +56,8 @@ def _evaluated(work_dir: Path, student: Tuple[str, str]) -> dict:
     if metric is not None:
         metrics = numbers(test(*student, work_dir=str(work_dir / 'test')))
         measured = f'exported student in plain {cfg.get("default_scope", "MMEngine")}'
+        if (cfg.get('val_dataloader') or {}).get('dataset') != cfg.test_dataloader.dataset:
+            run['teacher_value'] = None  # which is of other images
         run.update(metrics=metrics, metric=metric.name, value=metric.of(metrics), measured=measured)
     run['parameters'] = sum(parameter.numel() for parameter in build_model(student[0], 'model').parameters())
     run.update(student=list(student), machine=describe_machine())
