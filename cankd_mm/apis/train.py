@@ -130,7 +130,7 @@ class _ProgressHook(Hook):
             return
         self._due = time.monotonic() + _PROGRESS
         times = runner.message_hub.log_scalars.get('train/time')
-        seconds = middle(times.data[0]) if times else None
+        seconds = middle(times.data[0][-1000:]) if times else None
         self._note(iter=runner.iter + 1, **({'seconds_per_step': seconds} if seconds else {}))
 
 

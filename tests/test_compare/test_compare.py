@@ -7,7 +7,7 @@ import shutil
 import pytest
 from mmengine.fileio import dump, load
 
-from cankd_mm.apis import test
+from cankd_mm import apis
 from cankd_mm.config.read import load_config
 from cankd_mm.errors import SetupError
 from cankd_mm.experiments.compare import compare
@@ -157,7 +157,7 @@ def test_comparison_from_end_to_end(pairs, forked, tmp_path):
         (method, seed) for method in (ALONE, 'cankd', 'pkd') for seed in (0, 1)
     }
     assert results['metric'] == 'mIoU'
-    teacher = test(str(pairs['segmentation']), teacher=True, work_dir=str(tmp_path / 'teacher'))
+    teacher = apis.test(str(pairs['segmentation']), teacher=True, work_dir=str(tmp_path / 'teacher'))
     assert results['teacher'] == pytest.approx(teacher['mIoU'], abs=0.01)
     for run in results['runs']:
         assert run['value'] == pytest.approx(run['metrics']['mIoU'], abs=0.01)
