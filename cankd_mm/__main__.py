@@ -235,27 +235,38 @@ def label(**arguments) -> None:
 
 @_command(
     'compare CanKD with other methods on a pair',
-    _arg('pair', help='config of a pair; or the results.json of a comparison, to lay it out again'),
+    _arg('pair', nargs='+', help='config of a pair; or results.json to lay out again, several in one table'),
     _arg('--methods', nargs='+', default=[], metavar='CFG', help='configs of what further methods change'),
     _arg('--seeds', type=int, nargs='+', default=[0, 1, 2], metavar='N', help='seeds of every method'),
     _arg('--work-dir', metavar='DIR', help='defaults to work_dirs/compare/<name of the pair>'),
     *_PLACE,
     _switch('--no-train', help='lay out what is done already, and train nothing'),
+    _switch('--no-longer', help='without the student alone for as much time as the slowest method takes'),
     _CFG_OPTIONS,
 )
-def compare(pair, methods, seeds, work_dir, no_train, cfg_options, **place) -> None:
+def compare(pair, methods, seeds, work_dir, no_train, no_longer, cfg_options, **place) -> None:
     """Train a pair alone, with CanKD and with other methods over several seeds, and write one table."""
     from cankd_mm.experiments.report import read_results, tables, write_report
 
-    stored = read_results(Path(pair)) if pair.endswith('.json') and Path(pair).is_file() else {}
-    if 'runs' in stored:
-        _say(write_report(stored, Path(pair).parent, Path(pair).stem))
+    files = [path for path in pair if path.endswith('.json') and Path(path).is_file()]
+    stored = {path: found for path in files if 'runs' in (found := read_results(Path(path)))}
+    pair, *others = pair
+    if others:
+        from cankd_mm.experiments.joint import joint_table
+
+        if len(stored) <= len(others):
+            sys.exit('error: several results.json make one table, and a comparison is of one pair: give either.')
+        _say(joint_table(stored))
+        return
+    if stored:
+        _say(write_report(stored[pair], Path(pair).parent, Path(pair).stem))
         return
     _start()
     from cankd_mm.experiments.compare import compare
 
     root = work_dir or default_work_dir(pair, 'compare')
-    results = compare(pair, methods, seeds, work_dir, _place(root, **place), cfg_options, not no_train)
+    place = _place(root, **place)
+    results = compare(pair, methods, seeds, work_dir, place, cfg_options, not no_train, not no_longer)
     _say(f'\n{tables(results)}')
 
 
@@ -315,6 +326,8 @@ def reproduce(row, check, gpus, teacher_ckpt, work_dir, seed, cfg_options) -> No
         sys.exit(bool(lacking))
     result = reproduce(row, gpus, teacher_ckpt, work_dir, seed, cfg_options)
     others = f'paper {row.paper or "gives none"}, student alone {row.student.figure}, teacher {row.teacher.figure}'
+    if result['deviation']:
+        others = f"not the row's recipe: {result['deviation']}"
     _say(f'{row.name}: {result["metric"]} {result["value"]} ({others})')
 
 

@@ -7,7 +7,7 @@ import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from statistics import median
-from typing import Callable, Dict, Iterable, Iterator, List, Optional
+from typing import Callable, Dict, Iterable, Iterator, List, Optional, Sequence
 
 from filelock import FileLock, Timeout
 from mmengine.fileio import dump, load
@@ -32,8 +32,12 @@ def read_scalars(work_dir: Path) -> List[dict]:
 
 def seconds_per_step(scalars: List[dict]) -> Optional[float]:
     """Take the median time of an iteration, data loading included, of what :func:`read_scalars` found."""
-    times = [entry['time'] for entry in scalars if 'loss' in entry and 'time' in entry]
-    return round(median(times), 4) if times else None
+    return middle([entry['time'] for entry in scalars if 'loss' in entry and 'time' in entry])
+
+
+def middle(seconds: Sequence[float]) -> Optional[float]:
+    """Take the median of times, which is None of no time."""
+    return round(float(median(seconds)), 4) if len(seconds) else None
 
 
 def last_checkpoint(work_dir: Path) -> Optional[Path]:
@@ -103,7 +107,8 @@ def state_of(work_dir: Path) -> dict:
     """Read what the training in a work folder has noted of itself, where it has.
 
     These are ``host``, ``pid``, ``since`` and ``slurm``, ``max_iters`` and ``metric``, the arguments of the
-    :class:`Metric` that rates it, and at the end ``ended``, ``epoch``, ``iter``.
+    :class:`Metric` that rates it, every few seconds ``iter`` and ``seconds_per_step``, and at the end ``ended`` and
+    ``epoch``, too.
     """
     return read_facts(work_dir / _STATE)
 

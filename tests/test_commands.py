@@ -110,7 +110,7 @@ def typed(tmp_path, monkeypatch, forked):
     def cankd(words):
         arguments = vars(cli._parser().parse_args(words))
         command, call = arguments.pop('command'), arguments.pop('run')
-        config = arguments.get('config') or arguments.get('pair') or ''
+        config = arguments.get('config') or arguments.get('pair', [''])[0]
         if config.startswith(('configs', 'work_dirs')) and 'cfg_options' in arguments:
             arguments['cfg_options'] = {**(arguments['cfg_options'] or {}), **SHORT}
         if command == 'compare':  # every method trains in tests/test_compare: of many, the configs are written

@@ -65,6 +65,22 @@ def test_a_training_that_others_need_is_done_before(tmp_path, config, monkeypatc
     ]  # fmt: skip
 
 
+# A training that has come to its tenth iteration, of which nothing is logged.
+BEGUN = """
+import pathlib, sys, time
+(pathlib.Path(sys.argv[1]) / 'training.json').write_text('{"max_iters": 40, "iter": 10, "seconds_per_step": 6.0}')
+time.sleep(1.5)
+"""
+
+
+def test_progress_needs_no_log(tmp_path, config, monkeypatch):
+    monkeypatch.setattr(Job, 'command', lambda job: [sys.executable, '-c', BEGUN, str(job.work_dir)])
+    stream = io.StringIO()
+    with pytest.raises(SetupError):  # which is not done
+        run_jobs([Job(tmp_path / 'x' / 'seed0', config)], Local(1), stream)
+    assert '  x/seed0 25%; 0 waiting; about 3 min left' in stream.getvalue().splitlines()
+
+
 # A training that lasts until it is ended, in a folder that it claims.
 ENDLESS = """
 import pathlib, sys, time

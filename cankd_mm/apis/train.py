@@ -1,3 +1,4 @@
+import time
 import warnings
 from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from io import StringIO
@@ -11,6 +12,7 @@ import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
 from mmengine.dist import init_dist
+from mmengine.hooks import Hook
 from mmengine.logging import MMLogger, print_log
 from mmengine.model import MMDistributedDataParallel, revert_sync_batchnorm
 from mmengine.registry import MODEL_WRAPPERS, RUNNERS
@@ -30,7 +32,9 @@ from cankd_mm.models import FeatureDistill
 from cankd_mm.models.checkpoints import beside, load_checkpoint, prefixes_of
 from cankd_mm.models.utils import unwrap
 from cankd_mm.stack.machine import process_rank
-from cankd_mm.work_dir import claimed, find_resumable, length_of, load_resumable
+from cankd_mm.work_dir import claimed, find_resumable, length_of, load_resumable, middle
+
+_PROGRESS = 5.0  # seconds between two notes of it
 
 
 def train(
@@ -173,6 +177,7 @@ def _run(
     check_datasets(runner, 'train', 'val', 'test')
     runner.register_hook(preflight)
     note(max_iters=runner.max_iters, metric=metric_of(cfg))
+    runner.register_hook(_ProgressHook(note))
     try:
         runner.train()
     except (RuntimeError, IndexError):  # what a loss makes of labels that do not fit
@@ -180,6 +185,22 @@ def _run(
         raise
     note(ended=length_of(cfg.train_cfg), epoch=runner.epoch, iter=runner.iter)
     return runner
+
+
+class _ProgressHook(Hook):
+    """Notes how far the training is, whatever the interval of its log."""
+
+    def __init__(self, note: Callable[..., None]) -> None:
+        self._note, self._due = note, 0.0
+
+    def after_train_iter(self, runner: Runner, *args, **kwargs) -> None:
+        last = runner.iter + 1 == runner.max_iters
+        if not last and time.monotonic() < self._due:
+            return
+        self._due = time.monotonic() + _PROGRESS
+        times = runner.message_hub.log_scalars.get('train/time')
+        seconds = middle(times.data[0][-1000:]) if times else None
+        self._note(iter=runner.iter + 1, **({'seconds_per_step': seconds} if seconds else {}))
 
 
 def _read_resumable(cfg: Config, resume: Optional[str]) -> Optional[dict]:

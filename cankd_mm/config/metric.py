@@ -1,6 +1,6 @@
 """The metric that rates a run: the best checkpoint, comparisons, searches, tables and pages all ask here."""
 
-from typing import Iterator, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import Dict, Iterator, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from mmengine.config import Config
 from mmengine.registry import METRICS
@@ -35,6 +35,7 @@ _EVALUATORS = {
     'SemSegMetric': ('iou_metrics', 'mIoU', {'mIoU': 'mIoU', 'mDice': 'mDice', 'mFscore': 'mFscore'}, 1),
     'IoUMetric': ('iou_metrics', 'mIoU', {'mIoU': 'mIoU', 'mDice': 'mDice', 'mFscore': 'mFscore'}, 1),
 }
+TEACHER = 'teacher/'  # the prefix of the teacher's own, beside the student's
 AGAINST_TEACHER = 'against_teacher'  # the prefix of metrics that take the teacher's predictions for true
 _NAMES = {
     'bbox_mAP': 'box AP',
@@ -44,6 +45,11 @@ _NAMES = {
     'pascal_voc/mAP': 'VOC mAP',
     'coco_panoptic/PQ': 'PQ',
 }
+
+
+def of_teacher(reported: Mapping[str, float]) -> Dict[str, float]:
+    """Take what a validation has reported of the teacher, under the plain names."""
+    return {key[len(TEACHER) :]: value for key, value in reported.items() if key.startswith(TEACHER)}
 
 
 def metric_of(cfg: Config, split: str = 'val') -> Optional[Metric]:

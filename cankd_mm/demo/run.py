@@ -12,7 +12,7 @@ from cankd_mm.demo import report
 from cankd_mm.demo.dataset import prepare
 from cankd_mm.experiments.compare import run_experiment
 from cankd_mm.experiments.jobs import Job, run_jobs
-from cankd_mm.experiments.report import ALONE, results_table
+from cankd_mm.experiments.report import ALONE, LONGER, results_table
 from cankd_mm.show.show import show
 from cankd_mm.work_dir import claimed, last_checkpoint
 
@@ -38,7 +38,7 @@ _KINDS = {
     'teacher300': ("teacher on the student's 300 scenes", _TEACHER, 34, None),
     'student': (ALONE, _STUDENT, 24, None),
     'cankd': ('cankd', _CANKD, 24, 'teacher'),
-    'student-long': ('student alone, for as much time', _STUDENT, 34, None),
+    'student-long': (LONGER, _STUDENT, 34, None),
     'cankd300': ('cankd from that teacher', _CANKD, 24, 'teacher300'),
 }
 # How long a demo is: the shares of a teacher's and of a student's full number of epochs, and how many scenes an epoch

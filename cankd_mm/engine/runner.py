@@ -8,7 +8,7 @@ from mmengine.registry import LOOPS, RUNNERS
 from mmengine.runner import BaseLoop, Runner, ValLoop, autocast
 from torch import nn
 
-from cankd_mm.config.metric import metric_of
+from cankd_mm.config.metric import TEACHER, metric_of
 from cankd_mm.config.pair import NO_PREDICTIONS, imports_of
 from cankd_mm.config.types import type_name
 from cankd_mm.errors import SetupError
@@ -107,7 +107,7 @@ class DistillValLoop(ValLoop):
         if turn and isinstance(model, FeatureDistill) and teacher_is_rateable(model):
             for key, value in self.evaluate_teacher().items():
                 if isinstance(value, Real):
-                    hub.update_scalar(f'val/teacher/{key}', value)
+                    hub.update_scalar(f'val/{TEACHER}{key}', value)
             hub.update_info(done, True)
         return super().run()
 

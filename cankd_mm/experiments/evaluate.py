@@ -1,6 +1,9 @@
 """What the exported student of a training reaches in the plain library."""
 
+import io
+from contextlib import redirect_stdout
 from pathlib import Path
+from typing import Tuple
 
 from mmengine.fileio import dump
 
@@ -17,6 +20,8 @@ from cankd_mm.work_dir import last_checkpoint, read_facts
 
 def evaluate(work_dir: Path) -> dict:
     """Export the student of a training, and evaluate what a user would deploy, in plain MMDetection or MMSegmentation.
+
+    Nothing is printed: the log of the evaluation, in ``test``, has what is said.
 
     Args:
         work_dir (Path): The work folder. Takes ``result.json``, and the student in ``student``; what stands there for
@@ -36,7 +41,14 @@ def evaluate(work_dir: Path) -> dict:
     known = read_facts(path)
     if known and path.stat().st_mtime >= checkpoint.stat().st_mtime:
         return known
-    run, student = describe(work_dir), (str(config), str(checkpoint))
+    with redirect_stdout(io.StringIO()):  # which loggers keep; nothing closes it
+        run = _evaluated(work_dir, (str(config), str(checkpoint)))
+    dump(run, str(path), indent=2)
+    return run
+
+
+def _evaluated(work_dir: Path, student: Tuple[str, str]) -> dict:
+    run = describe(work_dir)
     if is_distillation(load_config(student[0])):
         student = export_student(*student, str(work_dir / 'student'))
     cfg = load_config(student[0])
@@ -44,8 +56,9 @@ def evaluate(work_dir: Path) -> dict:
     if metric is not None:
         metrics = numbers(test(*student, work_dir=str(work_dir / 'test')))
         measured = f'exported student in plain {cfg.get("default_scope", "MMEngine")}'
+        if (cfg.get('val_dataloader') or {}).get('dataset') != cfg.test_dataloader.dataset:
+            run['teacher_value'] = None  # which is of other images
         run.update(metrics=metrics, metric=metric.name, value=metric.of(metrics), measured=measured)
     run['parameters'] = sum(parameter.numel() for parameter in build_model(student[0], 'model').parameters())
     run.update(student=list(student), machine=describe_machine())
-    dump(run, str(path), indent=2)
     return run

@@ -29,8 +29,6 @@ from cankd_mm.work_dir import (
     last_checkpoint,
     load_resumable,
     read_facts,
-    read_scalars,
-    seconds_per_step,
     state_of,
 )
 
@@ -208,12 +206,11 @@ def _progress(running: List[Job], waiting: int) -> str:
     parts, left, whole = [], [], []
     for job in running:
         parts.append('/'.join(job.work_dir.parts[-2:]))
-        scalars, iters = read_scalars(job.work_dir), state_of(job.work_dir).get('max_iters')
-        steps = [entry.get('iter', entry['step']) for entry in scalars if 'loss' in entry]
-        if steps and iters:
-            parts[-1] += f' {100 * steps[-1] / iters:.0f}%'
-            seconds = seconds_per_step(scalars) or 0.0
-            left.append((iters - steps[-1]) * seconds)
+        state = state_of(job.work_dir)
+        if 'seconds_per_step' in state:
+            done, iters, seconds = state['iter'], state['max_iters'], state['seconds_per_step']
+            parts[-1] += f' {100 * done / iters:.0f}%'
+            left.append((iters - done) * seconds)
             whole.append(iters * seconds)
     minutes = ''
     if left:

@@ -9,7 +9,7 @@ from typing import Dict, List, Optional
 from mmengine.config import Config
 
 import cankd_mm
-from cankd_mm.config.metric import Metric, metric_of
+from cankd_mm.config.metric import Metric, metric_of, of_teacher
 from cankd_mm.config.pair import is_distillation
 from cankd_mm.config.read import read_dumped
 from cankd_mm.config.types import type_name
@@ -25,7 +25,7 @@ def describe(work_dir: Path) -> Optional[dict]:
 
     Returns:
         dict | None: The training, with ``metric`` and ``value`` of its last validation; what is not known is None.
-        None where no config tells of a training.
+        None where no config tells of a training. ``teacher_value`` is the metric of its teacher, as it was validated.
     """
     config = config_of(work_dir)
     if config is None:
@@ -40,9 +40,10 @@ def describe(work_dir: Path) -> Optional[dict]:
     # Of the GPU where there was one, otherwise of the whole process, as its launcher noted.
     of_gpu = [entry['memory'] for entry in scalars if 'memory' in entry]
     peak_mb = float(max(of_gpu)) if of_gpu else read_facts(work_dir / USAGE).get('peak_mb')
-    metric, metrics, measured = None, {}, 'not yet'
+    metric, metrics, measured, teacher = None, {}, 'not yet', {}
     if validations:
         metric, metrics = _metric_of(cfg, state), numbers(validations[-1])
+        teacher = of_teacher(metrics)
         measured = f'validation at {"epoch" if "epoch" in last else "iteration"} {validations[-1]["step"]}'
     return dict(
         work_dir=str(work_dir),
@@ -50,11 +51,12 @@ def describe(work_dir: Path) -> Optional[dict]:
         metrics=metrics,
         metric=metric and metric.name,
         value=metric and metric.of(metrics),
+        teacher_value=metric.of(teacher) if metric and metric.key in teacher else None,
         measured=measured,
         progress=_progress(cfg.train_cfg, state, last),
         lr=max((entry['lr'] for entry in steps if 'lr' in entry), default=None),
         batch_size=cfg.train_dataloader.get('batch_size', 1),
-        seconds_per_step=seconds_per_step(scalars),
+        seconds_per_step=seconds_per_step(scalars) or state.get('seconds_per_step'),  # of less than an interval
         peak_mb=peak_mb,
         distill_to_task=round(median(ratios), 3) if ratios else None,
         distill_loss=round(sum(distill), 4) if distill else None,

@@ -2,7 +2,7 @@
 
 import math
 from pathlib import Path
-from typing import Dict
+from typing import Dict, Optional
 
 import numpy as np
 import pandas as pd
@@ -11,8 +11,10 @@ from mmengine.fileio import load
 from cankd_mm.errors import SetupError, reason_of
 
 ALONE = 'student alone'
+LONGER = f'{ALONE}, for as much time'
 
 _CONFIDENCE = 0.95
+_MOST_SEEDS = 100  # beyond which a number of seeds is no plan
 # Columns that show a median over the seeds: title, factor and format.
 _MEDIANS = {
     'distill_to_task': ('distill / task', 1, '{:.2f}'),
@@ -22,6 +24,11 @@ _MEDIANS = {
 }
 # The quantities that CanBlockMonitorHook logs for each block, by the end of their keys.
 _QUANTITIES = {'_weight': 'batch norm weight', '_ratio': 'what the block adds over its input'}
+
+
+def method_of(loss: str) -> str:
+    """Name the method that distils with a loss: ``'cankd'`` for ``'CanKDLoss'``."""
+    return loss.replace('Loss', '').lower()
 
 
 def markdown(table: pd.DataFrame, align: bool = True) -> str:
@@ -36,20 +43,69 @@ def paired_difference(values: pd.Series, others: pd.Series) -> str:
 
     The words are the mean of the differences and half of Student's t interval at 95 %, which a single seed has not.
     """
-    differences = (values - others).dropna()
+    return _shown((values - others).dropna())
+
+
+def _shown(differences: pd.Series) -> str:
     if differences.empty:
         return ''
-    return f'{differences.mean():+.1f}' + (f' ± {_margin(differences):.1f}' if len(differences) > 1 else '')
+    mean, margin = differences.mean(), _margin(differences)
+    return f'{mean:+.1f}' + (f' ± {margin:.1f}' if len(differences) > 1 else '')
 
 
-def _margin(values: pd.Series) -> float:
-    """Half the width of the mean's interval; no number for a single value."""
+def _margin(values: pd.Series, count: Optional[int] = None) -> float:
+    """Half the width of the mean's interval, or of that of ``count`` values which spread as these; NaN for one."""
     if len(values) < 2:
         return math.nan
-    from scipy import stats  # where a seed has no other, and tables of runs, it is not waited for
+    from scipy.stats import t  # where a seed has no other, and tables of runs, it is not waited for
 
-    low, high = stats.ttest_1samp(values, 0).confidence_interval(_CONFIDENCE)
-    return (high - low) / 2
+    count = count or len(values)
+    return float(t.ppf((1 + _CONFIDENCE) / 2, count - 1)) * values.std() / math.sqrt(count)
+
+
+def verdicts(results: dict) -> str:
+    """Say of each method, in a sentence, whether it pays: against the student alone, and that for as much time."""
+    groups, better = _by_method(results), -1 if results.get('rule') == 'less' else 1
+    others = [other for other in (ALONE, LONGER) if other in groups]
+    lines = []
+    for name, group in groups.items():
+        clauses = (
+            []
+            if name in others
+            else [
+                _verdict((group['value'] - groups[other]['value']).dropna(), other, results['metric'], better)
+                for other in others
+            ]
+        )
+        if any(clauses):
+            lines.append(f'{name} {"; it ".join(filter(None, clauses))}.')
+    longer = results.get('longer')
+    if lines and longer and (LONGER in groups or longer['length'] == longer['alone']):
+        lengths = f'{longer["length"]} {longer["unit"]} in place of {longer["alone"]}'
+        if longer['length'] == longer['alone']:
+            lengths = f'{longer["alone"]} {longer["unit"]}, too, and is not trained again'
+        times = f'a step of {longer["method"]} takes {longer["ratio"]:.2f} times as long'
+        lines.append(f'The {_in_words(LONGER)} has {lengths}: {times}.')
+    return '\n'.join(lines)
+
+
+def _verdict(differences: pd.Series, other: str, metric: str, better: int) -> str:
+    """Say by paired differences whether a method is better than another; nothing where they share no seed."""
+    if differences.empty:
+        return ''
+    mean, margin, count = differences.mean(), _margin(differences), len(differences)
+    other, shown = f'the {_in_words(other)}', f'{_shown(differences)} {metric}'
+    if count == 1:
+        return f'cannot be told from {other} with one seed ({shown}): it takes at least two more'
+    if abs(mean) > margin:
+        return f'{"pays" if better * mean > 0 else "does not pay"} against {other}: {shown}'
+    enough = (more for more in range(1, _MOST_SEEDS + 1) if _margin(differences, count + more) < abs(mean))
+    more = next((f'about {more}' for more in enough), f'more than {_MOST_SEEDS}')
+    return f'cannot be told from {other} with these {count} seeds ({shown}): it takes {more} more'
+
+
+def _in_words(method: str) -> str:
+    return method.replace(',', '')
 
 
 def _by_method(results: dict) -> Dict[str, pd.DataFrame]:
@@ -147,8 +203,8 @@ def _draw_results(results: dict, path: Path) -> None:
 
 
 def tables(results: dict) -> str:
-    """Lay out an experiment by :func:`results_table` and, where it has Can blocks, by :func:`blocks_table`."""
-    return '\n\n'.join(filter(None, [results_table(results), blocks_table(results)]))
+    """Lay out an experiment by :func:`results_table`, for Can blocks :func:`blocks_table`, and :func:`verdicts`."""
+    return '\n\n'.join(filter(None, [results_table(results), blocks_table(results), verdicts(results)]))
 
 
 def read_results(path: Path) -> dict:

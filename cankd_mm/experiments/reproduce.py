@@ -20,9 +20,9 @@ from cankd_mm.config.metric import required_metric
 from cankd_mm.config.read import load_config
 from cankd_mm.errors import SetupError
 from cankd_mm.experiments.evaluate import evaluate
-from cankd_mm.experiments.jobs import Job
+from cankd_mm.experiments.jobs import Job, say
 from cankd_mm.experiments.logged import RESULT
-from cankd_mm.experiments.rows import Row, beside
+from cankd_mm.experiments.rows import Row, beside, deviation
 
 # The zoos of backbone weights that MMEngine knows, by the scheme of their addresses.
 _ZOOS = {
@@ -48,13 +48,15 @@ def reproduce(
     Args:
         row (Row): The row.
         gpus (int, optional): How many GPUs to train on, which scale the learning rate, or 0. Defaults to None, all.
+            They do not scale a number of iterations, so that the training is then not the row's, which is said.
         teacher_ckpt (str, optional): The teacher's checkpoint, in place of the config's. Defaults to None.
         work_dir (str, optional): Takes all that is written. Defaults to ``./work_dirs/<name of the config>``.
         seed (int, optional): The random seed. Defaults to None, one that MMEngine draws.
         cfg_options (dict, optional): Entries that override the config's. Defaults to None.
 
     Returns:
-        dict: The result, as it is written to ``result.json`` in ``work_dir``.
+        dict: The result, as it is written to ``result.json`` in ``work_dir``. ``deviation`` says by what it is not that
+        of the row's recipe, see :func:`cankd_mm.experiments.rows.deviation`.
 
     Raises:
         SetupError: If something that the row needs is missing, or if training or evaluation fails.
@@ -68,6 +70,9 @@ def reproduce(
     gpus = torch.cuda.device_count() if gpus is None else gpus
     job = Job(Path(cfg.work_dir), str(row.config), options)
     job.check()
+    deviates = deviation(row, cfg, gpus)
+    if deviates:
+        say(f"This is not the recipe of {row.name}, and no measure of the paper's figure: {deviates}.")
     if not job.done:
         environment = {**os.environ, **({} if gpus else {'CUDA_VISIBLE_DEVICES': ''})}
         process = subprocess.Popen(job.command(gpus, '--auto-scale-lr'), env=environment)
@@ -85,7 +90,8 @@ def reproduce(
     base = (cfg.get('auto_scale_lr') or {}).get('base_batch_size')
     batch = max(gpus, 1) * cfg.train_dataloader.get('batch_size', 1)
     lr = cfg.optim_wrapper.optimizer.lr * (batch / base if base else 1)  # as MMEngine scales it to the batch
-    about = dict(gpus=gpus, lr=lr, seed=seed, options=options)
+    about = dict(gpus=gpus, lr=lr, seed=seed, options=options, deviation=deviates)
+    say(f'evaluating {job.work_dir}')
     result = {**evaluate(job.work_dir), **beside(row), **about, 'date': datetime.date.today().isoformat()}
     dump(result, str(job.work_dir / RESULT), indent=2)
     return result

@@ -5,11 +5,14 @@ from pathlib import Path
 from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import pandas as pd
+from mmengine.config import Config
 from mmengine.fileio import dump, load
 
+from cankd_mm.config import differences
 from cankd_mm.config.paths import folder as package_folder
+from cankd_mm.config.read import read_config, read_dumped
 from cankd_mm.errors import SetupError, reason_of
-from cankd_mm.experiments.logged import RESULT, describe
+from cankd_mm.experiments.logged import RESULT, config_of, describe
 from cankd_mm.experiments.report import markdown
 
 
@@ -93,6 +96,37 @@ def beside(row: Optional[Row]) -> Dict[str, object]:
     return dict(row=row.number, dataset=row.dataset, **figures)
 
 
+# All that a figure hangs on; another seed, and what `--auto-scale-lr` sets, are no other recipe.
+_PARTS = {**differences.TESTED, **differences.TRAINED, 'model': frozenset()}
+_RECIPE = {part: _PARTS[part] for part in _PARTS if part not in ('randomness', 'auto_scale_lr')}
+
+
+def deviation(row: Row, cfg: Config, gpus: Optional[int] = None) -> str:
+    """Say by what a training is not the recipe of a row, whose figure is then no measure for it; '' where it is.
+
+    Another number of GPUs is none where the training counts epochs, as the learning rate is scaled to the batch.
+
+    Args:
+        row (Row): The row.
+        cfg (Config): The config of the training.
+        gpus (int, optional): On how many GPUs it runs, 0 for the processor. Defaults to None, which is not known.
+    """
+    recipe = read_config(str(row.config))
+    found = differences.differences(recipe, cfg, _RECIPE)
+    if row.teacher.weights is None:  # and whoever trains the row has to give some
+        found.pop('model.teacher_ckpt', None)
+    words = []
+    if gpus is not None:
+        before = row.batch_size * max(row.gpus, 1)
+        now = cfg.train_dataloader.get('batch_size', 1) * max(gpus, 1)
+        images = now * cfg.train_cfg.get('max_iters', 0), before * recipe.train_cfg.get('max_iters', 0)
+        if now == before:
+            found.pop('train_dataloader.batch_size', None)
+        elif 0 not in images and images[0] != images[1]:
+            words = [f'batches of {now} in place of {before} see {images[0] / images[1]:g} times as many images']
+    return ', '.join([*words, *([differences.describe(found)] if found else [])])
+
+
 def table(rows: Sequence[Row], folder: Path) -> str:
     """Lay out rows of one metric as the table of a README, whose links start from its ``folder``."""
     return markdown(
@@ -127,7 +161,8 @@ def write_results(folder: Path, rows: Optional[Sequence[Row]] = None) -> Tuple[s
     """Write the table of every run under a folder, beside the figures of the row that has the name of its config.
 
     A run that was evaluated counts with what the exported student reached in the plain library, any other with its last
-    validation. A run that cannot be read is named below the table.
+    validation. A run by another recipe than its row's is no measure of it, see :func:`deviation`: what is other is said
+    in place of the difference. A run that cannot be read is named below the table.
 
     Args:
         folder (Path): Searched for work folders at any depth; takes ``runs.md`` and ``runs.json``.
@@ -150,8 +185,10 @@ def write_results(folder: Path, rows: Optional[Sequence[Row]] = None) -> Tuple[s
             unread.append(f'{work_dir} cannot be read ({reason_of(e)}) and is left out.')
             continue
         if run is not None and run['progress']:  # otherwise nothing was trained, as in the work folder of a test
-            known = beside(by_name.get(run['name']))
-            entries.append({**run, 'gpus': None, **evaluated, **known, 'work_dir': str(work_dir)})
+            row, entry = by_name.get(run['name']), {**run, 'gpus': None, 'deviation': '', **evaluated}
+            if row is not None and 'deviation' not in evaluated:
+                entry['deviation'] = deviation(row, read_dumped(config_of(work_dir)), entry['gpus'])
+            entries.append({**entry, **beside(row), 'work_dir': str(work_dir)})
     if not entries and not unread:
         raise SetupError(f'There is no training under {str(folder)!r}: give the folder of your work folders.')
     order = {name: i for i, name in enumerate(by_name)}
@@ -167,7 +204,7 @@ def write_results(folder: Path, rows: Optional[Sequence[Row]] = None) -> Tuple[s
 def _runs_table(entries: Sequence[dict]) -> str:
     rows = []
     for run in entries:
-        known = None not in (run['value'], run['paper'])
+        known = None not in (run['value'], run['paper']) and not run['deviation']
         named = Path(run['work_dir']).name == run['name']
         gpus = '' if run['gpus'] is None else f'{run["gpus"] or "CPU"} x '
         rows.append(
@@ -180,6 +217,7 @@ def _runs_table(entries: Sequence[dict]) -> str:
                 'paper': run['paper'],
                 'ours': run['value'],
                 'difference': f'{run["value"] - run["paper"]:+.1f}' if known else None,
+                "not the row's recipe": run['deviation'],
                 'measured': run['measured'],
                 'trained': run['progress'],
                 'batch, lr': f'{gpus}{run["batch_size"]}' + ('' if run['lr'] is None else f', {run["lr"]:.3g}'),

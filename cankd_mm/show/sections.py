@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from mmengine.config import Config
 
-from cankd_mm.config.metric import Metric
+from cankd_mm.config.metric import Metric, of_teacher
 from cankd_mm.engine.runner import teacher_is_rateable
 from cankd_mm.show import page, predictions
 from cankd_mm.show.features import FeaturePair, Point, feature_pairs, points_of
@@ -208,8 +208,7 @@ def run(work_dir: Path, metric: Optional[Metric]) -> Section:
                 gates={m[1]: v for k, v in entry.items() if (m := re.fullmatch(r'can/(\w+)_weight', k))},
             )
         else:
-            teacher = {key[len('teacher/') :]: value for key, value in entry.items() if key.startswith('teacher/')}
-            rated = dict(student=entry, teacher=teacher) if metric else {}
+            rated = dict(student=entry, teacher=of_teacher(entry)) if metric else {}
             found = dict(metrics={who: metric.of(reported) for who, reported in rated.items() if reported})
         for plot, values in found.items():
             for name, value in values.items():

@@ -23,6 +23,7 @@ def test_of_what_is_deployed(trained):
     logged, run = describe(trained), evaluate(trained)
     assert logged['progress'] == run['progress'] == '1 of 1 epochs' and logged['measured'] == 'validation at epoch 1'
     assert logged['value'] == pytest.approx(run['value'], abs=0.01) and 'in plain mmseg' in run['measured']
+    assert logged['seconds_per_step'] > 0, 'also of a training that is too short to be logged'
     assert run['metric'] == 'mIoU' and run['value'] == pytest.approx(run['metrics']['mIoU'], abs=0.01)
     assert (trained / 'student' / 'segmentation_cankd_student.pth').exists() and run['parameters'] > 1000
     before = (trained / 'result.json').stat().st_mtime

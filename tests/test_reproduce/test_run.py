@@ -1,5 +1,7 @@
 """A small pair goes the whole way: trained, exported, evaluated in the plain library, gathered in a table."""
 
+import contextlib
+import io
 import json
 import os
 import shutil
@@ -49,8 +51,20 @@ def done(request, pairs, forked, tmp_path_factory):
     row = small_row(request.param, pairs[request.param])
     folder = tmp_path_factory.mktemp('work_dirs')
     options = {'train_dataloader.batch_size': 2}
-    result = reproduce(row, gpus=0, work_dir=str(folder / 'run'), seed=3, cfg_options=options)
+    with contextlib.redirect_stdout(io.StringIO()) as out:  # which loggers keep
+        result = reproduce(row, gpus=0, work_dir=str(folder / 'run'), seed=3, cfg_options=options)
+    (folder / 'said').write_text(out.getvalue())
     return row, folder, result
+
+
+def test_what_is_said(done):
+    """What is no recipe of the row comes first; environment and config are said by the training alone."""
+    row, folder, _ = done
+    said = (folder / 'said').read_text()
+    first, *_, last = said.splitlines()
+    assert first.startswith(f'This is not the recipe of {row.name}') and 'batch_size was 4 and is 2.' in first
+    assert said.count('System environment:') == said.count('Config:') == 1
+    assert last == f'evaluating {folder / "run"}'
 
 
 def test_result(done):
@@ -119,7 +133,7 @@ def test_an_ended_reproduction_leaves_no_training(pairs, tmp_path):
     assert last_checkpoint(tmp_path / 'run') is None
 
 
-def test_table(done):
+def test_table(done, tmp_path):
     """A finished row, and a training of the same config that only has a log."""
     row, folder, result = done
     shutil.copytree(folder / 'run', folder / 'log')
@@ -129,9 +143,18 @@ def test_table(done):
     assert reproduced['value'] == result['value'] and 'in plain mm' in reproduced['measured']
     assert logged['value'] == pytest.approx(result['value'], abs=0.1)
     assert logged['measured'].startswith('validation at') and logged['progress'] == '2 of 2 epochs'
-    assert row.number in text and f' {reproduced["value"] - 0.5:+.1f} ' in text
     # The folder of the evaluation is no run.
-    assert len(text.splitlines()) == 4
+    assert row.number in text and len(text.splitlines()) == 4
+    # The recipe has another batch.
+    difference, other = f' {reproduced["value"] - 0.5:+.1f} ', 'train_dataloader.batch_size was 4 and is 2'
+    assert text.count(other) == 2 and reproduced['deviation'] == other and ' difference ' not in text
+    recipe = tmp_path / row.config.name
+    recipe.write_text(f"_base_ = '{row.config}'\ntrain_dataloader = dict(batch_size=2)\n")
+    before = {key: value for key, value in reproduced.items() if key != 'deviation'}  # as in 0.2.0
+    (folder / 'run' / 'result.json').write_text(json.dumps(before))
+    text, _ = write_results(folder, [row._replace(config=recipe)])
+    (folder / 'run' / 'result.json').write_text(json.dumps(result))
+    assert text.count(difference) == 2 and "the row's recipe" not in text
 
 
 @pytest.mark.parametrize(
