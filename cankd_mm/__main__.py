@@ -13,7 +13,7 @@ from functools import partial
 from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
-from typing import Callable, Dict, Optional, Tuple
+from typing import Callable, Dict, List, Optional, Tuple
 
 import cankd_mm
 from cankd_mm.config.options import parse_options
@@ -50,25 +50,42 @@ class _CfgOptions(argparse.Action):
             setattr(namespace, self.dest, {**(getattr(namespace, self.dest) or {}), **parse_options(words)})
 
 
+class _Old(argparse.Action):
+    """An option's spelling of before 0.3, which is taken until 0.4."""
+
+    def __init__(self, now: str, **options: object) -> None:
+        super().__init__(**options)
+        self._now = now
+
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        sys.stderr.write(f'warning: {option_string} is {self._now} now, and goes with 0.4.\n')
+        setattr(namespace, self.dest, self.const if self.nargs == 0 else values)
+
+
+def _old(name: str, now: str, **options: object) -> tuple:
+    return _arg(name, action=partial(_Old, now=now), help=argparse.SUPPRESS, **options)
+
+
 _switch = partial(_arg, action='store_true')
 _CONFIG = _arg('config', help='config file, or package::path')
 _resume = 'go on from this checkpoint, or from the last in the work dir'
-_searched = 'weight, levels, init; or level-weights, mode, KEY=LOW..HIGH[:log], KEY=A,B,C'
+_searched = 'weight, levels, init, the default; or level-weights, mode, KEY=LOW..HIGH[:log], KEY=A,B,C'
 _tasks = ['detection', 'segmentation']
 _overrides = 'override entries of the config: model.teacher_ckpt=a.pth "model.distiller.levels=[0,2]"'
 _CFG_OPTIONS = _arg('--cfg-options', nargs='+', action=_CfgOptions, metavar='KEY=VALUE', help=_overrides)
+_old_check = partial(_old, '--check', nargs=0, const=True, default=False)
 _TEACHER_EVAL = _arg('--teacher-eval', type=int, default=0, metavar='N', help='evaluate the teacher on N images first')
 _launchers = dict(choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', metavar='NAME')
 _RUNNER = (
     _arg('--work-dir', metavar='DIR', help='folder of logs and checkpoints'),
     _CFG_OPTIONS,
-    _arg('--launcher', help='what starts the processes: none, pytorch, slurm or mpi', **_launchers),
+    _arg('--launcher', help='what starts the processes: none, the default, pytorch, slurm or mpi', **_launchers),
     # torch.distributed.launch passes --local-rank from torch 2.0 on, and --local_rank before.
     _arg('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS),
 )
 _PLACE = (
-    _arg('--jobs', type=int, metavar='N', help='trainings side by side; one per GPU, or per core'),
-    _arg('--executor', choices=['local', 'slurm'], default='local', metavar='E', help='local or slurm'),
+    _arg('--jobs', type=int, metavar='N', help='trainings side by side; defaults to one per GPU, or per core'),
+    _arg('--executor', choices=['local', 'slurm'], default='local', metavar='E', help='local, the default, or slurm'),
     _arg('--partition', metavar='P', help='of Slurm'),
     _arg('--slurm', nargs='+', default=[], metavar='OPT', help='sbatch options: account=A time=60 gres=gpu:1'),
 )
@@ -120,16 +137,21 @@ def _check(**arguments) -> None:
         _say('\n'.join(lines))
 
 
-@_command(
-    'train a pair, or any config of the two libraries',
+_TRAINING = (
     _CONFIG,
     _switch('--amp', help='train with automatic mixed precision'),
     _switch('--auto-scale-lr', help='scale the learning rate to the batch size'),
     _arg('--resume', nargs='?', const='auto', metavar='PTH', help=_resume),
-    _switch('--check', help='look at everything before the first iteration, and stop'),
-    _switch('--wait', help='wait for a training that runs in the work dir'),
     _TEACHER_EVAL,
     *_RUNNER,
+)
+
+
+@_command(
+    'train a pair, or any config of the two libraries',
+    *_TRAINING,
+    _switch('--wait', help='wait for a training that runs in the work dir'),
+    _old_check(now='the command check'),
 )
 def train(check, wait, **arguments) -> None:
     """Train what a config describes: a teacher-student pair, or a plain detector or segmentor."""
@@ -162,18 +184,19 @@ def test(**arguments) -> None:
     'write a student for the plain library',
     _CONFIG,
     _arg('checkpoint', help='checkpoint of the distillation run'),
-    _arg('--out-dir', metavar='DIR', help='folder to write; defaults to `student` beside the checkpoint'),
+    _arg('--out', metavar='DIR', help='folder to write; defaults to `student` beside the checkpoint'),
+    _old('--out-dir', '--out', dest='out'),
     _CFG_OPTIONS,
 )
-def export(**arguments) -> None:
+def export(config, checkpoint, out, cfg_options) -> None:
     """Write a distilled student as config and weights that plain MMDetection or MMSegmentation runs."""
     _start()
     from cankd_mm.apis import export_student
 
-    _say('\n'.join(export_student(**arguments)))
+    _say('\n'.join(export_student(config, checkpoint, out, cfg_options)))
 
 
-@_command('look at a training before it starts', _CONFIG, _TEACHER_EVAL, *_RUNNER)
+@_command('look at a training before it starts', *_TRAINING)
 def check(**arguments) -> None:
     """Look at all that a training would use (data, weights, features, losses), and say what is wrong or doubtful.
 
@@ -193,7 +216,7 @@ def check(**arguments) -> None:
     _arg('--unlabeled-val', metavar='IMAGES', help="validate on these images, with the teacher's predictions as truth"),
     _switch('--recommended', help='with the settings that measured best'),
     _arg('--out', metavar='FILE', help='defaults to cankd_TEACHER_STUDENT.py'),
-    _switch('--check', help='look at all that its training would use, too'),
+    _old_check(now='the command check, on the config that is written'),
 )
 def pair(teacher, student, out, check, **options) -> None:
     """Write the config of a teacher-student pair, and say what was chosen and why."""
@@ -237,7 +260,9 @@ def label(**arguments) -> None:
     'compare CanKD with other methods on a pair',
     _arg('pair', nargs='+', help='config of a pair; or results.json to lay out again, several in one table'),
     _arg('--methods', nargs='+', default=[], metavar='CFG', help='configs of what further methods change'),
-    _arg('--seeds', type=int, nargs='+', default=[0, 1, 2], metavar='N', help='seeds of every method'),
+    _arg(
+        '--seeds', type=int, nargs='+', default=[0, 1, 2], metavar='N', help='seeds of every method; defaults to 0 1 2'
+    ),
     _arg('--work-dir', metavar='DIR', help='defaults to work_dirs/compare/<name of the pair>'),
     *_PLACE,
     _switch('--no-train', help='lay out what is done already, and train nothing'),
@@ -297,14 +322,15 @@ def tune(jobs, executor, partition, slurm, **arguments) -> None:
 @_command(
     "reproduce a row of the paper's tables",
     _arg('row', nargs='?', help='number, config name or config path; left out, the rows are listed'),
-    _switch('--check', help='only say what is missing, and where to put it'),
+    _switch('--dry-run', help='only say what is missing, and where to put it'),
+    _old('--check', '--dry-run', dest='dry_run', nargs=0, const=True, default=False),
     _arg('--gpus', type=int, metavar='N', help='how many GPUs, 0 for the processor; defaults to all there are'),
     _arg('--teacher-ckpt', metavar='PTH', help="the teacher's, for rows without public weights"),
     _arg('--work-dir', metavar='DIR', help='folder of everything that is written'),
     _arg('--seed', type=int, metavar='N', help='defaults to one that MMEngine draws and logs'),
     _CFG_OPTIONS,
 )
-def reproduce(row, check, gpus, teacher_ckpt, work_dir, seed, cfg_options) -> None:
+def reproduce(row, dry_run, gpus, teacher_ckpt, work_dir, seed, cfg_options) -> None:
     """Reproduce a row of the paper's tables: check what it needs, train, export, test in the plain library, report."""
     from cankd_mm.experiments.rows import find_row, load_rows
 
@@ -319,7 +345,7 @@ def reproduce(row, check, gpus, teacher_ckpt, work_dir, seed, cfg_options) -> No
     from cankd_mm.config.read import load_config
     from cankd_mm.experiments.reproduce import missing, reproduce, row_options
 
-    if check:
+    if dry_run:
         options = row_options(teacher_ckpt, seed, cfg_options)
         lacking = missing(row, load_config(str(row.config), options, work_dir), gpus)
         _say('\n'.join(lacking or [f'{row.name} has all it needs.']))
@@ -336,7 +362,7 @@ def reproduce(row, check, gpus, teacher_ckpt, work_dir, seed, cfg_options) -> No
     _CONFIG,
     _arg('checkpoint', help='checkpoint of its training'),
     _arg('--images', nargs='+', metavar='PATH', help='images to look at; defaults to some of the data'),
-    _arg('--split', default='val', help='data that the images are of: val, test or train'),
+    _arg('--split', default='val', help='data that the images are of: val, the default, test or train'),
     _arg('-n', type=int, default=8, dest='count', metavar='N', help='how many images; defaults to 8'),
     _arg('--against', metavar='PTH', help='checkpoint of the student that was trained alone'),
     _arg('--at', nargs=2, type=float, metavar=('X', 'Y'), help='pixel of the image whose attention is shown'),
@@ -366,20 +392,28 @@ def results(folder) -> None:
 
 @_command(
     'show it on digits, with nothing to download',
-    _arg('--root', type=Path, metavar='DIR', help='folder of all results; defaults to work_dirs/demo-short'),
-    _arg('--seeds', type=int, nargs='+', default=[0], metavar='N', help='seeds of the students'),
+    _arg('--work-dir', type=Path, metavar='DIR', help='folder of all results; defaults to work_dirs/demo-short'),
+    _old('--root', '--work-dir', dest='work_dir', type=Path),
+    _arg('--seeds', type=int, nargs='+', default=[0], metavar='N', help='seeds of the students; defaults to 0'),
     _switch('--controls', help='train the fair controls, too'),
     _switch('--quick', help='one short epoch each, in two minutes: figures mean nothing'),
     _switch('--full', help='all epochs, as for the figures of the documentation, in work_dirs/demo'),
-    _arg('--tasks', nargs='+', default=_tasks, choices=_tasks, metavar='TASK', help='detection, segmentation'),
+    _arg(
+        '--tasks',
+        nargs='+',
+        default=_tasks,
+        choices=_tasks,
+        metavar='TASK',
+        help='detection, segmentation; defaults to both',
+    ),
 )
-def demo(root, seeds, controls, quick, full, tasks) -> None:
+def demo(work_dir, seeds, controls, quick, full, tasks) -> None:
     """Show CanKD on scenes of handwritten digits: detection and segmentation, with nothing to download."""
     _start()
     from cankd_mm.demo.run import run_demo
 
     length = 'quick' if quick else 'full' if full else 'short'
-    root = root or Path('work_dirs', 'demo' if full else f'demo-{length}')  # that which the pairs in configs name
+    root = work_dir or Path('work_dirs', 'demo' if full else f'demo-{length}')  # that which the pairs in configs name
     table = run_demo(root, seeds, controls, length, tasks)
     _say(f'\n{table}\n\nThe tables as JSON: {root}/*/results.json\nThe picture: {root}/comparison.jpg')
     _say('\n'.join(f'What the student learnt: {root}/{task}_page/report.html' for task in tasks))
@@ -398,7 +432,11 @@ def doctor() -> None:
 def main(command: Optional[Command] = None) -> None:
     """Run the command line of one of :data:`COMMANDS`, or by default of that which its first word names."""
     parser = _parser() if command is None else _complete(argparse.ArgumentParser(), command)
-    arguments = vars(parser.parse_args())
+    found, unknown = parser.parse_known_args(_in_any_order(sys.argv[1:], 0 if command else 1))
+    arguments = vars(found)
+    parser = arguments.pop('parser')
+    if unknown:
+        parser.error(f'unrecognized arguments: {" ".join(unknown)}')
     warnings.filterwarnings('ignore', 'pkg_resources is deprecated')  # MMEngine's, and setuptools is held back for it
     run, _ = arguments.pop('run'), arguments.pop('command', None)
     goes_on = run in (label, compare, tune, reproduce, demo)
@@ -412,6 +450,14 @@ def main(command: Optional[Command] = None) -> None:
         if not goes_on:
             raise
         raise SystemExit('interrupted: the same command goes on from here') from None
+
+
+def _in_any_order(words: List[str], first: int) -> List[str]:
+    """Put what stands behind the numbers of --seeds, which argparse takes for one of them, in front of all options."""
+    start = words.index('--seeds') + 1 if '--seeds' in words else len(words)
+    end = next((i for i in range(start, len(words)) if not words[i].isdigit()), len(words))
+    after = next((i for i in range(end, len(words)) if words[i].startswith('-')), len(words))
+    return [*words[:first], *words[end:after], *words[first:end], *words[after:]]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -429,7 +475,7 @@ def _complete(parser: argparse.ArgumentParser, command: Command) -> argparse.Arg
     """Give a parser what a command says of itself."""
     parser.description = command.__doc__
     parser.formatter_class = partial(argparse.HelpFormatter, max_help_position=30)
-    parser.set_defaults(run=command)
+    parser.set_defaults(run=command, parser=parser)
     for names, options in COMMANDS[command][1]:
         parser.add_argument(*names, **options)
     # argparse would spend four lines on naming every option before it explains them.

@@ -80,7 +80,7 @@ def test_train_test_and_export(here, pairs, tmp_path):
     found = ['--out', tmp_path / 'found.pkl']
     code, _ = here('test.py', pair, tmp_path / 'epoch_1.pth', '--work-dir', tmp_path / 'test', *found)
     assert code == 0 and (tmp_path / 'found.pkl').exists()
-    code, said = here('export_student.py', pair, tmp_path / 'epoch_1.pth', '--out-dir', tmp_path / 'student')
+    code, said = here('export_student.py', pair, tmp_path / 'epoch_1.pth', '--out', tmp_path / 'student')
     config, checkpoint = said.split()[-2:]
     assert code == 0 and os.path.getsize(checkpoint) < os.path.getsize(tmp_path / 'epoch_1.pth') / 2
     code, _ = here('test.py', config, checkpoint, '--work-dir', tmp_path / 'plain')
