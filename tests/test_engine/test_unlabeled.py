@@ -151,6 +151,9 @@ def test_beside_a_labelled_data_set(pairs, digits, task, tmp_path):
     assert marks == [False] * 8 + [True] * 4
     alone = student_config(load_config(str(pair)), exported=False).train_dataloader.dataset
     assert alone == load_config(str(tmp_path / f'{task}_student_data.py')).train_dataloader.dataset
+    pair.unlink()
+    written(pairs, task, tmp_path, images, data=str(data), recommended=True)
+    assert load_config(str(pair)).model.frozen_parts == [dict(detection='bbox_head', segmentation='decode_head')[task]]
 
 
 @pytest.mark.slow
@@ -264,7 +267,7 @@ def test_the_logits_train_a_segmentors_head_that_does_not_fit(pairs, digits, tmp
     student.write_text(f"_base_ = '{base}'\nmodel = dict(decode_head=dict(channels=24))\n")
     cfg = Config.fromfile(str(pairs['segmentation'])).model
     said = write_pair(cfg.teacher, str(student), str(tmp_path / 'pair.py'), cfg.teacher_ckpt, unlabeled=str(images))
-    assert "without labels: the divergence of the logits from the teacher's trains the head" in said
+    assert "where images have no labels: the divergence of the logits from the teacher's trains the head" in said
     options = {'train_cfg.max_epochs': 1, 'train_cfg.val_begin': 9}
     runner = train(str(tmp_path / 'pair.py'), work_dir=str(tmp_path / 'run'), cfg_options=options)
     state = runner.optim_wrapper.optimizer.state

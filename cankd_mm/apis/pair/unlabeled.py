@@ -153,14 +153,15 @@ def _running(steps: list, scope: Optional[str], left_out: List[str]) -> list:
             steps = [step for number, step in enumerate(steps) if number != failing]
 
 
-def kept_by(student: BaseModel, teacher: BaseModel, source: str, parts: List[str]) -> Dict[str, object]:
-    """Find what keeps the parts behind the distilled features where no image has labels, as arguments of the model.
+def kept_by(student: BaseModel, teacher: BaseModel, source: str, parts: List[str], labeled: bool) -> Dict[str, object]:
+    """Find what keeps the parts behind the distilled features where images have no labels, as arguments of the model.
 
-    Parts with the teacher's names and shapes start from it and stay. Where a segmentor's head does not fit, the
-    divergence of its logits from the teacher's trains it, if both predict the same classes.
+    Parts with the teacher's names and shapes start from it and stay, also beside ``labeled`` images: training them on
+    few labels was worse. Where a segmentor's head does not fit and no image has labels, the divergence of its logits
+    from the teacher's trains it, if both predict the same classes.
 
     Raises:
-        SetupError: If neither does, with what to do.
+        SetupError: If neither does and no image has labels, with what to do.
     """
     heads = {name: child for name, child in student.named_children() if any(True for _ in child.parameters())}
     behind = [name for name in heads if name not in ('backbone', source.split('.')[0], 'auxiliary_head')]
@@ -169,6 +170,8 @@ def kept_by(student: BaseModel, teacher: BaseModel, source: str, parts: List[str
     if not lacking:
         levels = dict(levels=None) if source == 'neck' else {}  # all, as nothing else trains what the heads read
         return dict(init_from_teacher='auto', frozen_parts=behind, distiller=levels)
+    if labeled:
+        return {}
     if lacking == ['decode_head']:
         with suppress(SetupError):
             ours, theirs = probe_both(student, _LOGITS, teacher, _LOGITS)

@@ -106,10 +106,12 @@ def write_pair(
     if unlabeled is not None:
         more, lines = unlabeled_text(cfg, unlabeled, data is not None, unlabeled_val)
         notes += lines
-        if data is None:
-            kept = kept_by(models[1], models[0], sources[0].settings['source'], parts)
+        kept = {}
+        if data is None or recommended:
+            kept = kept_by(models[1], models[0], sources[0].settings['source'], parts, data is not None)
+        if kept:
             method = {**method, **kept, 'distiller': {**method.get('distiller', {}), **kept.get('distiller', {})}}
-            notes.append(f'without labels: {_kept_words(kept)}')
+            notes.append(f'where images have no labels: {_kept_words(kept)}')
     texts[path] = _pair_text(base, imports_of(cfg), theirs.config, weights, sources[0], parts, method, more)
     if data is not None and own.exists() and own.read_text(encoding='utf-8') == texts[own]:
         del texts[own]  # of an earlier pair with the same student
