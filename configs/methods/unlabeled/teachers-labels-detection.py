@@ -3,5 +3,5 @@ _base_ = '../recommended-detection.py'
 train_dataloader = dict(
     dataset=dict(
         data_root='',
-        ann_file='work_dirs/labels-detection/annotations.json',
+        ann_file='work_dirs/teachers-labels-detection/annotations.json',
         data_prefix=dict(img='data/digits/detection/train')))
