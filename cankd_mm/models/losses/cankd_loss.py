@@ -93,7 +93,7 @@ class CanKDLoss(nn.Module):
         if self.norm is None:
             with torch.autocast(z.device.type, enabled=False):
                 return self.loss_weight * F.mse_loss(*at_least_float32(z, target))
-        return self.loss_weight * normalized_mse(z, target, self.norm)
+        return normalized_mse(z, target, self.norm, weight=self.loss_weight)
 
     def resized(self, s_feature: Tensor, t_feature: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
         """Bring the features of :meth:`forward` to one type, and to one size where ``resize`` says so: return the
