@@ -5,14 +5,13 @@ pixels overflow and underflow half precision: half inputs are computed in float3
 """
 
 import torch
-from packaging.version import parse
 from torch import Tensor
 from torch.nn import functional as F
 
 HALF = (torch.float16, torch.bfloat16)
 
 # Without it, torch 2.0 divides by the square root of the width.
-_HAS_SCALE = parse(torch.__version__) >= parse('2.1')
+_HAS_SCALE = torch.__version__ >= (2, 1)
 
 
 def at_least_float32(*tensors: Tensor) -> tuple:

@@ -1,8 +1,7 @@
 from typing import Any, Sequence, Tuple, Union
 
 import torch
-from mmengine.dist import get_world_size
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
 from cankd_mm.errors import SetupError
@@ -165,12 +164,18 @@ class CanBlock(nn.Module):
 
     def _normalize(self, y: Tensor) -> Tensor:
         y = y.to(self.bn.weight.dtype) if self.bn.weight.dtype in HALF else y
-        alone = isinstance(self.bn, nn.BatchNorm2d) or get_world_size() == 1  # a synchronized one waits for all ranks
+        # A synchronized one waits for all ranks.
+        alone = isinstance(self.bn, nn.BatchNorm2d) or _world_size() == 1
         if self.training and y.numel() == y.shape[1] and alone:
             # One pixel of one image has no variance to normalize by: take the running statistics.
             bn = self.bn
             return F.batch_norm(y, bn.running_mean, bn.running_var, bn.weight, bn.bias, False, 0.0, bn.eps)
         return self.bn(y)
+
+
+def _world_size() -> int:
+    started = distributed.is_available() and distributed.is_initialized()
+    return distributed.get_world_size() if started else 1
 
 
 class _OneMatrix(torch.autograd.Function):

@@ -1,7 +1,6 @@
 from typing import Optional, Tuple, Union
 
 import torch
-from mmrazor.registry import MODELS
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -11,7 +10,6 @@ from cankd_mm.models.layers.affinity import at_least_float32
 from cankd_mm.models.losses.normalized_mse import NORMS, normalized_mse
 
 
-@MODELS.register_module()
 class CanKDLoss(nn.Module):
     """Cross-attention-based non-local knowledge distillation (CanKD, WACV 2026) of one feature map.
 
