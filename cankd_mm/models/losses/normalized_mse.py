@@ -2,6 +2,7 @@ from typing import Any, Optional, Tuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from cankd_mm.models.layers.affinity import HALF
 
@@ -22,19 +23,17 @@ class _NormalizedMSE(torch.autograd.Function):
         t_hat, mean_t, _, r_t = _normalize(t, dims, eps)
         ctx.save_for_backward(z, t, *of_z, mean_t, r_t)
         ctx.shape, ctx.weight = z.shape[dims[0] :], weight
-        # The difference has no mean: its variance, which takes no further map, is its mean square.
-        return z_hat.sub_(t_hat).var(correction=0) * weight
+        return F.mse_loss(z_hat, t_hat) * weight
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Tuple[Optional[Tensor], ...]:
         z, t, mean_z, rest, r_z, mean_t, r_t = ctx.saved_tensors
-        z_0 = z - mean_z
-        difference = (t - mean_t).mul_(r_t).addcmul_(z_0, r_z, value=-1)
+        z_0, scale = z - mean_z, grad * (-2 * ctx.weight / z.numel())
+        difference = (t - mean_t).mul_(r_t * scale).addcmul_(z_0, r_z * scale, value=-1)
         grad_z, _, _ = torch.ops.aten.native_layer_norm_backward(
             difference, z_0, ctx.shape, rest, r_z, None, None, [True, False, False]
         )
-        grad_z.mul_(grad * (-2 * ctx.weight / z.numel()))
         return grad_z.to(z.dtype), None, None, None, None
 
 
