@@ -1,12 +1,15 @@
 """CanKD, cross-attention-based non-local knowledge distillation, for MMDetection and MMSegmentation.
 
 Importing this package patches the libraries and registers its components. A config does so with
-``custom_imports = dict(imports=['cankd_mm'], allow_failed_imports=False)``.
+``custom_imports = dict(imports=['cankd_mm'], allow_failed_imports=False)``. Without MMEngine there is the loss alone,
+``cankd_mm.models.CanKDLoss``, which needs nothing but torch.
 """
 
 import os
 import sys
 from multiprocessing import current_process
+
+from cankd_mm.stack import WITH_OPENMMLAB
 
 __version__ = '0.2.0'
 __all__ = ['__version__', 'register']
@@ -43,5 +46,5 @@ def _is_command() -> bool:
     return os.path.basename(program) == 'cankd' or os.path.realpath(os.path.dirname(program)) == tools
 
 
-if not _is_command():
+if WITH_OPENMMLAB and not _is_command():
     register()

@@ -3,6 +3,8 @@
 import ast
 import re
 import shlex
+import subprocess
+import sys
 from collections import OrderedDict
 
 import pytest
@@ -71,6 +73,13 @@ def test_python_is_python_and_a_config_is_a_config(page, block):
     if '_base_ = ' in block and '...' not in block:
         cfg = Config.fromstring(block, '.py')
         assert 'model' in cfg
+
+
+@pytest.mark.slow
+def test_loss_runs_with_torch_alone(tmp_path):
+    (example,) = (block for page, block in blocks('python') if page == 'docs/guides/plain_pytorch.md')
+    (tmp_path / 'train.py').write_text(f"{example}\nassert distill.can.bn.weight.any(), 'it has learnt'\n")
+    subprocess.run([sys.executable, ROOT / 'tests' / 'torch_alone.py', tmp_path / 'train.py'], check=True)
 
 
 @pytest.mark.parametrize('page', PAGES)

@@ -5,14 +5,13 @@ pixels overflow and underflow half precision: half inputs are computed in float3
 """
 
 import torch
-from packaging.version import parse
 from torch import Tensor
 from torch.nn import functional as F
 
 HALF = (torch.float16, torch.bfloat16)
 
 # Without it, torch 2.0 divides by the square root of the width.
-_HAS_SCALE = parse(torch.__version__) >= parse('2.1')
+_HAS_SCALE = torch.__version__ >= (2, 1)
 
 
 def at_least_float32(*tensors: Tensor) -> tuple:
@@ -38,12 +37,12 @@ def dot_product_attention(theta: Tensor, phi: Tensor, g: Tensor) -> Tensor:
     with torch.autocast(theta.device.type, enabled=False):
         theta, phi, g = at_least_float32(theta, phi, g)
         if 2 * p * m < (p + m) * d:
-            return g @ _scaled_product(phi.transpose(1, 2), theta, 1 / m)
-        return _scaled_product(g, phi.transpose(1, 2), 1 / m) @ theta
+            return g @ scaled_product(phi.transpose(1, 2), theta, 1 / m)
+        return scaled_product(g, phi.transpose(1, 2), 1 / m) @ theta
 
 
-def _scaled_product(a: Tensor, b: Tensor, scale: float) -> Tensor:
-    """``scale * a @ b`` of two batches of matrices, in one kernel."""
+def scaled_product(a: Tensor, b: Tensor, scale: float) -> Tensor:
+    """Multiply two batches of matrices and a number, in one kernel."""
     return torch.baddbmm(a.new_empty(()), a, b, beta=0, alpha=scale)
 
 

@@ -1,8 +1,7 @@
-from typing import Sequence, Tuple, Union
+from typing import Any, Sequence, Tuple, Union
 
 import torch
-from mmengine.dist import get_world_size
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
 from cankd_mm.errors import SetupError
@@ -11,6 +10,7 @@ from cankd_mm.models.layers.affinity import (
     at_least_float32,
     concatenation_attention,
     dot_product_attention,
+    scaled_product,
     softmax_attention,
 )
 
@@ -124,14 +124,14 @@ class CanBlock(nn.Module):
         if p < 32 * c or not least_work:
             return self._project(dot_product_attention(self.theta(x).flatten(2), phi, g), x)
         with torch.autocast(x.device.type, enabled=False):
-            phi, g, features = at_least_float32(phi, g, x.flatten(2))
-            w_theta, b_theta, w_out, b_out = at_least_float32(
-                self.theta.weight, self.theta.bias, self.conv_out.weight, self.conv_out.bias
+            parameters = (
+                self.theta.weight.flatten(1),
+                self.theta.bias,
+                self.conv_out.weight.flatten(1),
+                self.conv_out.bias,
             )
-            to_output = w_out.flatten(1) @ (g @ phi.transpose(1, 2) / m)
-            matrix = to_output @ w_theta.flatten(1)
-            bias = to_output @ b_theta[:, None] + b_out[:, None]
-            return torch.baddbmm(bias, matrix, features).unflatten(2, x.shape[2:])
+            y = _OneMatrix.apply(*at_least_float32(x.flatten(2), phi, g, *parameters))
+            return y.unflatten(2, x.shape[2:])
 
     def _embedded_gaussian(self, x: Tensor, t: Tensor) -> Tensor:
         phi, g = self._keys_and_values(t)
@@ -164,9 +164,50 @@ class CanBlock(nn.Module):
 
     def _normalize(self, y: Tensor) -> Tensor:
         y = y.to(self.bn.weight.dtype) if self.bn.weight.dtype in HALF else y
-        alone = isinstance(self.bn, nn.BatchNorm2d) or get_world_size() == 1  # a synchronized one waits for all ranks
+        # A synchronized one waits for all ranks.
+        alone = isinstance(self.bn, nn.BatchNorm2d) or _world_size() == 1
         if self.training and y.numel() == y.shape[1] and alone:
             # One pixel of one image has no variance to normalize by: take the running statistics.
             bn = self.bn
             return F.batch_norm(y, bn.running_mean, bn.running_var, bn.weight, bn.bias, False, 0.0, bn.eps)
         return self.bn(y)
+
+
+def _world_size() -> int:
+    started = distributed.is_available() and distributed.is_initialized()
+    return distributed.get_world_size() if started else 1
+
+
+class _OneMatrix(torch.autograd.Function):
+    """``W (g phi^T / M) (theta x + b) + b_out`` by one matrix for each image, with the fewest kernels."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, phi: Tensor, g: Tensor, w: Tensor, b: Tensor, w_out: Tensor, b_out: Tensor
+    ) -> Tensor:
+        n, _, m = phi.shape
+        attended = scaled_product(g, phi.transpose(1, 2), 1 / m)
+        to_output = torch.bmm(w_out.expand(n, -1, -1), attended)
+        matrix = to_output @ w
+        bias = torch.baddbmm(b_out[:, None], to_output, b[:, None].expand(n, -1, -1))
+        ctx.save_for_backward(x, phi, g, w, b, w_out, attended, to_output, matrix)
+        return torch.baddbmm(bias, matrix, x)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tuple[Tensor, ...]:
+        x, phi, g, w, b, w_out, attended, to_output, matrix = ctx.saved_tensors
+        n, _, m = phi.shape
+        of_matrix, of_bias = grad @ x.transpose(1, 2), grad.sum(2, keepdim=True)
+        of_output = torch.baddbmm(of_matrix @ w.t(), of_bias, b.expand(n, 1, -1))
+        of_attended = torch.bmm(w_out.t().expand(n, -1, -1), of_output)
+        columns = to_output.flatten(0, 1).t()
+        return (
+            matrix.transpose(1, 2) @ grad,
+            scaled_product(of_attended.transpose(1, 2), g, 1 / m),
+            scaled_product(of_attended, phi, 1 / m),
+            columns @ of_matrix.flatten(0, 1),
+            columns @ of_bias.flatten(),
+            (of_output @ attended.transpose(1, 2)).sum(0),
+            of_bias.flatten(1).sum(0),
+        )

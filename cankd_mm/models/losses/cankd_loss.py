@@ -1,7 +1,6 @@
 from typing import Optional, Tuple, Union
 
 import torch
-from mmrazor.registry import MODELS
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -11,7 +10,6 @@ from cankd_mm.models.layers.affinity import at_least_float32
 from cankd_mm.models.losses.normalized_mse import NORMS, normalized_mse
 
 
-@MODELS.register_module()
 class CanKDLoss(nn.Module):
     """Cross-attention-based non-local knowledge distillation (CanKD, WACV 2026) of one feature map.
 
@@ -93,7 +91,7 @@ class CanKDLoss(nn.Module):
         if self.norm is None:
             with torch.autocast(z.device.type, enabled=False):
                 return self.loss_weight * F.mse_loss(*at_least_float32(z, target))
-        return self.loss_weight * normalized_mse(z, target, self.norm)
+        return normalized_mse(z, target, self.norm, weight=self.loss_weight)
 
     def resized(self, s_feature: Tensor, t_feature: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
         """Bring the features of :meth:`forward` to one type, and to one size where ``resize`` says so: return the

@@ -90,7 +90,7 @@ def test_one_pixel_on_one_of_several_ranks_takes_part_in_a_synchronized_norm(mon
     block.bn = Synchronized()
     block.bn.weight = torch.nn.Parameter(torch.zeros(4))
     block.bn.register_forward_hook(lambda module, args, output: seen.append(tuple(args[0].shape)))
-    monkeypatch.setattr('cankd_mm.models.layers.can_block.get_world_size', lambda: 2)
+    monkeypatch.setattr('cankd_mm.models.layers.can_block._world_size', lambda: 2)
     block(torch.randn(1, 4, 1, 1), torch.randn(1, 4, 1, 1))
     assert seen == [(1, 4, 1, 1)]
 
