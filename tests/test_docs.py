@@ -1,6 +1,7 @@
 """What README and site say is what the repository holds; what they tell to run is run in `test_commands.py`."""
 
 import ast
+import os
 import re
 import shlex
 import subprocess
@@ -79,7 +80,8 @@ def test_python_is_python_and_a_config_is_a_config(page, block):
 def test_loss_runs_with_torch_alone(tmp_path):
     (example,) = (block for page, block in blocks('python') if page == 'docs/guides/plain_pytorch.md')
     (tmp_path / 'train.py').write_text(f"{example}\nassert distill.can.bn.weight.any(), 'it has learnt'\n")
-    subprocess.run([sys.executable, ROOT / 'tests' / 'torch_alone.py', tmp_path / 'train.py'], check=True)
+    program = [sys.executable, ROOT / 'tests' / 'torch_alone.py', tmp_path / 'train.py']
+    subprocess.run(program, env={**os.environ, 'PYTHONPATH': str(ROOT)}, check=True)
 
 
 @pytest.mark.parametrize('page', PAGES)
