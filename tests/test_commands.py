@@ -109,7 +109,7 @@ def typed(tmp_path, monkeypatch, forked):
 
     def cankd(words):
         arguments = vars(cli._parser().parse_args(words))
-        command, call = arguments.pop('command'), arguments.pop('run')
+        command, call, _ = (arguments.pop(key) for key in ('command', 'run', 'parser'))
         config = arguments.get('config') or arguments.get('pair', [''])[0]
         if config.startswith(('configs', 'work_dirs')) and 'cfg_options' in arguments:
             arguments['cfg_options'] = {**(arguments['cfg_options'] or {}), **SHORT}
@@ -221,7 +221,7 @@ def test_get_started(typed, zoo, monkeypatch):
     assert [length for *_, length, _ in asked] == ['quick', 'full']
 
 
-ON_A_PAIR = ['docs/show.md', 'docs/guides/methods.md', 'docs/guides/pair.md', 'docs/guides/unlabeled.md']
+ON_A_PAIR = ['docs/index.md', 'docs/show.md', *(f'docs/guides/{name}.md' for name in ('methods', 'pair', 'unlabeled'))]
 
 
 @pytest.mark.full
