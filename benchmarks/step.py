@@ -22,6 +22,11 @@ PAIRS = {
         source='neck',
         levels=4,
         size=(800, 1216),
+        quick=dict(
+            student='mmdet::retinanet/retinanet_r18_fpn_1x_coco.py',
+            teacher='mmdet::retinanet/retinanet_r18_fpn_1x_coco.py',
+            size=(128, 192),
+        ),
         optimizer=dict(type='SGD', lr=0.005, momentum=0.9, weight_decay=0.0001),
     ),
     'PSPNet R101 -> R18, 512x1024': dict(
@@ -31,6 +36,7 @@ PAIRS = {
         source='backbone.layer4',
         levels=None,
         size=(512, 1024),
+        quick=dict(teacher='mmseg::pspnet/pspnet_r50-d8_4xb2-80k_cityscapes-512x1024.py', size=(64, 96)),
         optimizer=dict(type='SGD', lr=0.01, momentum=0.9, weight_decay=0.0005),
     ),
 }
@@ -50,8 +56,7 @@ def main():
     kinds.update(VARIANTS if arguments.variants else {})
     results = []
     for name, pair in PAIRS.items():
-        if arguments.quick:
-            pair = quick(pair)
+        pair = {**pair, **pair['quick']} if arguments.quick else pair
         size = pair['size']
         sides = {
             key: side(build(pair, kind, options), pair, size, arguments.device, amp)
@@ -60,11 +65,6 @@ def main():
         (measured,) = compare([sides], 1 if arguments.quick else arguments.repeats)
         results.append(dict(pair=name, size=size, sides=measured))
     finish(arguments, dict(benchmark='step', batch=BATCH, results=results), table(results))
-
-
-def quick(pair):
-    """The pair with half a teacher, on small images."""
-    return {**pair, 'teacher': pair['teacher'].replace('r101', 'r50'), 'size': (64, 96)}
 
 
 def build(pair, kind, options=None):
