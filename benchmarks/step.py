@@ -25,7 +25,8 @@ PAIRS = {
         quick=dict(
             student='mmdet::retinanet/retinanet_r18_fpn_1x_coco.py',
             teacher='mmdet::retinanet/retinanet_r18_fpn_1x_coco.py',
-            size=(128, 192),
+            levels=2,
+            size=(64, 96),
         ),
         optimizer=dict(type='SGD', lr=0.005, momentum=0.9, weight_decay=0.0001),
     ),
