@@ -1,129 +1,161 @@
-"""Everything that only a GPU can show, in one run of at most 9 minutes: tests, benchmarks, and trainings with --amp.
+"""Everything that only a GPU can show, in one run of at most 8 minutes that ends also where a part hangs.
 
-The result is written after every part. Without a GPU the same runs on the processor, at small sizes.
+Every part of `benchmarks.gpu_parts` is a process with a limit of its own. The result is whole after each of them.
 """
 
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-from contextlib import ExitStack
 from pathlib import Path
 
-from cankd_mm.stack.machine import describe_machine
+from tabulate import tabulate
 
-LIMIT = 540  # seconds, on a GPU
+# Seconds of each part, the most important first. Two runs fit into a quarter of an hour.
+LIMITS = dict(device=60, tests=80, loss=85, step=105, training=90)
+GRACE = 5  # seconds that the end of a killed part is waited for
+OF_PKD, OF_NEED = 1.3, 5  # what the loss may take at most, of PKD's time and of the time that is needed
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--out', type=Path, default=Path('work_dirs/gpu.json'), help='JSON file for the result')
-    parser.add_argument('--parts', nargs='+', choices=PARTS, default=list(PARTS), help='which parts')
+    out = Path(os.environ.get('OUT') or 'work_dirs', 'gpu.json')
+    parser.add_argument('--out', type=Path, default=out, help='JSON file for the result, gpu.json of $OUT or work_dirs')
+    parser.add_argument('--dry-run', action='store_true', help='every part on the processor, in small')
     arguments = parser.parse_args()
-    machine = describe_machine()
-    result = dict(machine=machine, quick=not machine['accelerators'], parts={})
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    end = time.monotonic() + (10 * LIMIT if result['quick'] else LIMIT)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit('ended'))  # by way of what ends the part
+    options = ['--dry-run'] if arguments.dry_run else []
+    commands = {name: ['-m', 'benchmarks.gpu_parts', name, *options] for name in LIMITS}
+    # Processors are slow, and several trainings may share one.
+    limits = {name: 10 * limit for name, limit in LIMITS.items()} if arguments.dry_run else LIMITS
+    result = run(commands, limits, arguments.out)
+    text = table(result)
+    print(f'\n{text}\n\n{arguments.out}')  # noqa: T201
+    sys.exit(any('failed' in part for part in result.values()))
+
+
+def run(commands, limits, out):
+    """Run the parts in turn, write what they found after each, and return it.
+
+    Args:
+        commands (dict[str, list[str]]): The arguments of Python for each part, to which ``--out FILE.json`` is added:
+            the part keeps that file whole with what it has found so far.
+        limits (dict[str, float]): Seconds after which a part is ended, with all that it has started.
+        out (Path): JSON file for the result.
+
+    Returns:
+        dict[str, dict]: What each part has found, its ``seconds``, and of one that did not come to its end why, as
+        ``failed``, and the end of its ``log``.
+    """
+    result = {}
     with tempfile.TemporaryDirectory() as scratch:
-        for name in arguments.parts:
-            start = time.monotonic()
+        for name, words in commands.items():
             print(f'{name} ...', flush=True)  # noqa: T201
-            try:
-                part = PARTS[name](result['quick'], Path(scratch), end - start)
-            except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as e:
-                part = dict(failed=f'{type(e).__name__}: {(e.stdout or b"")[-3000:].decode(errors="replace")}')
-            result['parts'][name] = dict(seconds=round(time.monotonic() - start, 1), **part)
-            arguments.out.write_text(json.dumps(result, indent=2) + '\n')
-    failed = [name for name, part in result['parts'].items() if 'failed' in part]
-    print(f'{arguments.out}: {", ".join(failed) + " failed" if failed else "complete"}')  # noqa: T201
-    sys.exit(bool(failed))
+            found, log, start = Path(scratch, f'{name}.json'), Path(scratch, f'{name}.log'), time.monotonic()
+            failed = call([*words, '--out', str(found)], limits[name], log)
+            part = json.loads(found.read_text()) if found.exists() else {}
+            part['seconds'] = round(time.monotonic() - start, 1)
+            if failed:
+                part.update(failed=failed, log=log.read_text(errors='replace')[-3000:])
+            if part.get('no_gpu'):
+                sys.exit(part['no_gpu'])
+            result[name] = part
+            write(result, out)
+            print(table(result, name), flush=True)  # noqa: T201
+    return result
 
 
-def call(*words, timeout):
-    words = [sys.executable, '-W', 'ignore', *map(str, words)]
-    return subprocess.run(words, check=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=timeout).stdout
-
-
-def tests(quick, scratch, left):
-    output = call('-m', 'pytest', '-m', 'gpu', 'tests', timeout=left).decode()
-    return dict(summary=output.strip().splitlines()[-1])
-
-
-def benchmark(module, *options):
-    def part(quick, scratch, left):
-        out = scratch / f'{module}.json'
-        repeats = ['--quick'] if quick else ['--repeats', 3]
-        call('-m', f'benchmarks.{module}', '--out', out, *repeats, *options, timeout=left)
-        return json.loads(out.read_text())
-
-    return part
-
-
-def trainings(quick, scratch, left):
-    """The demo's pairs: the teachers, where the demo has not left them, and students with CanKD, all side by side."""
-    from cankd_mm.demo.dataset import prepare
-    from cankd_mm.demo.run import TASKS, plan
-    from cankd_mm.experiments.logged import describe
-
-    start, data = time.monotonic(), Path('data/digits')
-    prepare(data)
-    root = scratch if quick else Path('work_dirs/demo')
-    planned = [(task, plan(task, root, data, [0], length='quick' if quick else 'full')) for task in TASKS]
-    together([teacher.command() for _, (teacher, *_) in planned if not teacher.done], left)
-    # Those of docs/comparison.md.
-    length = {'train_cfg.max_epochs': 10, 'train_cfg.val_interval': 10, 'param_scheduler.1.T_max': 10}
-    students = {}
-    for task, (_, _, distilled) in planned:
-        # MMEngine has mixed precision for accelerators alone.
-        for name, words in {task.name: [], **({} if quick else {f'{task.name}, AMP': ['--amp']})}.items():
-            options = {**distilled.options, **({} if quick else length)}
-            job = distilled._replace(work_dir=scratch / name.replace(', ', '_'), options=options)
-            at = job.command().index('--resume')  # before which: what follows --cfg-options is its own
-            students[name] = job.work_dir, [*job.command()[:at], *words, *job.command()[at:]]
-    late = {}
-    try:
-        together([command for _, command in students.values()], left - (time.monotonic() - start))
-    except subprocess.TimeoutExpired:
-        late['failed'] = 'out of time: what the trainings have come to stands here'
-    keys = ('metric', 'value', 'progress', 'seconds_per_step')
-    found = {name: describe(work_dir) or {} for name, (work_dir, _) in students.items()}
-    return dict(trainings={name: {key: run.get(key) for key in keys} for name, run in found.items()}, **late)
-
-
-def together(commands, timeout):
+def call(words, limit, log):
+    """Run Python for so many seconds at most, and return why it failed, or None."""
     # The package may be where this runs, and installed nowhere.
-    threads = str(max(os.cpu_count() // max(len(commands), 1), 1))
-    env = {
-        'OMP_NUM_THREADS': threads,
-        **os.environ,
-        'PYTHONPATH': os.pathsep.join([os.getcwd(), os.environ.get('PYTHONPATH', '')]),
-    }
-    end = time.monotonic() + timeout
-    with ExitStack() as stack:
-        # Files: whoever fills a pipe that nobody reads yet stands still.
-        logs = [stack.enter_context(tempfile.TemporaryFile()) for _ in commands]
-        running = [subprocess.Popen(c, stdout=log, stderr=log, env=env) for c, log in zip(commands, logs)]
+    path = os.pathsep.join(filter(None, [os.getcwd(), os.environ.get('PYTHONPATH')]))
+    with open(log, 'wb') as stream:  # a pipe would stay open as long as anything that the part has started
+        process = subprocess.Popen(
+            [sys.executable, '-W', 'ignore', *words],
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, 'PYTHONPATH': path, 'TMPDIR': str(log.parent)},  # which is removed in any case
+            start_new_session=True,
+        )
+    try:
+        status = process.wait(limit)
+        return f'ended with status {status}' if status else None
+    except subprocess.TimeoutExpired:
+        return f'ended at its limit of {limit:g} s'
+    finally:
         try:
-            for command, process, log in zip(commands, running, logs):
-                if process.wait(timeout=max(end - time.monotonic(), 0)):
-                    log.seek(0)
-                    raise subprocess.CalledProcessError(process.returncode, command, log.read())
-        finally:  # none is left on the device
-            for process in running:
-                process.kill()
+            os.killpg(process.pid, signal.SIGKILL)  # none is left on the device
+            process.wait(GRACE)  # one that waits for a broken driver does not end
+        except (ProcessLookupError, subprocess.TimeoutExpired):
+            pass
 
 
-PARTS = dict(
-    tests=tests,
-    loss=benchmark('loss'),
-    growth=benchmark('growth'),
-    operators=benchmark('operators'),
-    step=benchmark('step', '--variants'),
-    trainings=trainings,
-)
+def write(result, path):
+    """Write JSON, so that the file is whole at any time."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f'{path.name}.part')
+    part.write_text(json.dumps(result, indent=2) + '\n')
+    part.replace(path)
+
+
+def table(result, *names):
+    """One row for each figure of these parts, or of all, with what bounds it and whether it is within."""
+    rows = []
+    for name in names or result:
+        part = result[name]
+        rows += [[name, *row] for row in ROWS.get(name, lambda *_: [])(part, result)]
+        rows.append([name, 'all of it', f'{part["seconds"]} s', 'its end', part.get('failed', 'yes')])
+    return tabulate(rows, ['part', 'what', 'measured', 'bound', 'within'], tablefmt='pipe', disable_numparse=True)
+
+
+def of_device(part, result):
+    for name, rate in part.get('rates', {}).items():
+        size, unit = (1e9, 'GB/s') if name == 'bytes' else (1e12, 'TFLOP/s')
+        yield name, f'{rate / size:.3g} {unit}', '', ''
+
+
+def of_tests(part, result):
+    if 'said' in part:
+        yield 'pytest -m gpu', part['said'], '', ''
+
+
+def of_loss(part, result):
+    rates = result.get('device', {}).get('rates', {})
+    for entry in part.get('results', []):
+        what, setting = tuple(entry['shape']), entry['setting']
+        ours, pkd = (entry['sides'][side]['seconds']['total'] * 1e3 for side in ('CanKD', 'PKD'))
+        kernels = '{CanKD} kernels, PKD {PKD}; '.format(**entry['kernels']) if 'kernels' in entry else ''
+        measured = f'{ours:.2f} ms, {kernels}{ours / pkd:.2f} of PKD'
+        yield f'{what}, {setting}', measured, f'{OF_PKD} of {pkd:.2f} ms', within(ours <= OF_PKD * pkd)
+        setting = 'AMP' if setting.startswith('AMP') else setting  # half precision knows no TF32
+        if 'operations' in entry and setting in rates:
+            need = 1e3 * (entry['bytes'] / rates['bytes'] + entry['operations'] / rates[setting])
+            measured = f'{ours:.2f} ms, {ours / need:.1f} of the need'
+            yield f'{what}, {entry["setting"]}', measured, f'{OF_NEED} of {need:.2f} ms', within(ours <= OF_NEED * need)
+
+
+def of_step(part, result):
+    for entry in part.get('results', []):
+        what = f'{entry["pair"]}, batch {entry["images"]}{", AMP" if entry["amp"] else ""}'
+        times = {side: found['seconds']['total'] for side, found in entry['sides'].items()}
+        yield what, ', '.join(f'{side} {1e3 * seconds:.0f} ms' for side, seconds in times.items()), '', ''
+
+
+def of_training(part, result):
+    keys = ('iterations', 'loss', 'seconds_per_step', 'amp', 'exported')
+    if 'iterations' in part:
+        yield 'tools/train.py', ', '.join(f'{key} {part[key]}' for key in keys if key in part), '', ''
+
+
+def within(holds):
+    return 'yes' if holds else 'no'
+
+
+ROWS = dict(device=of_device, tests=of_tests, loss=of_loss, step=of_step, training=of_training)
 
 if __name__ == '__main__':
     main()

@@ -1,5 +1,7 @@
 """The loss alone, forward and backward: CanKD, the same written naively, and MMRazor's PKD."""
 
+from contextlib import nullcontext
+
 import psutil
 import torch
 from mmrazor.models.losses import PKDLoss
@@ -16,16 +18,18 @@ SIZES = {
 BATCH = 2
 
 
-def side(loss, shape, device):
+def side(loss, shape, device, dtype=torch.float32):
+    """A loss of features of a type, of half precision as under autocast."""
     loss = loss.to(device)
-    x, t = torch.randn(2, *shape, device=device)
+    x, t = torch.randn(2, *shape, device=device, dtype=dtype)
     x.requires_grad_()
 
     def run():
         loss.zero_grad()
         x.grad = None
         clock = Clock()
-        value = loss(x, t)
+        with nullcontext() if dtype == torch.float32 else torch.autocast(device, dtype):
+            value = loss(x, t)
         clock.phase('forward')
         value.backward()
         clock.phase('backward')
@@ -39,7 +43,9 @@ def main():
     memory = torch.cuda.mem_get_info()[0] if arguments.device == 'cuda' else psutil.virtual_memory().available
     results, cases = [], []
     for name, (channels, maps) in SIZES.items():
-        for height, width in maps[-1:] if arguments.quick else maps:
+        if arguments.quick:
+            channels, maps = channels // 8, [(height // 4, width // 4) for height, width in maps[-1:]]
+        for height, width in maps:
             shape = (BATCH, channels, height, width)
             naive = NaiveCanKDLoss(channels)
             losses = dict(CanKD=CanKDLoss(channels), PKD=PKDLoss())

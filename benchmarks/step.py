@@ -22,6 +22,12 @@ PAIRS = {
         source='neck',
         levels=4,
         size=(800, 1216),
+        quick=dict(
+            student='mmdet::retinanet/retinanet_r18_fpn_1x_coco.py',
+            teacher='mmdet::retinanet/retinanet_r18_fpn_1x_coco.py',
+            levels=2,
+            size=(64, 96),
+        ),
         optimizer=dict(type='SGD', lr=0.005, momentum=0.9, weight_decay=0.0001),
     ),
     'PSPNet R101 -> R18, 512x1024': dict(
@@ -31,6 +37,7 @@ PAIRS = {
         source='backbone.layer4',
         levels=None,
         size=(512, 1024),
+        quick=dict(teacher='mmseg::pspnet/pspnet_r50-d8_4xb2-80k_cityscapes-512x1024.py', size=(64, 96)),
         optimizer=dict(type='SGD', lr=0.01, momentum=0.9, weight_decay=0.0005),
     ),
 }
@@ -50,7 +57,8 @@ def main():
     kinds.update(VARIANTS if arguments.variants else {})
     results = []
     for name, pair in PAIRS.items():
-        size = (128, 192) if arguments.quick else pair['size']
+        pair = {**pair, **pair['quick']} if arguments.quick else pair
+        size = pair['size']
         sides = {
             key: side(build(pair, kind, options), pair, size, arguments.device, amp)
             for key, (kind, amp, options) in kinds.items()
@@ -116,13 +124,13 @@ def long_form(pair):
     )
 
 
-def side(model, pair, size, device, amp=False):
+def side(model, pair, size, device, amp=False, images=BATCH):
     model.to(device)
     model.train()  # which the stock algorithm does not return
     on_gpu = amp and device == 'cuda'
     wrapper = dict(type='AmpOptimWrapper' if on_gpu else 'OptimWrapper', optimizer=pair['optimizer'])
     optimizer = build_optim_wrapper(model, ConfigDict(wrapper))
-    data = batch(pair['scope'], size)
+    data = batch(pair['scope'], size, images)
 
     def run():
         clock = Clock()
@@ -135,8 +143,8 @@ def side(model, pair, size, device, amp=False):
     return run
 
 
-def batch(scope, size):
-    inputs = [torch.randint(0, 256, (3, *size), dtype=torch.uint8) for _ in range(BATCH)]
+def batch(scope, size, images=BATCH):
+    inputs = [torch.randint(0, 256, (3, *size), dtype=torch.uint8) for _ in range(images)]
     samples = []
     for _ in inputs:
         meta = dict(img_shape=size, ori_shape=size, scale_factor=(1, 1))

@@ -1,15 +1,14 @@
 """Both sides of the benchmarks compute the same."""
 
 import copy
-import subprocess
-import sys
+import json
 from importlib import import_module
 
+import psutil
 import pytest
 import torch
 
-from benchmarks import operators
-from benchmarks.gpu import together
+from benchmarks import gpu, gpu_parts, operators
 from benchmarks.growth import exponents
 from benchmarks.naive import NaiveCanKDLoss
 from benchmarks.step import PAIRS, build
@@ -59,15 +58,47 @@ def test_operators_of_every_place_serve_the_same_detector():
         torch.testing.assert_close(scores, found['plain torch'])
 
 
-def test_trainings_side_by_side_say_as_much_as_they_like(tmp_path):
-    """One that is waited for later goes on when it has said more than a pipe holds."""
-    seen = tmp_path / 'seen'
-    waits = f'import os, time; [time.sleep(0.1) for _ in range(100) if not os.path.exists({str(seen)!r})]'
-    talks = [sys.executable, '-c', f"print('x' * 10**6, flush=True); open({str(seen)!r}, 'w')"]
-    waits = [sys.executable, '-c', f'{waits}; raise SystemExit(not os.path.exists({str(seen)!r}))']
-    together([waits, talks], timeout=60)
-    with pytest.raises(subprocess.CalledProcessError) as e:
-        together([[sys.executable, '-c', "print('why'); raise SystemExit(3)"], talks], timeout=60)
-    assert e.value.returncode == 3 and b'why' in e.value.output
-    with pytest.raises(subprocess.TimeoutExpired):
-        together([[sys.executable, '-c', 'import time; time.sleep(60)']], timeout=0.5)
+FINDS = "import json, sys; json.dump(dict(said='12 passed'), open(sys.argv[-1], 'w'))"
+HANGS = (
+    "import json, subprocess, sys, time; child = subprocess.Popen(['sleep', '60']).pid; print('halfway', flush=True); "
+    "json.dump(dict(said='3 passed', child=child), open(sys.argv[-1], 'w')); time.sleep(60)"
+)
+
+
+def test_a_part_that_hangs_is_ended_and_leaves_what_it_had_found(tmp_path):
+    out = tmp_path / 'kept' / 'gpu.json'
+    sees = f"assert json.load(open({str(out)!r}))['tests']['said'] == '3 passed'"
+    commands = dict(tests=['-c', HANGS], loss=['-c', f'{FINDS}; {sees}'], step=['-c', 'raise SystemExit(3)'])
+    result = gpu.run(commands, dict(tests=4, loss=60, step=60), out)
+    assert json.loads(out.read_text()) == result
+    assert result['tests']['failed'] == 'ended at its limit of 4 s' and 'halfway' in result['tests']['log']
+    assert 4 <= result['tests']['seconds'] < 4 + gpu.GRACE
+    child = result['tests']['child']
+    assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
+    assert result['loss']['said'] == '12 passed' and 'failed' not in result['loss']
+    assert result['step']['failed'] == 'ended with status 3'
+    assert 'ended at its limit of 4 s' in gpu.table(result)
+
+
+def test_limits_come_to_eight_minutes_at_most():
+    assert list(gpu.LIMITS) == list(gpu_parts.PARTS)
+    assert sum(gpu.LIMITS.values()) + len(gpu.LIMITS) * gpu.GRACE <= 480
+
+
+def test_without_a_gpu_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu_parts, 'DEVICE', 'cpu')
+    (found,) = gpu_parts.device(dry_run=False)
+    finds = f"import json, sys; json.dump({found!r}, open(sys.argv[-1], 'w'))"
+    with pytest.raises(SystemExit, match='sees no GPU: run this where it does'):
+        gpu.run(dict(device=['-c', finds], tests=['-c', FINDS]), dict(device=60, tests=60), tmp_path / 'gpu.json')
+    assert not (tmp_path / 'gpu.json').exists()
+
+
+def test_the_table_says_what_is_within_its_bounds():
+    sides = {name: dict(seconds=dict(total=total)) for name, total in dict(CanKD=3e-3, PKD=2e-3).items()}
+    entry = dict(shape=[2, 256, 200, 336], setting='float32', sides=sides, bytes=1e9, operations=1e9)
+    rates = dict(bytes=1e12, float32=2e12)
+    text = gpu.table(dict(device=dict(seconds=1, rates=rates), loss=dict(seconds=1, results=[entry])))
+    rows = [[cell.strip() for cell in line.strip('|').split('|')] for line in text.splitlines()]
+    assert ['3.00 ms, 1.50 of PKD', '1.3 of 2.00 ms', 'no'] in [row[2:] for row in rows]
+    assert ['3.00 ms, 2.0 of the need', '5 of 1.50 ms', 'yes'] in [row[2:] for row in rows]
