@@ -56,7 +56,8 @@ def said(pairs, tmp_path, monkeypatch):
                 cv2.imwrite(str(path), labels)
         cfg[f'{split}_dataloader'].dataset = wrap({**part, 'data_root': f'{root}/', **changes}, task)
         lines = []
-        monkeypatch.setattr(data, 'print_log', lambda line, logger, level: lines.append((level, line)))
+        monkeypatch.setattr(data, 'warn', lambda line: lines.append((30, line)))
+        monkeypatch.setattr(data, 'print_log', lambda line, logger: lines.append((20, line)))
         data.check_datasets(Runner.from_cfg(cfg), split)
         return lines
 

@@ -203,7 +203,7 @@ def test_export_names_what_is_not_as_in_the_run(run, tmp_path, monkeypatch):
     """Unless it is given on the command line."""
     _, pair, work_dir, _ = run
     key, checkpoint, said = 'test_dataloader.dataset.pipeline.0.color_type', str(work_dir / 'epoch_2.pth'), []
-    monkeypatch.setattr('cankd_mm.config.differences.print_log', lambda line, *args: said.append(line))
+    monkeypatch.setattr('cankd_mm.config.differences.warn', said.append)
     export_student(str(pair), checkpoint, str(tmp_path / 'same'), {'train_dataloader.batch_size': 2})
     other = pair.with_name('grey.py')
     other.write_text(

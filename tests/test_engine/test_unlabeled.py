@@ -322,7 +322,7 @@ def test_broken_and_tiny_images_are_named_and_left_out(tmp_path):
     cv2.imwrite(str(tmp_path / '1' / 'tiny.png'), np.zeros((3, 90, 3), np.uint8))
     dataset, said = dataset_of(tmp_path), []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr('cankd_mm.engine.unlabeled.print_log', lambda text, *args: said.append(text))
+        patch.setattr('cankd_mm.engine.unlabeled.warn', said.append)
         for _ in range(2):
             shown = [dataset[number]['data_samples'].img_path for number in range(len(dataset))]
     assert len(dataset) == len(shown) == 9 and not {'broken', 'tiny'} & {Path(path).stem for path in shown}
