@@ -121,7 +121,7 @@ def step(dry_run):
         for images in (2, 3 if dry_run else 16):
             for amp in (False, True):
                 sides = {kind: step_side(models[kind], pair, pair['size'], DEVICE, amp, images) for kind in kinds}
-                (measured,) = compare([sides], 1 if dry_run else 5)
+                (measured,) = compare([sides], 1 if dry_run else 5, warm=not dry_run)
                 found['results'].append(dict(pair=name, images=images, amp=amp, sides=measured))
                 yield found
 

@@ -57,7 +57,9 @@ def _now():
     return event
 
 
-def compare(cases: List[Dict[str, Side]], repeats: int, keep_memory: bool = False) -> List[Dict[str, dict]]:
+def compare(
+    cases: List[Dict[str, Side]], repeats: int, keep_memory: bool = False, warm: bool = True
+) -> List[Dict[str, dict]]:
     """Measure the sides of every case: first the memory of all, then the time, one run of each side in turn.
 
     Args:
@@ -65,23 +67,24 @@ def compare(cases: List[Dict[str, Side]], repeats: int, keep_memory: bool = Fals
         repeats (int): How often a side is timed, after one run to warm up.
         keep_memory (bool): Whether the process may reuse freed blocks of any size while it is timed, as the allocators
             of GPUs do. By default glibc gives blocks of more than 32 MB back, and every new one costs its page faults.
+        warm (bool): Whether the sides run once before each of both, without which figures mean little.
 
     Returns:
         list[dict[str, dict]]: For each case and side ``seconds`` (medians by phase, and ``total``), ``runs`` (totals)
         and ``peak_mb``, what the process or the device held at most beyond what it held before.
     """
     _set_allocator(mmap_threshold=2**16, mmaps=2**16)  # what is freed goes back to the system at once
-    for sides in cases:
+    for sides in cases if warm else []:
         for side in sides.values():
             side()
     peaks = [{name: peak_megabytes(side) for name, side in sides.items()} for sides in cases]
     _set_allocator(mmap_threshold=2**25, mmaps=0 if keep_memory else 2**16)
-    return [_time(sides, repeats, peak) for sides, peak in zip(cases, peaks)]
+    return [_time(sides, repeats, peak, warm) for sides, peak in zip(cases, peaks)]
 
 
-def _time(sides: Dict[str, Side], repeats: int, peaks: Dict[str, float]) -> Dict[str, dict]:
+def _time(sides: Dict[str, Side], repeats: int, peaks: Dict[str, float], warm: bool) -> Dict[str, dict]:
     runs: Dict[str, List[Dict[str, float]]] = {name: [] for name in sides}
-    for side in sides.values():
+    for side in sides.values() if warm else []:
         side()
     for _ in range(repeats):
         for name, side in sides.items():

@@ -63,7 +63,7 @@ def main():
             key: side(build(pair, kind, options), pair, size, arguments.device, amp)
             for key, (kind, amp, options) in kinds.items()
         }
-        (measured,) = compare([sides], 1 if arguments.quick else arguments.repeats)
+        (measured,) = compare([sides], 1 if arguments.quick else arguments.repeats, warm=not arguments.quick)
         results.append(dict(pair=name, size=size, sides=measured))
     finish(arguments, dict(benchmark='step', batch=BATCH, results=results), table(results))
 
