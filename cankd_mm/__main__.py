@@ -84,7 +84,7 @@ _RUNNER = (
     _arg('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS),
 )
 _PLACE = (
-    _arg('--jobs', type=int, metavar='N', help='trainings side by side; defaults to one per GPU, or per core'),
+    _arg('--jobs', type=int, metavar='N', help='trainings at once; by default one per GPU or core'),
     _arg('--executor', choices=['local', 'slurm'], default='local', metavar='E', help='local, the default, or slurm'),
     _arg('--partition', metavar='P', help='of Slurm'),
     _arg('--slurm', nargs='+', default=[], metavar='OPT', help='sbatch options: account=A time=60 gres=gpu:1'),
@@ -266,7 +266,7 @@ def label(**arguments) -> None:
     _arg('--work-dir', metavar='DIR', help='defaults to work_dirs/compare/<name of the pair>'),
     *_PLACE,
     _switch('--no-train', help='lay out what is done already, and train nothing'),
-    _switch('--no-longer', help='without the student alone for as much time as the slowest method takes'),
+    _switch('--no-longer', help='without the student alone for as much time'),
     _CFG_OPTIONS,
 )
 def compare(pair, methods, seeds, work_dir, no_train, no_longer, cfg_options, **place) -> None:

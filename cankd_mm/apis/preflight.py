@@ -162,14 +162,15 @@ def _overlap(runner: Runner) -> Iterator[str]:
 
 def _batch(runner: Runner) -> Iterator[str]:
     """Say what the batch and the learning rate are, and whether the one is that which the other is for."""
-    cfg, optimizer, scale = runner.cfg, runner.optim_wrapper.optimizer, runner.auto_scale_lr or {}
+    cfg, scale = runner.cfg, runner.cfg.get('auto_scale_lr') or {}
+    optimizer = getattr(runner.optim_wrapper, 'optimizer', None)  # several have none in common
     size, steps = cfg.train_dataloader.get('batch_size', 1), cfg.optim_wrapper.get('accumulative_counts', 1)
     at_once = runner.world_size * size  # which is all that MMEngine scales the rate to
-    batch, lr, base = at_once * steps, optimizer.defaults.get('lr'), scale.get('base_batch_size')
+    batch, lr, base = at_once * steps, getattr(optimizer, 'defaults', {}).get('lr'), scale.get('base_batch_size')
     shares = f'{size} each on {runner.world_size} processes' if runner.world_size > 1 else 'one process'
     what = f'batch of {batch} images ({shares}{f", accumulated over {steps} iterations" if steps > 1 else ""})'
     if not base or not lr:
-        yield f'{what}, learning rate {lr} of {type(optimizer).__name__}'
+        yield f'{what}, learning rate {lr} of {type(optimizer).__name__}' if lr else what
         return
     scaled = scale.get('enable', False)
     rate, meant = (lr * at_once / base, at_once) if scaled else (lr, base)
