@@ -84,7 +84,7 @@ _RUNNER = (
     _arg('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS),
 )
 _PLACE = (
-    _arg('--jobs', type=int, metavar='N', help='trainings at once; or one per GPU or core'),
+    _arg('--jobs', type=int, metavar='N', help='trainings at once; default: one per GPU or core'),
     _arg('--executor', choices=['local', 'slurm'], default='local', metavar='E', help='local, the default, or slurm'),
     _arg('--partition', metavar='P', help='of Slurm'),
     _arg('--slurm', nargs='+', default=[], metavar='OPT', help='sbatch options: account=A time=60 gres=gpu:1'),
