@@ -1,4 +1,4 @@
-from typing import Any, Optional, Sequence, Tuple, Union
+from typing import Sequence, Tuple, Union
 
 import torch
 from torch import Tensor, distributed, nn
@@ -10,9 +10,9 @@ from cankd_mm.models.layers.affinity import (
     at_least_float32,
     concatenation_attention,
     dot_product_attention,
-    scaled_product,
     softmax_attention,
 )
+from cankd_mm.models.layers.products import one_matrix, pooled_product
 
 MODES = ('dot_product', 'embedded_gaussian', 'gaussian', 'concatenation')
 
@@ -123,15 +123,7 @@ class CanBlock(nn.Module):
         least_work = m * d * d + c * d * (d + c) + p * c * c < 2 * p * c * d + min(2 * p * m * d, (p + m) * d * d)
         if p < 32 * c or not least_work:
             return self._project(dot_product_attention(self.theta(x).flatten(2), phi, g), x)
-        with torch.autocast(x.device.type, enabled=False):
-            parameters = (
-                self.theta.weight.flatten(1),
-                self.theta.bias,
-                self.conv_out.weight.flatten(1),
-                self.conv_out.bias,
-            )
-            y = _OneMatrix.apply(*at_least_float32(x.flatten(2), phi, g, *parameters))
-            return y.unflatten(2, x.shape[2:])
+        return one_matrix(x.flatten(2), phi, g, self.theta, self.conv_out).unflatten(2, x.shape[2:])
 
     def _embedded_gaussian(self, x: Tensor, t: Tensor) -> Tensor:
         phi, g = self._keys_and_values(t)
@@ -152,7 +144,7 @@ class CanBlock(nn.Module):
         convolutions = convolutions or (self.phi, self.g)
         weight = torch.cat([c.weight for c in convolutions])
         bias = torch.cat([c.bias for c in convolutions])
-        pixels = _PooledProduct.apply(t, weight.flatten(1), bias, self._side(t))
+        pixels = pooled_product(t, weight.flatten(1), bias, self._side(t))
         return tuple(part.transpose(1, 2) for part in pixels.chunk(len(convolutions), dim=2))
 
     def _side(self, t: Tensor) -> int:
@@ -178,66 +170,3 @@ class CanBlock(nn.Module):
 def _world_size() -> int:
     started = distributed.is_available() and distributed.is_initialized()
     return distributed.get_world_size() if started else 1
-
-
-class _PooledProduct(torch.autograd.Function):
-    """The maxima over windows of ``w t + b``, ``(N, M, D)``, of a constant t. What is pooled is not kept.
-
-    The channels of a pixel lie side by side, as the kernels of pooling are several times faster then.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, t: Tensor, w: Tensor, b: Tensor, side: int) -> Tensor:
-        product = torch.baddbmm(b, t.flatten(2).transpose(1, 2), w.t().expand(len(t), -1, -1))
-        if side == 1:
-            ctx.save_for_backward(t, w)
-            return product
-        feature = product.transpose(1, 2).unflatten(2, t.shape[2:])
-        pooled, indices = F.max_pool2d(feature, side, return_indices=True)
-        ctx.save_for_backward(t, w, indices.flatten(2).transpose(1, 2))
-        return pooled.flatten(2).transpose(1, 2)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Tuple[Optional[Tensor], ...]:
-        t, w, *indices = ctx.saved_tensors
-        of_b = grad.sum((0, 1))
-        if indices:
-            grad = grad.new_zeros(len(t), t.shape[2:].numel(), grad.shape[2]).scatter_(1, *indices, grad)
-        of_w = grad.transpose(1, 2) @ t.flatten(2).transpose(1, 2).to(grad.dtype)  # under autocast grad is half
-        return None, of_w.sum(0).to(w.dtype), of_b.to(w.dtype), None
-
-
-class _OneMatrix(torch.autograd.Function):
-    """``W (g phi^T / M) (theta x + b) + b_out`` by one matrix for each image, with the fewest kernels."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, phi: Tensor, g: Tensor, w: Tensor, b: Tensor, w_out: Tensor, b_out: Tensor
-    ) -> Tensor:
-        n, _, m = phi.shape
-        attended = scaled_product(g, phi.transpose(1, 2), 1 / m)
-        to_output = torch.bmm(w_out.expand(n, -1, -1), attended)
-        matrix = to_output @ w
-        bias = torch.baddbmm(b_out[:, None], to_output, b[:, None].expand(n, -1, -1))
-        ctx.save_for_backward(x, phi, g, w, b, w_out, attended, to_output, matrix)
-        return torch.baddbmm(bias, matrix, x)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Tuple[Tensor, ...]:
-        x, phi, g, w, b, w_out, attended, to_output, matrix = ctx.saved_tensors
-        n, _, m = phi.shape
-        of_matrix, of_bias = grad @ x.transpose(1, 2), grad.sum(2, keepdim=True)
-        of_output = torch.baddbmm(of_matrix @ w.t(), of_bias, b.expand(n, 1, -1))
-        of_attended = torch.bmm(w_out.t().expand(n, -1, -1), of_output)
-        columns = to_output.flatten(0, 1).t()
-        return (
-            matrix.transpose(1, 2) @ grad,
-            scaled_product(g.transpose(1, 2), of_attended, 1 / m).transpose(1, 2),
-            scaled_product(phi.transpose(1, 2), of_attended.transpose(1, 2), 1 / m).transpose(1, 2),
-            columns @ of_matrix.flatten(0, 1),
-            columns @ of_bias.flatten(),
-            (of_output @ attended.transpose(1, 2)).sum(0),
-            of_bias.flatten(1).sum(0),
-        )

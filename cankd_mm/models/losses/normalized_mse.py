@@ -2,7 +2,6 @@ from typing import Any, Optional, Tuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from cankd_mm.models.layers.affinity import HALF
 

@@ -56,7 +56,7 @@ def test_one_matrix_on_a_large_map_equals_one_layer_after_the_other_on_a_small_o
 
 
 def test_teacher_is_projected_once_and_what_is_pooled_is_not_kept():
-    block, (x, t) = CanBlock(6), torch.randn(2, 1, 6, 8, 8)
+    block, t = CanBlock(6), torch.randn(1, 6, 8, 8)
     saved = []
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: saved.append(tensor) or tensor, lambda x: x):
         phi, g = block._keys_and_values(t)

@@ -168,6 +168,39 @@ def test_teacher_in_half_precision_beside_a_student_in_full():
     torch.testing.assert_close(loss(x, t.bfloat16()), loss(x, t.bfloat16().float()))
 
 
+@pytest.mark.parametrize('factor', [1, 1000], ids=['', 'large channels'])
+@pytest.mark.parametrize('mean, deviation', [(0, 1), (0.5, 1), (0.3, 0.05)])
+@pytest.mark.parametrize('side', [16, 40], ids=['small', 'large'])
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_autocast_is_close_to_float64(dtype, side, mean, deviation, factor):
+    """With smooth maps of some noise, as networks have them, some of whose channels may be much larger than others."""
+    exact = _trained(CanKDLoss(32))
+    student, teacher = (
+        F.interpolate(torch.randn(2, 32, 5, 5), (side, side), mode='bicubic') + 0.3 * torch.randn(2, 32, side, side)
+        for _ in range(2)
+    )
+    features = [(deviation * (student + f) + mean).to(dtype) for f in (0 * student, teacher)]
+    features[0][:, :3] *= factor
+    features[1][:, 5:8] *= factor
+    found = []
+    for loss, kind, autocast in ((exact, torch.double, False), (copy.deepcopy(exact).float(), dtype, True)):
+        x, t = (f.to(kind).clone() for f in features)
+        with torch.autocast('cpu', dtype, enabled=autocast):
+            value = loss(x.requires_grad_(), t)
+        value.backward()
+        # What the norms take out has a gradient of zero, or of what differs between two images.
+        taken_out = ('can.theta.bias', 'can.conv_out.bias', 'can.bn.bias')
+        parameters = {name: p.grad for name, p in loss.named_parameters() if name not in taken_out}
+        found.append((value.item(), {'x': x.grad, **parameters}))
+    (value, grads), (half, half_grads) = found
+    assert half == pytest.approx(value, rel=1e-2)
+    cosines = {
+        name: float(F.cosine_similarity(half_grads[name].double().flatten(), g.flatten(), 0))
+        for name, g in grads.items()
+    }
+    assert min(cosines.values()) > 0.999, cosines
+
+
 def test_gradient_checkpointing():
     loss = _trained(CanKDLoss(8))
     x, t = torch.randn(2, 2, 8, 9, 10, dtype=torch.double).unbind(1)
