@@ -71,7 +71,7 @@ def test_commands_in_the_text_are_those_that_there_are(command):
 )
 def test_python_is_python_and_a_config_is_a_config(page, block):
     ast.parse(block)
-    if '_base_ = ' in block and '...' not in block:
+    if '_base_ = ' in block and '...' not in block and page != 'docs/guides/own.md':  # see `test_own.py`
         cfg = Config.fromstring(block, '.py')
         assert 'model' in cfg
 
