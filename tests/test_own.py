@@ -1,4 +1,4 @@
-"""The guide of parts of one's own, word for word: its files, its commands, its script, and the cells of its notebook."""
+"""The guide of parts of one's own, word for word: files, commands, script, and the cells of a notebook."""
 
 import re
 import shlex
