@@ -17,6 +17,7 @@ from mmengine.registry import DefaultScope
 from mmrazor.registry import MODELS
 from torch import nn
 
+import cankd_mm
 import cankd_mm.engine
 import cankd_mm.models
 from benchmarks import growth, loss, operators, step, teachers
@@ -49,6 +50,11 @@ IN_THE_TEXT = sorted({span for text in PAGES.values() for span in re.findall(r'`
 
 def example_of(part):
     return ''.join(re.findall(r'^ *(?:>>>|\.\.\.) ?(.*\n)', part.__doc__, re.M))
+
+
+def test_version_is_the_one_that_is_described():
+    assert re.search(r'^## (\S+) \(', (ROOT / 'CHANGELOG.md').read_text(), re.M)[1] == cankd_mm.__version__
+    assert load(str(ROOT / 'CITATION.cff'), file_format='yaml')['version'] == cankd_mm.__version__
 
 
 def test_readme_fits_on_two_screens():
