@@ -268,7 +268,7 @@ def test_the_teacher_rates_a_training_whose_validation_has_no_labels(pairs, digi
     )
     place = InThisProcess()
     tune(str(pair), ['weight'], trials=1, work_dir=str(tmp_path / 'tune'), cfg_options=options, place=place)
-    assert [folder.parent.name for folder in (tmp_path / 'tune').rglob('teacher_labels_*')] == ['tune'], 'once for all trials'
+    assert [folder.parent.name for folder in (tmp_path / 'tune').rglob('teacher_labels_*')] == ['tune']  # once
     config, _ = export_student(str(pair), str(tmp_path / 'run' / 'epoch_1.pth'))
     assert load_config(config).val_dataloader is load_config(config).test_cfg is None
     assert check(str(pair), work_dir=str(tmp_path / 'look')) and not (tmp_path / 'look').exists()
