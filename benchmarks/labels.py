@@ -36,9 +36,11 @@ TASKS = {
         'leftImg8bit/train',
     ),
 }
+PHOTOS = 'data/aquarium/annotations/train.json'  # of another kind
 DATA = Path('data/digits-5000')  # of which the first 300 scenes are those of data/digits
 STUDENT, TEACHER, MANY = range(300), range(300, 2300), range(2300, 5000)  # nobody sees the scenes of another
-SHARES = (10, 50)  # per cent of the student's scenes that have labels
+SHARES = (5, 10, 25, 50)  # per cent of the student's scenes that have labels
+WEIGHTS = (5, 50, 450)
 EPOCHS = 10
 
 
@@ -59,15 +61,17 @@ def write(task: str) -> None:
     _save(root / 'nofit_digits.py', root / 'cankd_digits.py', dict(model=dict(architecture=other_head)))
 
     recommended = CONFIGS / f'methods/recommended-{task}.py'
-    for weight in (5, 50, 450):
-        changes = dict(model=dict(distiller=dict(loss=dict(loss_weight=float(weight)))))
-        _save(root / f'nofit/auto-pixels-{weight}.py', recommended, changes)
+    for weight in WEIGHTS:
+        _save(root / f'weights/auto-pixels-{weight}.py', recommended, dict(model=_distiller(loss=_weight(weight))))
 
     labeled = student_config(cfg, exported=False).to_dict()['train_dataloader']['dataset']
     steps = [step for step in labeled['pipeline'] if step['type'] != 'LoadAnnotations']
     few = str(Path(labeled['data_root']) / small)
     unlabeled = dict(type='UnlabeledImages', images=few, metainfo=labeled['metainfo'], pipeline=steps)
     every = list(list_images(str(DATA / task / images)))
+    photos = list(list_images(PHOTOS))[: len(STUDENT)]
+    (root / 'photos.txt').write_text('\n'.join([*photos, '']))
+    (root / 'mixed.txt').write_text('\n'.join([*(every[i] for i in STUDENT), *photos, '']))
     (root / 'many.txt').write_text('\n'.join([*(every[i] for i in (*STUDENT, *MANY)), '']))
 
     frozen, alone = dict(frozen_parts=[head]), [dict(type='mmrazor.StopDistillHook', stop_epoch=0)]
@@ -77,6 +81,15 @@ def write(task: str) -> None:
         'pseudo-0': dict(written, custom_hooks=alone),
         'both-0': _on(unlabeled, recommended, frozen),
         'both-0-many': _on(dict(unlabeled, images=f'{root}/many.txt', length=len(STUDENT)), recommended, frozen),
+        'both-0-photos': _on(dict(unlabeled, images=f'{root}/photos.txt', length=len(STUDENT)), recommended, frozen),
+        'both-0-mixed': _on(dict(unlabeled, images=f'{root}/mixed.txt', length=len(STUDENT)), recommended, frozen),
+        'both-0-no-block': _on(unlabeled, recommended, {**frozen, **_distiller(loss=dict(mode=None))}),
+        'both-0-level-0': _on(unlabeled, recommended, {**frozen, **_distiller(levels=[0], level_weights=None)}),
+        'both-0-levels-alike': _on(unlabeled, recommended, {**frozen, **_distiller(level_weights=None)}),
+        **{
+            f'both-0-weight-{weight}': _on(unlabeled, recommended, {**frozen, **_distiller(loss=_weight(weight))})
+            for weight in WEIGHTS
+        },
     }
     for share in SHARES:
         number = len(STUDENT) * share // 100
@@ -90,6 +103,25 @@ def write(task: str) -> None:
         methods[f'both-{share}-frozen'] = _on(mixed, recommended, frozen)
     for name, changes in methods.items():
         _save(root / 'methods' / f'{name}.py', changes.pop('_base_', None), changes)
+
+    # A sequence of two trainings: by way of a student of a width between the two, or of one like the last.
+    widths = dict(backbone=dict(base_channels=24), neck=dict(in_channels=[24, 48, 96, 192]))
+    _save(root / 'sequence/middle.py', recommended, dict(model=dict(architecture=widths)))
+    twice = dict(train_cfg=dict(max_epochs=2 * EPOCHS, val_interval=2 * EPOCHS))
+    twice['param_scheduler'] = [cfg.param_scheduler[0], dict(cfg.param_scheduler[1], T_max=2 * EPOCHS)]
+    _save(root / 'sequence/twice.py', recommended, twice)
+    for name, first in (('from-middle', 'middle'), ('from-itself', 'recommended')):
+        trained = f'{root}/sequence/compare/{first}/seed0/student/{first}_student'
+        then = dict(model=dict(teacher=f'{trained}.py', teacher_ckpt=f'{trained}.pth'))
+        _save(root / f'sequence/then/{name}.py', recommended, then)
+
+
+def _distiller(**changes: object) -> dict:
+    return dict(distiller=changes)
+
+
+def _weight(weight: int) -> dict:
+    return dict(loss_weight=float(weight))
 
 
 def _on(dataset: dict, base: Path = None, model: dict = None) -> dict:

@@ -1,4 +1,4 @@
-from typing import Any, Sequence, Tuple, Union
+from typing import Any, Optional, Sequence, Tuple, Union
 
 import torch
 from torch import Tensor, distributed, nn
@@ -103,7 +103,7 @@ class CanBlock(nn.Module):
         """
         rows, columns = zip(*pixels)
         queries = x[:, :, list(rows), list(columns)][..., None]  # (1, C, K, 1)
-        keys = self._pool(t if self.mode == 'gaussian' else self.phi(t))
+        keys = F.max_pool2d(t if self.mode == 'gaussian' else self.phi(t), self._side(t))
         queries = queries if self.mode == 'gaussian' else self.theta(queries)
         size, queries, keys = keys.shape[2:], queries.flatten(2), keys.flatten(2)
         if self.mode == 'concatenation':
@@ -138,7 +138,7 @@ class CanBlock(nn.Module):
         return self._project(softmax_attention(self.theta(x).flatten(2), phi, g), x)
 
     def _gaussian(self, x: Tensor, t: Tensor) -> Tensor:
-        keys, g = self._pool(t).flatten(2), self._pool(self.g(t)).flatten(2)
+        keys, (g,) = F.max_pool2d(t, self._side(t)).flatten(2), self._keys_and_values(t, self.g)
         return self._project(softmax_attention(x.flatten(2), keys, g), x)
 
     def _concatenation(self, x: Tensor, t: Tensor) -> Tensor:
@@ -147,14 +147,16 @@ class CanBlock(nn.Module):
         a, b = F.conv2d(self.theta(x), of_query[:, :, None, None]), F.conv1d(phi, of_key[:, :, None])
         return self._project(concatenation_attention(a.flatten(1), b.flatten(1), g), x)
 
-    def _keys_and_values(self, t: Tensor) -> tuple:
-        """``phi(t)`` and ``g(t)``, each ``(N, D, M)``, from one convolution."""
-        weight = torch.cat([self.phi.weight, self.g.weight])
-        bias = torch.cat([self.phi.bias, self.g.bias])
-        return self._pool(F.conv2d(t, weight, bias)).flatten(2).chunk(2, dim=1)
+    def _keys_and_values(self, t: Tensor, *convolutions: nn.Conv2d) -> Tuple[Tensor, ...]:
+        """``phi(t)`` and ``g(t)``, or those that are given, each ``(N, D, M)``, from one product."""
+        convolutions = convolutions or (self.phi, self.g)
+        weight = torch.cat([c.weight for c in convolutions])
+        bias = torch.cat([c.bias for c in convolutions])
+        pixels = _PooledProduct.apply(t, weight.flatten(1), bias, self._side(t))
+        return tuple(part.transpose(1, 2) for part in pixels.chunk(len(convolutions), dim=2))
 
-    def _pool(self, feature: Tensor) -> Tensor:
-        return F.max_pool2d(feature, self.sub_sample) if 1 < self.sub_sample <= min(feature.shape[2:]) else feature
+    def _side(self, t: Tensor) -> int:
+        return self.sub_sample if self.sub_sample <= min(t.shape[2:]) else 1
 
     def _project(self, y: Tensor, x: Tensor) -> Tensor:
         """``W y`` in the height and width of x."""
@@ -176,6 +178,34 @@ class CanBlock(nn.Module):
 def _world_size() -> int:
     started = distributed.is_available() and distributed.is_initialized()
     return distributed.get_world_size() if started else 1
+
+
+class _PooledProduct(torch.autograd.Function):
+    """The maxima over windows of ``w t + b``, ``(N, M, D)``, of a constant t. What is pooled is not kept.
+
+    The channels of a pixel lie side by side, as the kernels of pooling are several times faster then.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, t: Tensor, w: Tensor, b: Tensor, side: int) -> Tensor:
+        product = torch.baddbmm(b, t.flatten(2).transpose(1, 2), w.t().expand(len(t), -1, -1))
+        if side == 1:
+            ctx.save_for_backward(t, w)
+            return product
+        feature = product.transpose(1, 2).unflatten(2, t.shape[2:])
+        pooled, indices = F.max_pool2d(feature, side, return_indices=True)
+        ctx.save_for_backward(t, w, indices.flatten(2).transpose(1, 2))
+        return pooled.flatten(2).transpose(1, 2)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tuple[Optional[Tensor], ...]:
+        t, w, *indices = ctx.saved_tensors
+        of_b = grad.sum((0, 1))
+        if indices:
+            grad = grad.new_zeros(len(t), t.shape[2:].numel(), grad.shape[2]).scatter_(1, *indices, grad)
+        of_w = grad.transpose(1, 2) @ t.flatten(2).transpose(1, 2).to(grad.dtype)  # under autocast grad is half
+        return None, of_w.sum(0).to(w.dtype), of_b.to(w.dtype), None
 
 
 class _OneMatrix(torch.autograd.Function):
@@ -204,8 +234,8 @@ class _OneMatrix(torch.autograd.Function):
         columns = to_output.flatten(0, 1).t()
         return (
             matrix.transpose(1, 2) @ grad,
-            scaled_product(of_attended.transpose(1, 2), g, 1 / m),
-            scaled_product(of_attended, phi, 1 / m),
+            scaled_product(g.transpose(1, 2), of_attended, 1 / m).transpose(1, 2),
+            scaled_product(phi.transpose(1, 2), of_attended.transpose(1, 2), 1 / m).transpose(1, 2),
             columns @ of_matrix.flatten(0, 1),
             columns @ of_bias.flatten(),
             (of_output @ attended.transpose(1, 2)).sum(0),
