@@ -59,8 +59,8 @@ def _are_whole(folder: Path) -> bool:
 def _wait_for(folder: Path) -> None:
     """Wait for the labels of the first process, as long as it holds their folder or writes into it."""
     since, before = time.monotonic(), 0.0
-    while not _are_whole(folder):
-        changed = max((path.stat().st_mtime for path in folder.glob('*')), default=0.0)
+    while not _are_whole(folder):  # hidden is the lock, which a look may touch
+        changed = max((path.stat().st_mtime for path in folder.glob('[!.]*')), default=0.0)
         if changed != before or folder.exists() and is_claimed(folder):
             since, before = time.monotonic(), changed
         if time.monotonic() - since > _PATIENCE:
