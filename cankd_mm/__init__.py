@@ -11,7 +11,7 @@ from multiprocessing import current_process
 
 from cankd_mm.stack import WITH_OPENMMLAB
 
-__version__ = '0.2.0'
+__version__ = '0.3.0'
 __all__ = ['__version__', 'register']
 
 

@@ -438,6 +438,7 @@ def main(command: Optional[Command] = None) -> None:
     if unknown:
         parser.error(f'unrecognized arguments: {" ".join(unknown)}')
     warnings.filterwarnings('ignore', 'pkg_resources is deprecated')  # MMEngine's, and setuptools is held back for it
+    sys.path.append(os.getcwd())  # where a config's own modules are, as for `python -m` and in a notebook
     run, _ = arguments.pop('run'), arguments.pop('command', None)
     goes_on = run in (label, compare, tune, reproduce, demo)
     for number in (signal.SIGTERM, signal.SIGHUP) if goes_on else ():

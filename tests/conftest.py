@@ -20,7 +20,6 @@ os.environ['PYTHONPATH'] = os.pathsep.join(filter(None, [str(ROOT / 'tests/witho
 warnings.filterwarnings('ignore')
 
 from mmengine.runner import Runner  # noqa: E402
-from mmengine.visualization import Visualizer  # noqa: E402
 
 import cankd_mm  # noqa: E402, F401
 
@@ -142,22 +141,14 @@ def forked():
 
 @pytest.fixture(autouse=True, scope='session')
 def _each_run_for_itself():
-    """In one process MMEngine shares the visualizer, and of runs of one config in one second logger and scope, too."""
-    original, original_get = Runner.setup_env, Visualizer.get_instance
-    number = count()
+    """In one process, MMEngine shares logger and scope of runs of one config in one second."""
+    original, number = Runner.setup_env, count()
 
     def setup_env(self, *args):
         original(self, *args)
         self._timestamp += f'_{next(number)}'
 
-    def get_instance(cls, name, **kwargs):
-        if kwargs:
-            cls._instance_dict.pop(name, None)
-        return original_get.__func__(cls, name, **kwargs)
-
-    with patch.object(Runner, 'setup_env', setup_env), patch.object(
-        Visualizer, 'get_instance', classmethod(get_instance)
-    ):
+    with patch.object(Runner, 'setup_env', setup_env):
         yield
 
 

@@ -17,6 +17,7 @@ from mmengine.registry import DefaultScope
 from mmrazor.registry import MODELS
 from torch import nn
 
+import cankd_mm
 import cankd_mm.engine
 import cankd_mm.models
 from benchmarks import growth, loss, operators, step, teachers
@@ -51,6 +52,11 @@ def example_of(part):
     return ''.join(re.findall(r'^ *(?:>>>|\.\.\.) ?(.*\n)', part.__doc__, re.M))
 
 
+def test_version_is_the_one_that_is_described():
+    assert re.search(r'^## (\S+) \(', (ROOT / 'CHANGELOG.md').read_text(), re.M)[1] == cankd_mm.__version__
+    assert load(str(ROOT / 'CITATION.cff'), file_format='yaml')['version'] == cankd_mm.__version__
+
+
 def test_readme_fits_on_two_screens():
     assert len(README.encode()) <= 8000
 
@@ -71,7 +77,7 @@ def test_commands_in_the_text_are_those_that_there_are(command):
 )
 def test_python_is_python_and_a_config_is_a_config(page, block):
     ast.parse(block)
-    if '_base_ = ' in block and '...' not in block:
+    if '_base_ = ' in block and '...' not in block and page != 'docs/guides/own.md':  # see `test_own.py`
         cfg = Config.fromstring(block, '.py')
         assert 'model' in cfg
 

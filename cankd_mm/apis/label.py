@@ -186,6 +186,17 @@ def _claimed(folder: Path) -> ContextManager:
         raise SetupError(f'{what}: wait for its end, or give another --out.') from None
 
 
+def is_claimed(folder: Path) -> bool:
+    """Tell whether a process labels into a folder."""
+    try:
+        with FileLock(str(folder / '.lock'), timeout=0):
+            return False
+    except NotImplementedError:
+        return False
+    except Timeout:
+        return True
+
+
 def _begun(folder: Path, settings: dict) -> Optional[dict]:
     """Read what labels in a folder were begun with, None where none were; other settings are a SetupError."""
     path = folder / files.LABELS

@@ -108,8 +108,7 @@ def check(
         _require_distillation(cfg, config, 'A check looks')
         leave_out_rating(cfg)
         if cfg.get('visualizer'):
-            # Others may open a page on a server; one by a name that is taken writes into that one's folder.
-            cfg.visualizer.update(vis_backends=[dict(type='LocalVisBackend')], name=nowhere)
+            cfg.visualizer.vis_backends = [dict(type='LocalVisBackend')]  # others may open a page on a server
         _run(cfg, config, resume, nowhere, preflight, lambda **facts: None)
     count = len(found)
     verdict = f'doubtful: {count} warning{"s" if count > 1 else ""} above' if count else 'ready: nothing is doubtful'

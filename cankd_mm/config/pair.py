@@ -1,8 +1,9 @@
 """What a pair's config says of its student and its teacher, each as a config of its own."""
 
 import copy
-from typing import List, Optional, Union
+from typing import List, Optional, Set, Union
 
+import mmengine.registry
 from mmengine.config import Config
 from mmengine.registry import HOOKS, LOOPS, Registry
 
@@ -51,7 +52,7 @@ def student_config(cfg: Config, exported: bool = True) -> Config:
     if type_name(loader.get('dataset')) == 'LabeledAndUnlabeled':  # a plain training has losses of labels alone
         loader['dataset'] = loader['dataset']['labeled']
     if exported:
-        _leave_out_ours(plain)
+        _leave_out_ours(plain, _types_in(cfg.model.get('distiller')))
     return Config(_without_scope(plain, cfg.get('default_scope')))
 
 
@@ -59,8 +60,17 @@ def student_config(cfg: Config, exported: bool = True) -> Config:
 _OUR_HOOKS = ('finite_loss', 'best_student')
 
 
-def _leave_out_ours(plain: dict) -> None:
-    """Leave out of a config what this package or MMRazor registers, and its import."""
+def _leave_out_ours(plain: dict, distilling: Set[str]) -> None:
+    """Leave out of a config what this package or MMRazor registers, and its import.
+
+    So is what a module of the user's own registers beside one of the types that are ``distilling``.
+    """
+    registered = {name: _registered_by(name) for name in imports_of(plain) if not _is_package(name)}
+    own = set().union(*(kinds for kinds in registered.values() if kinds & distilling))
+
+    def kept(hook: Optional[dict]) -> bool:
+        return not _is_ours(hook, HOOKS) and type_name(hook) not in own
+
     if 'runner_type' in plain and type_name(plain['runner_type']) == 'DistillRunner':
         del plain['runner_type']
     if plain.get('val_cfg') and _is_ours(plain['val_cfg'], LOOPS):
@@ -72,11 +82,17 @@ def _leave_out_ours(plain: dict) -> None:
     for key in ('custom_hooks', 'default_hooks'):
         hooks = plain.get(key)
         if isinstance(hooks, dict):
-            plain[key] = {k: hook for k, hook in hooks.items() if not _is_ours(hook, HOOKS) and k not in _OUR_HOOKS}
+            plain[key] = {name: hook for name, hook in hooks.items() if kept(hook) and name not in _OUR_HOOKS}
         elif hooks:
-            plain[key] = [hook for hook in hooks if not _is_ours(hook, HOOKS)]
+            plain[key] = list(filter(kept, hooks))
+    left = _types_in(plain)
     # The backbones are all that is here of which a student can be made.
-    others = [name for name in imports_of(plain) if not _is_package(name) or name.startswith('cankd_mm.backbones')]
+    others = [
+        name
+        for name in imports_of(plain)
+        if name.startswith('cankd_mm.backbones')
+        or (name in registered and (registered[name] & left or not registered[name] & distilling))
+    ]
     if others:
         plain['custom_imports'] = dict(plain['custom_imports'], imports=others)
     else:
@@ -95,6 +111,22 @@ def imports_of(cfg: dict) -> List[str]:
     """List the modules that a config imports."""
     imports = (cfg.get('custom_imports') or {}).get('imports') or []
     return [imports] if isinstance(imports, str) else list(imports)
+
+
+def _types_in(entry: object) -> Set[str]:
+    """The names of all types in a config, or a part of one."""
+    found = {type_name(entry)} if isinstance(entry, dict) and entry.get('type') else set()
+    parts = entry.values() if isinstance(entry, dict) else entry if isinstance(entry, (list, tuple)) else ()
+    return found.union(*map(_types_in, parts))
+
+
+def _registered_by(module: str) -> Set[str]:
+    """The names of all that a module or package registers anywhere."""
+    registries = [registry for registry in vars(mmengine.registry).values() if isinstance(registry, Registry)]
+    for registry in registries:  # which grows meanwhile
+        registries += registry.children.values()
+    found = ((name, kind.__module__) for registry in registries for name, kind in registry.module_dict.items())
+    return {name for name, where in found if f'{where}.'.startswith(f'{module}.')}
 
 
 def _is_package(module: str) -> bool:

@@ -71,7 +71,7 @@ def read_config(path: str, cfg_options: Optional[dict] = None) -> Config:
     except ImportError as e:
         raise SetupError(
             f'The config {path!r} imports what is not found ({_import_reason(e)}): install the package that its '
-            'custom_imports name, or put its folder into PYTHONPATH.'
+            'custom_imports name, put its folder into PYTHONPATH, or start in that folder.'
         ) from e
     except Exception as e:  # a config is a program, which may raise anything
         kind = type(e).__name__

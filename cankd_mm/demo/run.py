@@ -12,7 +12,7 @@ from cankd_mm.demo import report
 from cankd_mm.demo.dataset import prepare
 from cankd_mm.experiments.compare import run_experiment
 from cankd_mm.experiments.jobs import Job, run_jobs
-from cankd_mm.experiments.report import ALONE, LONGER, results_table
+from cankd_mm.experiments.report import ALONE, LONGER, results_table, verdicts
 from cankd_mm.show.show import show
 from cankd_mm.work_dir import claimed, last_checkpoint
 
@@ -102,7 +102,13 @@ def run_demo(
         report.picture(predictions, root / 'comparison.jpg')
         for name, jobs in planned.items():
             _show(jobs, seeds[0], root / f'{name}_page')
-    return '\n\n'.join(f'{name}\n\n{results_table(found)}' for name, found in results.items())
+    return '\n\n'.join(f'{name}\n\n{_laid_out(found)}' for name, found in results.items())
+
+
+def _laid_out(results: dict) -> str:
+    """The table, and of each method whether it pays, which of a teacher nobody asks."""
+    students = [run for run in results['runs'] if not run['method'].startswith('teacher')]
+    return f'{results_table(results)}\n\n{verdicts({**results, "runs": students})}'
 
 
 def _predict(runs: List[dict], seed: int, folder: Path) -> Dict[str, List[dict]]:

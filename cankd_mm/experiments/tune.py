@@ -13,6 +13,7 @@ import optuna
 import psutil
 from optuna.trial import Trial, TrialState
 
+from cankd_mm.apis.against_teacher import rate_unlabeled
 from cankd_mm.config.metric import Metric, required_metric
 from cankd_mm.config.paths import default_work_dir
 from cankd_mm.config.write import write_changes
@@ -69,6 +70,8 @@ def tune(
     root.mkdir(parents=True, exist_ok=True)
     apart = checkpoints_apart(cfg, root.name)
     study = _open_study(config, metric, space, storage, root, options, seed)
+    cfg.work_dir = str(root)
+    rate_unlabeled(cfg, config, 'val', 'test')  # whose labels all trials find there
     deadline = time.monotonic() + 3600 * (float('inf') if hours is None else hours)
     lock, failed = threading.Lock(), []
 

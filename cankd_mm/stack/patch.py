@@ -297,6 +297,25 @@ def _patch_parameter_count() -> bool:
     return True
 
 
+def _patch_visualizers() -> bool:
+    """MMEngine gives a second run in one process the visualizer of the first, and so the first's folder, where both
+    configs call it the same, as those of both libraries do. Here each run gets its own.
+    """
+    from mmengine.visualization import Visualizer
+
+    original = Visualizer.get_instance.__func__
+    if not hasattr(original, '__wrapped__'):
+
+        @functools.wraps(original)
+        def get_instance(cls, name, **kwargs):
+            for known in (cls, Visualizer) if kwargs else ():
+                known._instance_dict.pop(name, None)
+            return original(cls, name, **kwargs)
+
+        Visualizer.get_instance = classmethod(get_instance)
+    return True
+
+
 _PATCHES = {
     _provide_operators: "mmcv's operators are those of cankd_mm.stack.ops, as it has none compiled",
     _patch_config_paths: 'configs can be based on those of this package by cankd_mm::path',
@@ -308,5 +327,6 @@ _PATCHES = {
     _patch_point_assigner: 'RepPoints trains on a GPU (mmdet <= 3.5)',
     _patch_worker_seeds: 'epochs draw augmentations of their own without persistent workers',
     _patch_parameter_count: "of a pair the student's parameters are counted",
+    _patch_visualizers: 'a second run in one process writes into its own folder',
     _patch_class_weight: 'labels to be ignored weigh nothing where classes have weights (mmseg <= 1.4)',
 }

@@ -50,6 +50,7 @@ def test_demo_from_end_to_end(digits, forked, tmp_path, monkeypatch, capsys):
     runs = results['runs']
     assert [run['method'] for run in runs] == list(results['methods']) == ['teacher, 2000 scenes', ALONE, 'cankd']
     assert all(f'| {method} ' in table for method in results['methods'])
+    assert '\ncankd cannot be told from the student alone with one seed' in table and '\nteacher' not in table
     assert runs[1]['parameters'] == runs[2]['parameters'] < runs[0]['parameters']
     assert runs[0]['machine']['versions']['mmdet'] and results['metric'] == 'box AP'
     assert (root / 'comparison.jpg').stat().st_size > 10000

@@ -6,15 +6,17 @@ import shutil
 import time
 import tracemalloc
 from pathlib import Path
+from threading import Timer
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from mmengine.config import Config
 from mmengine.registry import DATASETS, DefaultScope
 
-from cankd_mm.apis import check, export_student, train
+from cankd_mm.apis import against_teacher, check, export_student, train
 from cankd_mm.apis import test as evaluate
 from cankd_mm.apis.pair import write_pair
 from cankd_mm.config.pair import student_config
@@ -22,6 +24,8 @@ from cankd_mm.config.read import load_config
 from cankd_mm.engine import LabeledAndUnlabeled, UnlabeledImages
 from cankd_mm.errors import SetupError
 from cankd_mm.experiments.compare import compare
+from cankd_mm.experiments.jobs import Local
+from cankd_mm.experiments.tune import tune
 from cankd_mm.show.show import show
 from cankd_mm.work_dir import read_scalars
 from tests.test_models.test_algorithms.test_feature_distill import TASKS, batch, build
@@ -208,6 +212,33 @@ def test_where_nothing_has_labels_nothing_is_validated(pairs, digits, tmp_path):
     assert runner.val_loop is None and (tmp_path / 'run' / 'epoch_1.pth').exists()
 
 
+class InThisProcess(Local):
+    """Where the trainings of a search run one after another."""
+
+    def __init__(self):
+        super().__init__(1)
+
+    def run(self, job, ends=None):
+        train(job.config, work_dir=str(job.work_dir), cfg_options=job.options)
+        return job.done
+
+
+def test_a_process_that_waits_for_labels_gives_up_where_nobody_makes_them(tmp_path, monkeypatch):
+    """And waits while the first one has their folder."""
+    monkeypatch.setattr(against_teacher, '_SECONDS', 0.01)
+    monkeypatch.setattr(against_teacher, '_PATIENCE', 0.2)
+    folder, start = tmp_path / 'labels', time.monotonic()
+    folder.mkdir()
+    lock = FileLock(str(folder / '.lock'), thread_local=False)
+    lock.acquire()
+    Timer(0.5, lock.release).start()
+    with pytest.raises(SetupError, match="no longer labels images in '.*labels', .* see what that one said last"):
+        against_teacher._wait_for(folder)
+    assert time.monotonic() - start > 0.6
+    (folder / 'labels.json').write_text('{"counts": {}}')
+    against_teacher._wait_for(folder)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize('task', ['segmentation', pytest.param('detection', marks=pytest.mark.full)])
 def test_the_teacher_rates_a_training_whose_validation_has_no_labels(pairs, digits, task, tmp_path):
@@ -234,6 +265,9 @@ def test_the_teacher_rates_a_training_whose_validation_has_no_labels(pairs, digi
     assert compared['runs'][0]['metrics'][f'against_teacher/{key}'] == pytest.approx(
         logged[0][f'against_teacher/{key}']
     )
+    place = InThisProcess()
+    tune(str(pair), ['weight'], trials=1, work_dir=str(tmp_path / 'tune'), cfg_options=options, place=place)
+    assert [folder.parent.name for folder in (tmp_path / 'tune').rglob('teacher_labels_*')] == ['tune']  # once
     config, _ = export_student(str(pair), str(tmp_path / 'run' / 'epoch_1.pth'))
     assert load_config(config).val_dataloader is load_config(config).test_cfg is None
     assert check(str(pair), work_dir=str(tmp_path / 'look')) and not (tmp_path / 'look').exists()

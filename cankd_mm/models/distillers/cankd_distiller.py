@@ -10,6 +10,7 @@ from mmrazor.models.task_modules import RecorderManager
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
+from cankd_mm.config.types import class_of, installed_libraries
 from cankd_mm.errors import SetupError
 from cankd_mm.models.distillers.levels import Levels, pair_levels
 from cankd_mm.models.distillers.probe import Level, probe_both
@@ -124,6 +125,10 @@ class CanKDDistiller(ConfigurableDistiller):
         for manager in (self.student_recorders, self.teacher_recorders):
             for recorder in manager.recorders.values():
                 recorder.reset_data_buffer()
+        for name, value in losses.items():
+            if not isinstance(value, Tensor):
+                found = f'{name}, {type(self.distill_losses[name]).__name__}, returned {type(value).__name__}'
+                raise SetupError(f"The distiller's loss {found}: its forward has to return a tensor.")
         for name, factor in self._factors.items():
             losses[name] = factor * losses[name]
         return losses
@@ -154,7 +159,8 @@ class CanKDDistiller(ConfigurableDistiller):
                 student_record['connector'] = name
             teacher_record = dict(recorder=teacher.source, from_student=False, data_idx=teacher.index)
             losses[name], cls = _complete('loss', loss, out_channel, out_channel)
-            mappings[name] = dict(zip(_arguments(cls), (student_record, teacher_record)))
+            if name not in self._given['loss_forward_mappings']:
+                mappings[name] = dict(zip(_arguments(cls), (student_record, teacher_record)))
             how, counts = 'through a connector' if 'connector' in student_record else 'as it is', ''
             if self.level_weights == 'pixels':
                 self._factors[name] = (finest / student.stride) ** 2
@@ -173,9 +179,14 @@ def _complete(what: str, cfg: dict, student_channels: int, teacher_channels: int
     cls = MODELS.get(cfg['type']) if isinstance(cfg['type'], str) else cfg['type']
     if cls is None:
         near = get_close_matches(cfg['type'], list(MODELS.module_dict), n=3, cutoff=0.5)
-        near = near or [dict(loss='CanKDLoss', connector='ConvModuleConnector')[what]]
-        advice = f'did you mean {" or ".join(map(repr, near))}?'
+        near = [
+            f'{scope}.{cfg["type"]}' for scope in installed_libraries() if class_of(MODELS, cfg['type'], scope)
+        ] or near
+        meant = f'did you mean {" or ".join(map(repr, near))}, or ' if near else ''
+        advice = f'{meant}does custom_imports lack the module that registers it?'
         raise SetupError(f"The distiller's {what} type {cfg['type']!r} is not registered; {advice}")
+    if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
+        raise SetupError(f"The distiller's {what} {cfg['type']!r} is no class of torch.nn.Module: register one.")
     accepted = inspect.signature(cls.__init__).parameters
     channels = dict.fromkeys(('in_channel', 'in_channels', 'student_channels'), student_channels)
     channels.update(dict.fromkeys(('out_channel', 'out_channels', 'teacher_channels'), teacher_channels))
@@ -189,7 +200,15 @@ _STUDENTS, _TEACHERS = {'s', 'stu', 'student', 'pred', 'input'}, {'t', 'tea', 't
 
 def _arguments(loss: type) -> List[str]:
     """Name the arguments of a loss that take the student's and the teacher's feature."""
-    names = list(inspect.signature(loss.forward).parameters)[1:3]
+    _, *parameters = inspect.signature(loss.forward).parameters.values()
+    names = [parameter.name for parameter in parameters[:2]]
+    starred = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    for other in parameters[2:]:
+        if other.default is other.empty and other.kind not in starred:
+            problem = (
+                f"The distiller's loss {loss.__name__} takes {other.name} beside two features, and nothing gives it"
+            )
+            raise SetupError(f'{problem}: give it a default, or give loss_forward_mappings.')
     words = [set(re.split('[_0-9]+', re.sub('(?<=[a-z])(?=[A-Z])', '_', name).lower())) for name in names]
     if len(names) == 2:
         if words[0] & _STUDENTS and words[1] & _TEACHERS:

@@ -48,6 +48,36 @@ def losses_of(distiller, student, teacher, image):
     return distiller.compute_distill_losses()
 
 
+class Mse(nn.Module):
+    """What the losses below do with their arguments."""
+
+    def of(self, a, b):
+        return (a - b).square().mean()
+
+
+@MODELS.register_module()
+class OtherNames(Mse):
+    def forward(self, a, b):
+        return self.of(a, b)
+
+
+@MODELS.register_module()
+class ThreeArguments(Mse):
+    def forward(self, s_feature, t_feature, mask):
+        return self.of(s_feature, t_feature)
+
+
+@MODELS.register_module()
+class GivesDict(Mse):
+    def forward(self, s_feature, t_feature):
+        return dict(loss=self.of(s_feature, t_feature))
+
+
+@MODELS.register_module()
+def a_function(s_feature, t_feature):
+    return (s_feature - t_feature).square().mean()
+
+
 LOSS = dict(type='CanKDLoss', loss_weight=5.0)
 IMAGE = torch.randn(2, 3, 20, 24)
 
@@ -277,6 +307,14 @@ def test_probing_leaves_the_model_as_it_was():
         ),
         (dict(source='neck', levels=[0, 1], teacher_levels=[1]), r'levels of one length|one length'),
         (dict(source='neck', loss=dict(type='CanKDLos')), r"'CanKDLos' is not registered; did you mean 'CanKDLoss'"),
+        (
+            dict(source='neck', loss=dict(type='FocalLoss')),
+            r"'FocalLoss' is not registered; did you mean 'mmdet.FocalL",
+        ),
+        (dict(source='neck', loss=dict(type='Mine')), r"'Mine' is not registered; does custom_imports lack the module"),
+        (dict(source='neck', loss=dict(type='OtherNames')), r'OtherNames takes a and b, .* or give loss_forward_mapp'),
+        (dict(source='neck', loss=dict(type='ThreeArguments')), r'takes mask beside two features, and nothing gives'),
+        (dict(source='neck', loss=dict(type='a_function')), r"'a_function' is no class of torch.nn.Module: register"),
         (dict(source='neck', loss=None), r'no loss: give one'),
         (dict(source='neck', connector=dict(type='MGD')), r"connector type 'MGD' is not registered; did you mean"),
         (dict(source=None, connector=dict(type='MGDConnector')), r'got connector but no source'),
@@ -292,6 +330,19 @@ def test_mistakes_are_one_clear_sentence(cfg, words):
     with pytest.raises(SetupError, match=words) as error:
         build(Net(4), Net(4), **{'loss': LOSS if cfg.get('source') else None, **cfg})
     assert '\n' not in str(error.value)
+
+
+def test_own_loss_by_given_mappings_and_what_it_returns():
+    student, teacher = Net(4), Net(4)
+    a, b = (dict(recorder='neck', from_student=whose, data_idx=1) for whose in (True, False))
+    mappings = dict(loss_neck_1=dict(a=a, b=b))
+    given = build(
+        student, teacher, source='neck', levels=[1], loss=dict(type='OtherNames'), loss_forward_mappings=mappings
+    )
+    assert losses_of(given, student, teacher, IMAGE)['loss_neck_1'] > 0
+    returns = build(student, teacher, source='neck', loss=dict(type='GivesDict'))
+    with pytest.raises(SetupError, match='loss_neck_0, GivesDict, returned dict: its forward has to return a tensor'):
+        losses_of(returns, student, teacher, IMAGE)
 
 
 @pytest.mark.parametrize(
