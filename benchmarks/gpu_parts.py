@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.gpu import write
 from benchmarks.loss import BATCH, SIZES, side
 from benchmarks.measure import Clock, compare
-from benchmarks.step import NONE, OURS, PAIRS, PKD, build
+from benchmarks.step import NONE, OURS, PKD, build, pairs
 from benchmarks.step import side as step_side
 from cankd_mm.apis import export_student
 from cankd_mm.config.options import format_options
@@ -115,8 +115,7 @@ def loss(dry_run):
 def step(dry_run):
     """Steps of two and of 16 images: the larger batch last, which takes longest."""
     found, kinds = dict(results=[]), (NONE, PKD, OURS)
-    for name, pair in PAIRS.items():
-        pair = {**pair, **pair['quick']} if dry_run else pair
+    for name, pair in pairs(dry_run).items():
         models = {kind: build(pair, kind) for kind in kinds}
         for images in (2, 3 if dry_run else 16):
             for amp in (False, True):

@@ -23,6 +23,7 @@ PAIRS = {
         levels=4,
         size=(800, 1216),
         quick=dict(
+            name='RetinaNet R18 -> R18, 64x96',
             student='mmdet::retinanet/retinanet_r18_fpn_1x_coco.py',
             teacher='mmdet::retinanet/retinanet_r18_fpn_1x_coco.py',
             levels=2,
@@ -37,7 +38,11 @@ PAIRS = {
         source='backbone.layer4',
         levels=None,
         size=(512, 1024),
-        quick=dict(teacher='mmseg::pspnet/pspnet_r50-d8_4xb2-80k_cityscapes-512x1024.py', size=(64, 96)),
+        quick=dict(
+            name='PSPNet R50 -> R18, 64x96',
+            teacher='mmseg::pspnet/pspnet_r50-d8_4xb2-80k_cityscapes-512x1024.py',
+            size=(64, 96),
+        ),
         optimizer=dict(type='SGD', lr=0.01, momentum=0.9, weight_decay=0.0005),
     ),
 }
@@ -56,8 +61,7 @@ def main():
     kinds = {key: (key, False, {}) for key in (NONE, PKD, OURS, STOCK)}
     kinds.update(VARIANTS if arguments.variants else {})
     results = []
-    for name, pair in PAIRS.items():
-        pair = {**pair, **pair['quick']} if arguments.quick else pair
+    for name, pair in pairs(arguments.quick).items():
         size = pair['size']
         sides = {
             key: side(build(pair, kind, options), pair, size, arguments.device, amp)
@@ -68,9 +72,16 @@ def main():
     finish(arguments, dict(benchmark='step', batch=BATCH, results=results), table(results))
 
 
+def pairs(quick):
+    """The pairs by name, or small ones of the same kinds."""
+    return {pair['quick']['name']: {**pair, **pair['quick']} for pair in PAIRS.values()} if quick else PAIRS
+
+
 def build(pair, kind, options=None):
     """The model of one side, with random weights."""
     student, teacher = (offline(load_model_cfg(pair[key])) for key in ('student', 'teacher'))
+    if 'size' in student.data_preprocessor:  # to which MMSegmentation pads, whatever the batch has
+        student.data_preprocessor.size = pair['size']
     with DefaultScope.overwrite_default_scope(pair['scope']):
         if kind == NONE:
             return MODELS.build(student)

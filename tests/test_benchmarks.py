@@ -11,7 +11,7 @@ import torch
 from benchmarks import gpu, gpu_parts, operators
 from benchmarks.growth import exponents
 from benchmarks.naive import NaiveCanKDLoss
-from benchmarks.step import PAIRS, build
+from benchmarks.step import NONE, PAIRS, build, pairs, side
 from cankd_mm.models import CanKDLoss
 
 roi_align = import_module('mmcv.ops.roi_align')
@@ -38,6 +38,16 @@ def test_every_side_of_a_step_distills_the_same_features(pair):
         )
     sizes = [sum(p.numel() for p in model.distiller.parameters()) for model in (ours, stock)]
     assert sizes[0] == sizes[1]
+
+
+@pytest.mark.parametrize('name, pair', pairs(quick=True).items())
+def test_quick_steps_are_of_the_size_in_their_name(name, pair):
+    """MMSegmentation's preprocessor pads to the size of its config."""
+    model, seen = build(pair, NONE), []
+    model.backbone.register_forward_pre_hook(lambda module, args: seen.append(tuple(args[0].shape)))
+    side(model, pair, pair['size'], 'cpu')()
+    height, width = pair['size']
+    assert seen == [(2, 3, height, width)] and name.endswith(f', {height}x{width}')
 
 
 def test_exponents_of_a_straight_line():
