@@ -6,6 +6,7 @@ from typing import Dict, List, Optional, Tuple
 from mmengine.logging import print_log
 from mmengine.model import BaseModel
 from mmrazor.models import ConfigurableDistiller
+from mmrazor.models.architectures.connectors import ConvModuleConnector
 from mmrazor.models.task_modules import RecorderManager
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from cankd_mm.errors import SetupError
 from cankd_mm.models.distillers.levels import Levels, pair_levels
 from cankd_mm.models.distillers.probe import Level, probe_both
 from cankd_mm.models.distillers.recording import prepare
+from cankd_mm.models.losses import CanKDLoss
 
 _LONG_FORM = ('student_recorders', 'teacher_recorders', 'connectors', 'distill_losses', 'loss_forward_mappings')
 
@@ -121,7 +123,10 @@ class CanKDDistiller(ConfigurableDistiller):
 
     def compute_distill_losses(self) -> Dict[str, Tensor]:
         """Compute the losses of the recorded features by name, and free the features."""
-        losses = super().compute_distill_losses()
+        losses = {}
+        for name, records in self.loss_forward_mappings.items():
+            inputs = {argument: self.get_record(**record) for argument, record in records.items()}
+            losses[name] = self.distill_losses[name](**inputs, **self._projected(name))
         for manager in (self.student_recorders, self.teacher_recorders):
             for recorder in manager.recorders.values():
                 recorder.reset_data_buffer()
@@ -132,6 +137,15 @@ class CanKDDistiller(ConfigurableDistiller):
         for name, factor in self._factors.items():
             losses[name] = factor * losses[name]
         return losses
+
+    def _projected(self, name: str) -> dict:
+        """Give CanKDLoss what its student's feature is a 1x1 convolution of, which spares it work."""
+        loss, records = self.distill_losses[name], self.loss_forward_mappings[name]
+        if type(loss).forward is not CanKDLoss.forward or 's_feature' not in records:
+            return {}
+        record = dict(records['s_feature'])
+        conv = _plain_convolution(self.connectors[record.pop('connector')]) if record.get('connector') else None
+        return {} if conv is None else dict(projected=(self.get_record(**record), conv))
 
     def _build_expanded(self, ours: List[Level], theirs: List[Level]) -> None:
         """Build connectors, losses and mappings of the short form merged with those that were given."""
@@ -172,6 +186,16 @@ class CanKDDistiller(ConfigurableDistiller):
         self._check_loss_forward_mappings(
             self.distill_losses, self.loss_forward_mappings, self.student_recorders, self.teacher_recorders
         )
+
+
+def _plain_convolution(connector: nn.Module) -> Optional[nn.Conv2d]:
+    """Return the convolution of a connector that is a 1x1 convolution to more channels, and nothing else."""
+    module = connector.conv_module if type(connector) is ConvModuleConnector else None
+    if module is None or module.with_norm or module.with_activation or type(module.conv) is not nn.Conv2d:
+        return None
+    conv = module.conv
+    plain = conv.kernel_size == conv.stride == (1, 1) and conv.padding == (0, 0) and conv.groups == 1
+    return conv if plain and conv.in_channels < conv.out_channels else None
 
 
 def _complete(what: str, cfg: dict, student_channels: int, teacher_channels: int) -> Tuple[dict, type]:

@@ -1,4 +1,4 @@
-from typing import Sequence, Tuple, Union
+from typing import Optional, Sequence, Tuple, Union
 
 import torch
 from torch import Tensor, distributed, nn
@@ -15,6 +15,9 @@ from cankd_mm.models.layers.affinity import (
 from cankd_mm.models.layers.products import one_matrix, pooled_product
 
 MODES = ('dot_product', 'embedded_gaussian', 'gaussian', 'concatenation')
+
+
+Projected = Tuple[Tensor, nn.Conv2d]
 
 
 class CanBlock(nn.Module):
@@ -74,19 +77,23 @@ class CanBlock(nn.Module):
         self.bn = nn.BatchNorm2d(in_channels)
         nn.init.zeros_(self.bn.weight)
 
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, projected: Optional[Projected] = None) -> Tensor:
         """Let the student's pixels attend to the teacher's.
 
         Args:
             x (Tensor): Student feature, ``(N, C, H, W)``.
             t (Tensor): Teacher feature, ``(N, C, H', W')``.
+            projected (tuple, optional): Where x is a 1x1 convolution of a feature of fewer channels, that feature,
+                ``(N, B, H, W)``, and the convolution: the products with x are then such with that feature, for the
+                dot product. Defaults to None.
 
         Returns:
             Tensor: ``z``, ``(N, C, H, W)``.
         """
         if self.g.weight.dtype in HALF:  # a block that is itself in half precision, not one under autocast
             x, t = x.to(self.g.weight.dtype), t.to(self.g.weight.dtype)
-        z = self._normalize(getattr(self, f'_{self.mode}')(x, t))
+        known = dict(projected=projected) if self.mode == 'dot_product' else {}
+        z = self._normalize(getattr(self, f'_{self.mode}')(x, t, **known))
         return z + x if self.residual else z
 
     @torch.no_grad()
@@ -115,15 +122,22 @@ class CanBlock(nn.Module):
             f = (queries.transpose(1, 2) @ keys).softmax(2)
         return f[0].unflatten(1, size)
 
-    def _dot_product(self, x: Tensor, t: Tensor) -> Tensor:
+    def _dot_product(self, x: Tensor, t: Tensor, projected: Optional[Projected] = None) -> Tensor:
         phi, g = self._keys_and_values(t)
-        (d, m), c, p = phi.shape[1:], x.shape[1], x.shape[2] * x.shape[3]
-        # theta, the contraction and W are linear maps of a pixel of x. On large maps, one matrix for all three is the
-        # least work; on small ones its products are more kernels than they save.
-        least_work = m * d * d + c * d * (d + c) + p * c * c < 2 * p * c * d + min(2 * p * m * d, (p + m) * d * d)
-        if p < 32 * c or not least_work:
+        theta, out = ((conv.weight.flatten(1), conv.bias) for conv in (self.theta, self.conv_out))
+        source, conv = projected or (x, None)
+        (d, m), (b, c), p = phi.shape[1:], (source.shape[1], x.shape[1]), x.shape[2] * x.shape[3]
+        # theta, the contraction and W are linear maps of a pixel of x, as is what x is projected by. One matrix for all
+        # is the least work on large maps; on small ones its products are more kernels than they save.
+        work, other = m * d * d + c * d * (d + b) + p * c * b, 2 * p * c * d + min(2 * p * m * d, (p + m) * d * d)
+        if work >= (other if p >= 32 * c else other / 2):
             return self._project(dot_product_attention(self.theta(x).flatten(2), phi, g), x)
-        return one_matrix(x.flatten(2), phi, g, self.theta, self.conv_out).unflatten(2, x.shape[2:])
+        if conv is not None:
+            with torch.autocast(x.device.type, enabled=False):
+                weight, bias = at_least_float32(*theta)
+                bias = bias if conv.bias is None else torch.addmv(bias, weight, conv.bias.to(bias.dtype))
+                theta = weight @ conv.weight.flatten(1).to(weight.dtype), bias
+        return one_matrix(source.flatten(2), phi, g, theta, out).unflatten(2, x.shape[2:])
 
     def _embedded_gaussian(self, x: Tensor, t: Tensor) -> Tensor:
         phi, g = self._keys_and_values(t)

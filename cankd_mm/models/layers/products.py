@@ -5,10 +5,10 @@ its share computed in float32, as rounding would hide what varies beside it; fac
 """
 
 from contextlib import nullcontext
-from typing import Any, Optional, Tuple
+from typing import Any, Optional, Sequence, Tuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from cankd_mm.models.layers.affinity import HALF, at_least_float32, scaled_product
@@ -34,22 +34,21 @@ def pooled_product(t: Tensor, weight: Tensor, bias: Tensor, side: int) -> Tensor
         return _PooledProduct.apply(t, weight, bias, side)
 
 
-def one_matrix(x: Tensor, phi: Tensor, g: Tensor, theta: nn.Conv2d, out: nn.Conv2d) -> Tensor:
-    """Compute ``W (g phi^T / M) theta(x)`` by one matrix for each image.
+def one_matrix(x: Tensor, phi: Tensor, g: Tensor, theta: Sequence[Tensor], out: Sequence[Tensor]) -> Tensor:
+    """Compute ``W (g phi^T / M) (theta x + b) + b'`` by one matrix for each image.
 
     Args:
-        x (Tensor): Student feature, ``(N, C, P)`` with P pixels.
+        x (Tensor): Student feature, ``(N, B, P)`` with P pixels.
         phi (Tensor): Keys, ``(N, D, M)`` with M pixels.
         g (Tensor): Values, ``(N, D, M)``.
-        theta (nn.Conv2d): Projects x to D channels.
-        out (nn.Conv2d): Projects back to C channels: W.
+        theta (Sequence[Tensor]): theta and b, ``(D, B)`` and ``(D,)``.
+        out (Sequence[Tensor]): W and b', ``(C, D)`` and ``(C,)``.
 
     Returns:
         Tensor: ``(N, C, P)``, float32 for a feature in half precision.
     """
     with torch.autocast(x.device.type, enabled=False):
-        parameters = (theta.weight.flatten(1), theta.bias, out.weight.flatten(1), out.bias)
-        return _OneMatrix.apply(x, *at_least_float32(phi, g, *parameters))
+        return _OneMatrix.apply(x, *at_least_float32(phi, g, *theta, *out))
 
 
 class _PooledProduct(torch.autograd.Function):

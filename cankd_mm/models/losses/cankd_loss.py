@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from cankd_mm.errors import SetupError
 from cankd_mm.models.layers import CanBlock
 from cankd_mm.models.layers.affinity import at_least_float32
+from cankd_mm.models.layers.can_block import Projected
 from cankd_mm.models.losses.normalized_mse import NORMS, normalized_mse
 
 
@@ -74,20 +75,23 @@ class CanKDLoss(nn.Module):
         self.norm, self.resize, self.loss_weight = norm, resize, loss_weight
         self.can = None if mode is None else CanBlock(in_channels, reduction, sub_sample, mode, residual)
 
-    def forward(self, s_feature: Tensor, t_feature: Tensor) -> Tensor:
+    def forward(self, s_feature: Tensor, t_feature: Tensor, projected: Optional[Projected] = None) -> Tensor:
         """Compute the loss of one level.
 
         Args:
             s_feature (Tensor): Student feature, ``(N, C, H, W)``.
             t_feature (Tensor): Teacher feature, ``(N, C, H, W)``; with ``resize``, H and W may be others.
+            projected (tuple, optional): As in :class:`CanBlock`, which it spares work: what ``s_feature`` is a 1x1
+                convolution of, and that. :class:`CanKDDistiller` gives it. Defaults to None.
 
         Returns:
             Tensor: ``mu * MSE(IN(z), IN(t))``, a scalar.
         """
         if s_feature.numel() == 0:  # no image, or none of its pixels
             return s_feature.sum() + 0 * sum(p.sum() for p in self.parameters())
-        s_feature, t_feature, target = self.resized(s_feature, t_feature)
-        z = s_feature if self.can is None else self.can(s_feature, t_feature)
+        x, t_feature, target = self.resized(s_feature, t_feature)
+        projected = projected if x is s_feature else None
+        z = x if self.can is None else self.can(x, t_feature, projected=projected)
         if self.norm is None:
             with torch.autocast(z.device.type, enabled=False):
                 return self.loss_weight * F.mse_loss(*at_least_float32(z, target))

@@ -1,11 +1,12 @@
 import pytest
 import torch
 from mmengine.registry import DefaultScope
+from mmrazor.models import ConfigurableDistiller
 from mmrazor.registry import MODELS
 from torch import nn
 
 from cankd_mm.errors import SetupError
-from cankd_mm.models import CanKDLoss
+from cankd_mm.models import CanKDDistiller, CanKDLoss
 from cankd_mm.models.distillers.recording import recording
 
 
@@ -109,6 +110,37 @@ def test_short_form_equals_long_form():
     assert set(ours) == set(names)
     torch.testing.assert_close(ours, theirs)
     assert all(loss > 0 for loss in ours.values())
+
+
+@pytest.mark.parametrize(
+    'connector, plain',
+    [
+        (None, True),
+        (dict(type='ConvModuleConnector', act_cfg=None, bias=False), True),
+        (dict(type='ConvModuleConnector', norm_cfg=dict(type='BN'), act_cfg=None), False),
+        (dict(type='ConvModuleConnector'), False),  # a ReLU
+        (dict(type='ConvModuleConnector', kernel_size=3, padding=1, act_cfg=None), False),
+    ],
+)
+def test_products_go_through_a_plain_connector(connector, plain):
+    """One matrix for connector and block: what MMRazor's own way gives, with less work."""
+    student, teacher = Net(4).double(), Net(32).double()
+    distiller = build(student, teacher, source='neck', connector=connector, loss=LOSS).double()
+    for parameter in distiller.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    image, found, taken = IMAGE.double(), [], []
+    for loss in distiller.distill_losses.values():
+        loss.can.register_forward_hook(lambda *call: taken.append(call[2]['projected']), with_kwargs=True)
+    for cls in (CanKDDistiller, ConfigurableDistiller):
+        with torch.no_grad(), recording(distiller.teacher_recorders, teacher, 'teacher'):
+            teacher.extract_feat(image)
+        with recording(distiller.student_recorders, student, 'student'):
+            student.extract_feat(image)
+        losses = cls.compute_distill_losses(distiller)
+        parameters = [*distiller.parameters(), *student.backbone.parameters(), *student.neck.parameters()]
+        found.append((losses, torch.autograd.grad(sum(losses.values()), parameters)))
+    torch.testing.assert_close(*found, rtol=1e-9, atol=1e-12)
+    assert [entry is not None for entry in taken] == [plain, plain, False, False]
 
 
 def test_no_connector_where_channels_are_equal():

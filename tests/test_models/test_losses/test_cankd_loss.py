@@ -201,6 +201,22 @@ def test_autocast_is_close_to_float64(dtype, side, mean, deviation, factor):
     assert min(cosines.values()) > 0.999, cosines
 
 
+@pytest.mark.parametrize('bias', [True, False])
+@pytest.mark.parametrize('side', [6, 12], ids=['small', 'large'])
+def test_a_projected_feature_spares_work_and_changes_nothing(side, bias):
+    conv, loss = _trained(nn.Conv2d(4, 16, 1, bias=bias)), _trained(CanKDLoss(16))
+    s, t = torch.randn(2, 4, side, side, dtype=torch.double), torch.randn(2, 16, side, side, dtype=torch.double)
+    s.requires_grad_()
+    found, counts = [], []
+    for projected in (None, (s, conv)):
+        with _Operations() as operations:
+            value = loss(conv(s), t, projected=projected)
+        counts.append(operations.multiplications)
+        found.append((value, torch.autograd.grad(value, [s, *conv.parameters(), *loss.parameters()])))
+    torch.testing.assert_close(*found, rtol=1e-9, atol=1e-12)
+    assert counts[1] < 0.7 * counts[0]
+
+
 def test_gradient_checkpointing():
     loss = _trained(CanKDLoss(8))
     x, t = torch.randn(2, 2, 8, 9, 10, dtype=torch.double).unbind(1)
@@ -228,12 +244,17 @@ class _Operations(TorchDispatchMode):
 
     def __init__(self):
         super().__init__()
-        self.count = 0
+        self.count = self.multiplications = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        free = func.is_view or re.search('detach|alias|empty|view|promote_types', func.overloadpacket.__name__)
-        self.count += not free
-        return func(*args, **(kwargs or {}))
+        name = func.overloadpacket.__name__
+        self.count += not (func.is_view or re.search('detach|alias|empty|view|promote_types', name))
+        found = func(*args, **(kwargs or {}))
+        if name in ('mm', 'bmm', 'baddbmm', 'addmm'):
+            self.multiplications += found.numel() * args[-1].shape[-2]
+        elif name == 'convolution':
+            self.multiplications += found.numel() * args[1][0].numel()
+        return found
 
 
 @needs_torch('2.1', 'operators do not tell which of them are views')
