@@ -111,7 +111,7 @@ def write(task: str) -> None:
     twice['param_scheduler'] = [cfg.param_scheduler[0], dict(cfg.param_scheduler[1], T_max=2 * EPOCHS)]
     _save(root / 'sequence/twice.py', recommended, twice)
     for name, first in (('from-middle', 'middle'), ('from-itself', 'recommended')):
-        trained = f'{root}/sequence/compare/{first}/seed0/student/{first}_student'
+        trained = f'{root}/compare/{first}/seed0/student/{first}_student'
         then = dict(model=dict(teacher=f'{trained}.py', teacher_ckpt=f'{trained}.pth'))
         _save(root / f'sequence/then/{name}.py', recommended, then)
 

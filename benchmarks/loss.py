@@ -39,7 +39,8 @@ def side(loss, shape, device, dtype=torch.float32):
 
 
 def main():
-    arguments = parse_arguments(__doc__, repeats=5)
+    arguments = parse_arguments(__doc__, repeats=5, half='features in bfloat16, under autocast')
+    dtype = torch.bfloat16 if arguments.half else torch.float32
     memory = torch.cuda.mem_get_info()[0] if arguments.device == 'cuda' else psutil.virtual_memory().available
     results, cases = [], []
     for name, (channels, maps) in SIZES.items():
@@ -52,11 +53,11 @@ def main():
             losses = dict(CanKD=CanKDLoss(channels), PKD=PKDLoss())
             if 3 * naive.matrix_bytes(shape) < memory:
                 losses['CanKD, naive'] = naive
-            cases.append({key: side(loss, shape, arguments.device) for key, loss in losses.items()})
+            cases.append({key: side(loss, shape, arguments.device, dtype) for key, loss in losses.items()})
             results.append(dict(model=name, shape=shape, naive_matrix_mb=naive.matrix_bytes(shape) / 2**20))
     for entry, sides in zip(results, compare(cases, 1 if arguments.quick else arguments.repeats)):
         entry['sides'] = sides
-    finish(arguments, dict(benchmark='loss', results=results), table(results))
+    finish(arguments, dict(benchmark='loss', dtype=str(dtype), results=results), table(results))
 
 
 def table(results):
