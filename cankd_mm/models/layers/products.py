@@ -81,14 +81,13 @@ class _PooledProduct(torch.autograd.Function):
         of_b = grad.sum((0, 1))
         if mean is not None:
             of_mean = grad.sum(1)[:, :, None] * mean.transpose(1, 2)
-            grad, scale = _in_range(grad.transpose(1, 2), norms, pixels.dtype)
-            grad = grad.transpose(1, 2)
+            grad, scale = _in_range(grad, norms, pixels.dtype, dim=1)
         if indices:
             spread = grad.new_zeros(len(grad), ctx.size.numel(), grad.shape[2])
             grad = spread.scatter_(1, *indices, grad)
         of_w = grad.transpose(1, 2) @ pixels.transpose(1, 2).to(grad.dtype)  # under autocast grad may be half
         if mean is not None:
-            of_w = torch.addcmul(of_mean, of_w, scale)
+            of_w = torch.addcmul(of_mean, of_w, scale.transpose(1, 2))
         return None, of_w.sum(0), of_b, None
 
 
@@ -143,13 +142,13 @@ class _OneMatrix(torch.autograd.Function):
 def _centred(feature: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
     """Take the means over the pixels off ``(N, C, P)`` in half precision; return them and the norms that are left."""
     mean = feature.mean(2, keepdim=True, dtype=torch.float32)
-    centred = torch.sub(feature, mean, out=torch.empty_like(feature))
+    centred = torch.sub(feature, mean, out=torch.empty(feature.shape, dtype=feature.dtype, device=feature.device))
     return centred, mean, _norms(centred)
 
 
-def _norms(feature: Tensor, least: float = 1.0) -> Tensor:
+def _norms(feature: Tensor, least: float = 1.0, dim: int = 2) -> Tensor:
     """Norms over the pixels of ``(N, C, P)``, ``(N, C, 1)``, float32. At least 1: factors stay in range, too."""
-    return torch.linalg.vector_norm(feature, dim=2, keepdim=True, dtype=torch.float32).clamp_(min=least)
+    return torch.linalg.vector_norm(feature, dim=dim, keepdim=True, dtype=torch.float32).clamp_(min=least)
 
 
 def _scaled(matrix: Tensor, norms: Tensor, dtype: torch.dtype) -> Tuple[Tensor, Tensor]:
@@ -161,10 +160,12 @@ def _scaled(matrix: Tensor, norms: Tensor, dtype: torch.dtype) -> Tuple[Tensor, 
     return (matrix / scale).to(dtype), scale
 
 
-def _in_range(grad: Tensor, norms: Tensor, dtype: torch.dtype) -> Tuple[Tensor, Tensor]:
+def _in_range(grad: Tensor, norms: Tensor, dtype: torch.dtype, dim: int = 2) -> Tuple[Tensor, Tensor]:
     """Bring ``(N, I, P)`` to where its products with a feature, summed over the pixels, stay in range.
 
     By Cauchy and Schwarz, the product of the norms bounds them. What was divided by is returned, too: ``(N, I, 1)``.
+    ``dim`` is that of the pixels.
     """
-    scale = _norms(grad, _TINY) * (norms.amax(1, keepdim=True) / _LARGE)
-    return torch.div(grad, scale, out=torch.empty_like(grad, dtype=dtype)), scale
+    scale = _norms(grad, _TINY, dim) * (norms.amax(1, keepdim=True) / _LARGE)
+    out = torch.empty(grad.shape, dtype=dtype, device=grad.device)
+    return torch.div(grad, scale, out=out), scale

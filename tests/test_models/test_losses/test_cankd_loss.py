@@ -150,6 +150,20 @@ def test_compiles_to_the_same_loss_and_gradients(mode, side):
     torch.testing.assert_close(*found)
 
 
+@needs_torch('2.3', 'an out= argument breaks the graph')
+def test_compiles_under_autocast():
+    loss = _trained(CanKDLoss(8)).float()
+    x, t = torch.randn(2, 2, 8, 18, 16).bfloat16().unbind(1)
+    x = x.clone().requires_grad_()
+    torch._dynamo.reset()
+    found = []
+    for function in (loss, torch.compile(loss, backend='aot_eager', fullgraph=True)):
+        with torch.autocast('cpu', torch.bfloat16):
+            value = function(x, t)
+        found.append((value, torch.autograd.grad(value, x)[0]))
+    torch.testing.assert_close(*found, rtol=2e-2, atol=2e-2 * float(found[0][1].abs().max()))
+
+
 @needs_torch('2.1', 'the meta device lacks operators')
 @pytest.mark.parametrize('norm', ['instance', 'layer', None])
 @pytest.mark.parametrize('mode', [*MODES, None])
