@@ -36,7 +36,7 @@ TASKS = {
         'leftImg8bit/train',
     ),
 }
-PHOTOS = 'data/aquarium/annotations/train.json'  # of another kind
+PHOTOS = 'data/aquarium/annotations/train.json'  # of another kind, where they are there
 DATA = Path('data/digits-5000')  # of which the first 300 scenes are those of data/digits
 STUDENT, TEACHER, MANY = range(300), range(300, 2300), range(2300, 5000)  # nobody sees the scenes of another
 SHARES = (5, 10, 25, 50)  # per cent of the student's scenes that have labels
@@ -69,9 +69,6 @@ def write(task: str) -> None:
     few = str(Path(labeled['data_root']) / small)
     unlabeled = dict(type='UnlabeledImages', images=few, metainfo=labeled['metainfo'], pipeline=steps)
     every = list(list_images(str(DATA / task / images)))
-    photos = list(list_images(PHOTOS))[: len(STUDENT)]
-    (root / 'photos.txt').write_text('\n'.join([*photos, '']))
-    (root / 'mixed.txt').write_text('\n'.join([*(every[i] for i in STUDENT), *photos, '']))
     (root / 'many.txt').write_text('\n'.join([*(every[i] for i in (*STUDENT, *MANY)), '']))
 
     frozen, alone = dict(frozen_parts=[head]), [dict(type='mmrazor.StopDistillHook', stop_epoch=0)]
@@ -81,16 +78,18 @@ def write(task: str) -> None:
         'pseudo-0': dict(written, custom_hooks=alone),
         'both-0': _on(unlabeled, recommended, frozen),
         'both-0-many': _on(dict(unlabeled, images=f'{root}/many.txt', length=len(STUDENT)), recommended, frozen),
-        'both-0-photos': _on(dict(unlabeled, images=f'{root}/photos.txt', length=len(STUDENT)), recommended, frozen),
-        'both-0-mixed': _on(dict(unlabeled, images=f'{root}/mixed.txt', length=len(STUDENT)), recommended, frozen),
         'both-0-no-block': _on(unlabeled, recommended, {**frozen, **_distiller(loss=dict(mode=None))}),
-        'both-0-level-0': _on(unlabeled, recommended, {**frozen, **_distiller(levels=[0], level_weights=None)}),
-        'both-0-levels-alike': _on(unlabeled, recommended, {**frozen, **_distiller(level_weights=None)}),
         **{
             f'both-0-weight-{weight}': _on(unlabeled, recommended, {**frozen, **_distiller(loss=_weight(weight))})
             for weight in WEIGHTS
         },
     }
+    if Path(PHOTOS).exists():
+        photos = list(list_images(PHOTOS))[: len(STUDENT)]
+        for name, listed in (('photos', photos), ('mixed', [*(every[i] for i in STUDENT), *photos])):
+            (root / f'{name}.txt').write_text('\n'.join([*listed, '']))
+            other = dict(unlabeled, images=f'{root}/{name}.txt', length=len(STUDENT))
+            methods[f'both-0-{name}'] = _on(other, recommended, frozen)
     for share in SHARES:
         number = len(STUDENT) * share // 100
         some = dict(labeled, indices=list(range(number)))

@@ -123,7 +123,8 @@ class _OneMatrix(torch.autograd.Function):
         else:
             grad, scale = _in_range(grad, norms, x.dtype)
             of_matrix = torch.addcmul(of_bias * mean.transpose(1, 2), grad @ x.transpose(1, 2), scale)
-            part, scale = _scaled((matrix * scale).transpose(1, 2), _norms(grad), x.dtype)
+            bounds = (_LARGE / norms.amax(1, keepdim=True)).clamp_(min=1.0).expand(n, grad.shape[1], 1)  # its norms
+            part, scale = _scaled((matrix * scale).transpose(1, 2), bounds, x.dtype)
             of_x = (part @ grad).mul_(scale)
         of_output = torch.baddbmm(of_matrix @ w.t(), of_bias, b.expand(n, 1, -1))
         of_attended = torch.bmm(w_out.t().expand(n, -1, -1), of_output)
