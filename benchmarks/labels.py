@@ -1,5 +1,5 @@
-"""What labels are worth: writes pair, teacher and methods of the guide on images without labels, on the digit scenes;
-and how well the predictions of a teacher rate its students.
+"""What labels are worth: writes pair, teacher and methods of the guide on images without labels, where the student's
+images are others than the teacher's; and how well the predictions of a teacher rate its students.
 
     python -m benchmarks.labels write detection        # under work_dirs/labels-detection
     python -m benchmarks.labels agree PAIR IMAGES DIR  # DIR is the folder of a comparison
@@ -8,6 +8,7 @@ and how well the predictions of a teacher rate its students.
 import argparse
 import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -21,98 +22,143 @@ from cankd_mm.config.read import load_config
 from cankd_mm.demo.dataset import prepare
 
 CONFIGS = Path(__file__).resolve().parents[1] / 'configs'
-# The pair, a head that does not fit the teacher's, the list of the student's scenes, and the folder of all.
-TASKS = {
-    'detection': (
-        'demo/cankd_retinanet-r18w32_retinanet-r18w16_digits300.py',
-        dict(bbox_head=dict(feat_channels=48)),
-        'annotations/train_small.json',
-        'train',
-    ),
-    'segmentation': (
-        'demo/cankd_fpn-r18w32_fpn-r18w16_digits300.py',
-        dict(decode_head=dict(channels=48)),
-        'train_small_images.txt',
-        'leftImg8bit/train',
-    ),
-}
-PHOTOS = 'data/aquarium/annotations/train.json'  # of another kind, where they are there
-DATA = Path('data/digits-5000')  # of which the first 300 scenes are those of data/digits
-STUDENT, TEACHER, MANY = range(300), range(300, 2300), range(2300, 5000)  # nobody sees the scenes of another
-SHARES = (5, 10, 25, 50)  # per cent of the student's scenes that have labels
+DIGITS = Path('data/digits-5000')  # of which the first 300 scenes are those of data/digits
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A pair, and who sees which of its images."""
+
+    pair: str
+    images: str  # all training images
+    other_head: dict  # a head that does not fit the teacher's
+    student: range
+    teacher: range
+    epochs: int  # of the student
+    teacher_epochs: int
+    many: range = range(0)  # images that neither sees, for a student with far more of them
+    data_root: Path = None  # where it is not that of the pair
+
+    @property
+    def task(self) -> str:
+        return 'detection' if 'bbox_head' in self.other_head else 'segmentation'
+
+
+BOXES, MAPS = dict(bbox_head=dict(feat_channels=48)), dict(decode_head=dict(channels=48))
+SCENES = dict(student=range(300), teacher=range(300, 2300), many=range(2300, 5000), epochs=10)
+LITE = 'photos/cankd_{0}-lite2_{0}-lite0_{1}.py'
+SETTINGS = {
+    'detection': Setting(
+        'demo/cankd_retinanet-r18w32_retinanet-r18w16_digits300.py', f'{DIGITS}/detection/train', BOXES, **SCENES,
+        teacher_epochs=4, data_root=DIGITS / 'detection'),
+    'segmentation': Setting(
+        'demo/cankd_fpn-r18w32_fpn-r18w16_digits300.py', f'{DIGITS}/segmentation/leftImg8bit/train', MAPS, **SCENES,
+        teacher_epochs=5, data_root=DIGITS / 'segmentation'),
+    'nuclei': Setting(
+        LITE.format('retinanet', 'nuclei'), 'data/nuclei/annotations/train.json', BOXES, range(0, 440, 2),
+        range(1, 440, 2), epochs=4, teacher_epochs=12),
+    'nuclei-maps': Setting(
+        LITE.format('fpn', 'nuclei'), 'data/nuclei/images/train', MAPS, range(0, 440, 2), range(1, 440, 2), epochs=4,
+        teacher_epochs=16),
+    'aquarium': Setting(
+        LITE.format('retinanet', 'aquarium'), 'data/aquarium/annotations/train.json', BOXES, range(0, 448, 2),
+        range(1, 448, 2), epochs=4, teacher_epochs=16),
+}  # fmt: skip
+PHOTOS = 'data/aquarium/annotations/train.json'  # of another kind than the scenes, where they are there
+SHARES = (5, 10, 25, 50)  # per cent of the student's images that have labels
 WEIGHTS = (5, 50, 450)
-EPOCHS = 10
 
 
-def write(task: str) -> None:
-    """Write data and configs of a task."""
-    prepare(DATA, num_train=MANY.stop)
-    pair, other_head, small, images = TASKS[task]
-    root, cfg, (head,) = Path(f'work_dirs/labels-{task}'), load_config(str(CONFIGS / pair)), other_head
-    others = dict(train_dataloader=dict(dataset=dict(data_root=f'{DATA / task}/', indices=list(TEACHER))))
+def write(name: str) -> None:
+    """Write data and configs of a setting."""
+    setting = SETTINGS[name]
+    if setting.data_root:
+        prepare(DIGITS, num_train=setting.many.stop)
+    root, cfg, (head,) = Path(f'work_dirs/labels-{name}'), load_config(str(CONFIGS / setting.pair)), setting.other_head
+    student = list(setting.student)
+    own = dict(data_root=f'{setting.data_root}/') if setting.data_root else {}
+    others = dict(train_dataloader=dict(dataset=dict(own, indices=list(setting.teacher))))
     _save(root / 'teacher.py', CONFIGS / cfg.model.teacher.replace('cankd_mm::', ''), others)
-    epochs = dict(detection=4, segmentation=5)[task]
-    schedule = dict(
-        train_cfg=dict(max_epochs=EPOCHS, val_interval=EPOCHS),
-        param_scheduler=[cfg.param_scheduler[0], dict(cfg.param_scheduler[1], T_max=EPOCHS)],
-        model=dict(teacher_ckpt=f'{root}/teacher/epoch_{epochs}.pth'),
+    pair = dict(
+        _schedule(cfg, setting.epochs), model=dict(teacher_ckpt=f'{root}/teacher/epoch_{setting.teacher_epochs}.pth')
     )
-    _save(root / 'cankd_digits.py', CONFIGS / pair, schedule)
-    _save(root / 'nofit_digits.py', root / 'cankd_digits.py', dict(model=dict(architecture=other_head)))
+    if not setting.data_root:  # of the scenes, the pair has the student's already
+        pair['train_dataloader'] = dict(dataset=dict(indices=student))
+    _save(root / 'cankd_pair.py', CONFIGS / setting.pair, pair)
+    _save(root / 'nofit_pair.py', root / 'cankd_pair.py', dict(model=dict(architecture=setting.other_head)))
 
-    recommended = CONFIGS / f'methods/recommended-{task}.py'
+    recommended = CONFIGS / f'methods/recommended-{setting.task}.py'
     for weight in WEIGHTS:
         _save(root / f'weights/auto-pixels-{weight}.py', recommended, dict(model=_distiller(loss=_weight(weight))))
 
-    labeled = student_config(cfg, exported=False).to_dict()['train_dataloader']['dataset']
+    labeled = student_config(load_config(str(root / 'cankd_pair.py')), exported=False).to_dict()
+    labeled = labeled['train_dataloader']['dataset']
     steps = [step for step in labeled['pipeline'] if step['type'] != 'LoadAnnotations']
-    few = str(Path(labeled['data_root']) / small)
-    unlabeled = dict(type='UnlabeledImages', images=few, metainfo=labeled['metainfo'], pipeline=steps)
-    every = list(list_images(str(DATA / task / images)))
-    (root / 'many.txt').write_text('\n'.join([*(every[i] for i in (*STUDENT, *MANY)), '']))
+    every = list(list_images(setting.images))
+    unlabeled = dict(
+        type='UnlabeledImages', images=_list(root / 'student.txt', [every[i] for i in student]),
+        metainfo=labeled['metainfo'], pipeline=steps)  # fmt: skip
 
     frozen, alone = dict(frozen_parts=[head]), [dict(type='mmrazor.StopDistillHook', stop_epoch=0)]
-    written = dict(train_dataloader=dict(dataset=dict(_teachers_labels(labeled, task, root), _delete_=True)))
     methods = {
         'recommended': dict(_base_=recommended),
-        'pseudo-0': dict(written, custom_hooks=alone),
         'both-0': _on(unlabeled, recommended, frozen),
-        'both-0-many': _on(dict(unlabeled, images=f'{root}/many.txt', length=len(STUDENT)), recommended, frozen),
         'both-0-no-block': _on(unlabeled, recommended, {**frozen, **_distiller(loss=dict(mode=None))}),
         **{
             f'both-0-weight-{weight}': _on(unlabeled, recommended, {**frozen, **_distiller(loss=_weight(weight))})
             for weight in WEIGHTS
         },
     }
-    if Path(PHOTOS).exists():
-        photos = list(list_images(PHOTOS))[: len(STUDENT)]
-        for name, listed in (('photos', photos), ('mixed', [*(every[i] for i in STUDENT), *photos])):
-            (root / f'{name}.txt').write_text('\n'.join([*listed, '']))
-            other = dict(unlabeled, images=f'{root}/{name}.txt', length=len(STUDENT))
-            methods[f'both-0-{name}'] = _on(other, recommended, frozen)
     for share in SHARES:
-        number = len(STUDENT) * share // 100
-        some = dict(labeled, indices=list(range(number)))
-        ratio = len(STUDENT) / number - 1
-        repeated = dict(type='RepeatDataset', times=len(STUDENT) // number, dataset=some)
-        mixed = dict(type='LabeledAndUnlabeled', labeled=some, unlabeled=unlabeled, ratio=ratio)
+        number = len(student) * share // 100
+        some = dict(labeled, indices=student[:number])
+        repeated = dict(type='RepeatDataset', times=len(student) // number, dataset=some)
+        mixed = dict(type='LabeledAndUnlabeled', labeled=some, unlabeled=unlabeled, ratio=len(student) / number - 1)
         methods[f'alone-{share}'] = dict(_on(repeated), custom_hooks=alone)
         methods[f'part-{share}'] = _on(repeated, recommended)
         methods[f'both-{share}'] = _on(mixed, recommended)
         methods[f'both-{share}-frozen'] = _on(mixed, recommended, frozen)
-    for name, changes in methods.items():
-        _save(root / 'methods' / f'{name}.py', changes.pop('_base_', None), changes)
+    if setting.data_root:
+        written = dict(_teachers_labels(labeled, setting.task, root), _delete_=True)
+        methods['pseudo-0'] = dict(train_dataloader=dict(dataset=written), custom_hooks=alone)
+        lists = dict(many=[every[i] for i in (*student, *setting.many)])
+        if Path(PHOTOS).exists():
+            lists['photos'] = list(list_images(PHOTOS))[: len(student)]
+            lists['mixed'] = [*(every[i] for i in student), *lists['photos']]
+        for listed, paths in lists.items():
+            other = dict(unlabeled, images=_list(root / f'{listed}.txt', paths), length=len(student))
+            methods[f'both-0-{listed}'] = _on(other, recommended, frozen)
+    else:  # the teacher's images with their labels, and the student's without beside them, in as many iterations
+        seen = dict(labeled, indices=list(setting.teacher))
+        methods['seen'] = _on(seen, recommended)
+        beside = dict(type='LabeledAndUnlabeled', labeled=seen, unlabeled=unlabeled)
+        methods['seen-both'] = {**_on(beside, recommended, frozen), **_schedule(cfg, setting.epochs // 2)}
+    for method, changes in methods.items():
+        _save(root / 'methods' / f'{method}.py', changes.pop('_base_', None), changes)
 
     # A sequence of two trainings: by way of a student of a width between the two, or of one like the last.
-    widths = dict(backbone=dict(base_channels=24), neck=dict(in_channels=[24, 48, 96, 192]))
-    _save(root / 'sequence/middle.py', recommended, dict(model=dict(architecture=widths)))
-    twice = dict(train_cfg=dict(max_epochs=2 * EPOCHS, val_interval=2 * EPOCHS))
-    twice['param_scheduler'] = [cfg.param_scheduler[0], dict(cfg.param_scheduler[1], T_max=2 * EPOCHS)]
-    _save(root / 'sequence/twice.py', recommended, twice)
-    for name, first in (('from-middle', 'middle'), ('from-itself', 'recommended')):
-        trained = f'{root}/compare/{first}/seed0/student/{first}_student'
-        then = dict(model=dict(teacher=f'{trained}.py', teacher_ckpt=f'{trained}.pth'))
-        _save(root / f'sequence/then/{name}.py', recommended, then)
+    if setting.data_root:
+        widths = dict(backbone=dict(base_channels=24), neck=dict(in_channels=[24, 48, 96, 192]))
+        _save(root / 'sequence/middle.py', recommended, dict(model=dict(architecture=widths)))
+        _save(root / 'sequence/twice.py', recommended, _schedule(cfg, 2 * setting.epochs))
+        for method, first in (('from-middle', 'middle'), ('from-itself', 'recommended')):
+            trained = f'{root}/compare/{first}/seed0/student/{first}_student'
+            then = dict(model=dict(teacher=f'{trained}.py', teacher_ckpt=f'{trained}.pth'))
+            _save(root / f'sequence/then/{method}.py', recommended, then)
+
+
+def _schedule(cfg: Config, epochs: int) -> dict:
+    """Train for as many epochs."""
+    return dict(
+        train_cfg=dict(max_epochs=epochs, val_interval=epochs),
+        param_scheduler=[cfg.param_scheduler[0], dict(cfg.param_scheduler[1], T_max=epochs)],
+    )
+
+
+def _list(path: Path, images: list) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text('\n'.join([*images, '']))
+    return str(path)
 
 
 def _distiller(**changes: object) -> dict:
@@ -167,7 +213,7 @@ def agree(pair: str, images: str, folder: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     steps = parser.add_subparsers(dest='step', required=True)
-    steps.add_parser('write').add_argument('task', choices=list(TASKS))
+    steps.add_parser('write').add_argument('name', choices=list(SETTINGS))
     agreeing = steps.add_parser('agree')
     agreeing.add_argument('pair', help='config of the pair')
     agreeing.add_argument('images', help='images of the validation set')
