@@ -126,49 +126,72 @@ def claimed(work_dir: Path, wait: bool = False) -> Iterator[Callable[..., None]]
     Raises:
         SetupError: If another process trains there, unless ``wait`` has it waited for. The message names it.
     """
-    work_dir.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(str(work_dir / _LOCK))
+
+    def busy() -> str:
+        return f'{holder(work_dir) or "Another process"} trains in {str(work_dir)!r}'
+
+    with locked(work_dir / _LOCK, busy, 'wait for its end, or give another --work-dir', wait) as alone:
+        for left in work_dir.glob('.*.pth.*.part') if alone else ():  # of a process that was killed
+            left.unlink()
+        before = state_of(work_dir)
+        state = dict(host=socket.gethostname(), pid=os.getpid(), since=time.strftime('%Y-%m-%d %H:%M:%S'))
+        if 'SLURM_JOB_ID' in os.environ:
+            state['slurm'] = os.environ['SLURM_JOB_ID']
+
+        def note(**facts: object) -> None:
+            state.update(facts)
+            dump(state, str(work_dir / _STATE))
+
+        try:
+            note()
+            yield note
+        finally:
+            if before and 'max_iters' not in state:  # nothing was trained
+                with suppress(OSError):
+                    dump(before, str(work_dir / _STATE))
+
+
+@contextmanager
+def locked(path: Path, busy: Callable[[], str], advice: str, wait: bool = False) -> Iterator[bool]:
+    """Hold a lock file, and get whether it holds: not every file system has locks.
+
+    Raises:
+        SetupError: If another process holds it, unless ``wait`` has it waited for. ``busy`` says who.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(str(path))
     try:
         lock.acquire(timeout=1)  # who only looks holds it for a moment
     except NotImplementedError:
-        print_log('The file system of the work folder has no locks: nothing keeps a second training out.', 'current')
+        print_log(f'The file system of {str(path.parent)!r} has no locks: nothing keeps others out.', 'current')
     except Timeout:
-        busy = f'{holder(work_dir) or "Another process"} trains in {str(work_dir)!r}'
         if not wait:
-            raise SetupError(f'{busy}: wait for its end, or give another --work-dir.') from None
-        print_log(f'{busy}: this training waits for its end.', logger='current')
+            raise SetupError(f'{busy()}: {advice}.') from None
+        print_log(f'{busy()}: this one waits for its end.', logger='current')
         lock.acquire()
-    for left in work_dir.glob('.*.pth.*.part') if lock.is_locked else ():  # of a process that was killed
-        left.unlink()
-    before = state_of(work_dir)
-    state = dict(host=socket.gethostname(), pid=os.getpid(), since=time.strftime('%Y-%m-%d %H:%M:%S'))
-    if 'SLURM_JOB_ID' in os.environ:
-        state['slurm'] = os.environ['SLURM_JOB_ID']
-
-    def note(**facts: object) -> None:
-        state.update(facts)
-        dump(state, str(work_dir / _STATE))
-
     try:
-        note()
-        yield note
+        yield lock.is_locked
     finally:
-        if before and 'max_iters' not in state:  # nothing was trained
-            with suppress(OSError):
-                dump(before, str(work_dir / _STATE))
         lock.release()
+
+
+def is_locked(path: Path) -> bool:
+    """Tell whether a process holds a lock file; no where the file system has no locks."""
+    if not path.exists():
+        return False
+    try:
+        with FileLock(str(path), timeout=0):
+            return False
+    except NotImplementedError:
+        return False
+    except Timeout:
+        return True
 
 
 def holder(work_dir: Path) -> Optional[str]:
     """Name the process that trains in a work folder, and its host; None where nobody does."""
-    if not (work_dir / _LOCK).exists():
+    if not is_locked(work_dir / _LOCK):
         return None
-    try:
-        with FileLock(str(work_dir / _LOCK), timeout=0):
-            return None
-    except NotImplementedError:
-        return None
-    except Timeout:
-        state = state_of(work_dir)
-        job = f' (job {state["slurm"]} of Slurm)' if 'slurm' in state else ''
-        return f'Process {state.get("pid")} on {state.get("host")}{job}, since {state.get("since")},'
+    state = state_of(work_dir)
+    job = f' (job {state["slurm"]} of Slurm)' if 'slurm' in state else ''
+    return f'Process {state.get("pid")} on {state.get("host")}{job}, since {state.get("since")},'

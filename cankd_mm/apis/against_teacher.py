@@ -9,13 +9,14 @@ from mmengine.fileio import load
 from mmengine.logging import print_log
 
 from cankd_mm.apis.data import inner_datasets
-from cankd_mm.apis.label import is_claimed, label
-from cankd_mm.apis.label_files import LABELS, is_empty, table
+from cankd_mm.apis.label import label
+from cankd_mm.apis.label_files import LABELS, LOCK, is_empty, table
 from cankd_mm.config.metric import AGAINST_TEACHER
 from cankd_mm.config.pair import is_distillation, without_labels
 from cankd_mm.config.read import read_config
 from cankd_mm.errors import SetupError
 from cankd_mm.stack.machine import process_rank
+from cankd_mm.work_dir import is_locked
 
 _SECONDS = 2.0  # between two looks at whether the labels are there
 _PATIENCE = 1800.0  # seconds without a sign of who makes them, as long as torch has processes wait for each other
@@ -61,7 +62,7 @@ def _wait_for(folder: Path) -> None:
     since, before = time.monotonic(), 0.0
     while not _are_whole(folder):  # hidden is the lock, which a look may touch
         changed = max((path.stat().st_mtime for path in folder.glob('[!.]*')), default=0.0)
-        if changed != before or folder.exists() and is_claimed(folder):
+        if changed != before or is_locked(folder / LOCK):
             since, before = time.monotonic(), changed
         if time.monotonic() - since > _PATIENCE:
             problem = f'The first process no longer labels images in {str(folder)!r}, for which this one waits'

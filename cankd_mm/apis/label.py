@@ -3,13 +3,11 @@
 import copy
 import os.path as osp
 import shlex
-from contextlib import nullcontext
 from datetime import datetime
 from pathlib import Path
-from typing import ContextManager, List, Optional, Tuple
+from typing import List, Optional, Tuple
 
 import numpy as np
-from filelock import FileLock, Timeout
 from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.device import get_device
@@ -35,7 +33,9 @@ from cankd_mm.models.algorithms.frozen_teacher import FrozenTeacher
 from cankd_mm.models.builders import build_model
 from cankd_mm.models.checkpoints import classes_of, load_checkpoint, load_pretrained, load_weights, pretrained_cfg
 from cankd_mm.models.utils import count_classes
+from cankd_mm.work_dir import locked
 
+_WAIT = 'wait for its end, or give another --out'
 _UNKNOWN = 0.5  # the threshold where nothing tells a better one
 
 
@@ -85,7 +85,7 @@ def label(
         predictor = Predictor(model.to(get_device()), cfg, meta, tta, batch_size)
         if not (folder / files.LABELS).exists():
             predictor.try_first(list_images(images))
-        with _claimed(folder):
+        with locked(folder / files.LOCK, lambda: f'Another process labels into {out!r}', _WAIT):
             labels = _begun(folder, settings)
             if labels is None:
                 where, reason = _validation(cfg, val, meta['classes'])
@@ -174,34 +174,11 @@ def _palette(palette: object, number: int) -> List[tuple]:
     return [tuple(map(int, colour)) for colour in palette]
 
 
-def _claimed(folder: Path) -> ContextManager:
-    """Have a folder of labels for this process alone."""
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        return FileLock(str(folder / '.lock'), timeout=1).acquire()
-    except NotImplementedError:  # a file system without locks
-        return nullcontext()
-    except Timeout:
-        what = f'Another process labels into {str(folder)!r}'
-        raise SetupError(f'{what}: wait for its end, or give another --out.') from None
-
-
-def is_claimed(folder: Path) -> bool:
-    """Tell whether a process labels into a folder."""
-    try:
-        with FileLock(str(folder / '.lock'), timeout=0):
-            return False
-    except NotImplementedError:
-        return False
-    except Timeout:
-        return True
-
-
 def _begun(folder: Path, settings: dict) -> Optional[dict]:
     """Read what labels in a folder were begun with, None where none were; other settings are a SetupError."""
     path = folder / files.LABELS
     if not path.exists():
-        others = [each.name for each in folder.iterdir() if each.name not in ('.lock', files.DATA)]
+        others = [each.name for each in folder.iterdir() if each.name not in (files.LOCK, files.DATA)]
         if others:
             raise SetupError(f'{str(folder)!r} holds {others[0]!r} and no labels: give --out a new folder.')
         return None

@@ -19,7 +19,7 @@ from cankd_mm.apis.data import innermost
 from cankd_mm.config.types import type_name
 from cankd_mm.config.write import arguments, literal
 
-LABELS, LINES, DATA = 'labels.json', 'predictions.jsonl', 'data.py'
+LABELS, LINES, DATA, LOCK = 'labels.json', 'predictions.jsonl', 'data.py', '.lock'
 _COCO, _NAMES, _MAPS = 'annotations.json', 'images.txt', 'label_maps'
 _PATHS = ('ann_file', 'img', 'img_path', 'seg', 'seg_map_path')
 UNSURE = 255  # the label that MMSegmentation ignores
