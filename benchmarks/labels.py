@@ -87,7 +87,7 @@ def write(name: str) -> None:
     _save(root / 'cankd_pair.py', CONFIGS / setting.pair, pair)
     _save(root / 'nofit_pair.py', root / 'cankd_pair.py', dict(model=dict(architecture=setting.other_head)))
 
-    recommended = CONFIGS / f'methods/recommended-{setting.task}.py'
+    recommended = CONFIGS / 'methods/recommended.py'
     for weight in WEIGHTS:
         _save(root / f'weights/auto-pixels-{weight}.py', recommended, dict(model=_distiller(loss=_weight(weight))))
 

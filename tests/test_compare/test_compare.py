@@ -34,7 +34,7 @@ def fits(method, task):
 
 
 # One method for every type of loss, and two that start from the teacher.
-EXAMPLES = ('cwd', 'fitnets', 'kl-segmentation', 'mgd', 'pkd', 'recommended-detection', 'recommended-segmentation')
+EXAMPLES = ('cwd', 'fitnets', 'kl-segmentation', 'mgd', 'pkd', 'recommended')
 CASES = [pytest.param(path, marks=[] if path.stem in EXAMPLES else pytest.mark.full, id=path.stem) for path in METHODS]
 
 

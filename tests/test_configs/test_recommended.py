@@ -28,7 +28,6 @@ PAIRS = {
 @pytest.mark.parametrize('pair, found', PAIRS.items(), ids=list(PAIRS))
 def test_recommended(pair, found, monkeypatch):
     cfg = Config.fromfile(str(ROOT / f'configs/{pair}.py'))
-    task = 'segmentation' if cfg.default_scope == 'mmseg' else 'detection'
     init_default_scope(cfg.default_scope)
     monkeypatch.setattr(feature_distill, 'load_pretrained', lambda *args: None)
     cfg.model = dict(
@@ -36,6 +35,6 @@ def test_recommended(pair, found, monkeypatch):
         teacher=narrow(offline(load_model_cfg(cfg.model.teacher))),
         architecture=narrow(offline(cfg.model.architecture.to_dict())),
     )
-    cfg.merge_from_dict(Config.fromfile(str(ROOT / f'configs/methods/recommended-{task}.py')).to_dict())
+    cfg.merge_from_dict(Config.fromfile(str(ROOT / 'configs/methods/recommended.py')).to_dict())
     model = MODELS.build(cfg.model)
     assert (list(model.init_from_teacher), list(model.distiller._factors.values())) == found

@@ -153,7 +153,7 @@ def test_levels_are_reported_as_they_count(pairs):
     found = {}
     for weights in (None, 'pixels'):
         options = {'model.distiller.level_weights': weights, 'randomness.seed': 0}
-        options['model.distiller.loss.loss_weight'] = 450.0  # of the recommended settings, which is no doubt
+        options['model.distiller.loss.loss_weight'] = 450.0  # nine times the recommended one, which is no doubt
         log = said(pairs['detection'], **options)
         assert 'look at loss_weight' not in log
         lines = re.findall(r'loss_neck_\d: .* weight 450.0: ([\d.]+), [\d.]+ of the task loss', log)

@@ -99,9 +99,7 @@ def write_pair(
     ]
     notes, method = [*notes, *said], {}
     if recommended:
-        # The greater weight of the other was not better where a segmentor's head does not fit: docs/comparison.md.
-        great = libraries[1] == 'mmseg' and any(part.startswith('decode_head') for part in parts)
-        file = f'methods/recommended-{"segmentation" if great else "detection"}.py'
+        file = 'methods/recommended.py'
         method = read_config(f'cankd_mm::{file}').model.to_dict()
         notes.append(f'settings: the recommended ones of configs/{file}')
     more: List[str] = []

@@ -1,5 +1,5 @@
 # The photos of blood cells without their labels: docs/guides/unlabeled.md.
-_base_ = '../recommended-detection.py'
+_base_ = '../recommended.py'
 model = dict(frozen_parts=['bbox_head'])
 train_dataloader = dict(
     dataset=dict(

@@ -1,5 +1,5 @@
 # The digit scenes without their labels: docs/guides/unlabeled.md.
-_base_ = '../recommended-segmentation.py'
+_base_ = '../recommended.py'
 model = dict(frozen_parts=['decode_head'])
 train_dataloader = dict(
     dataset=dict(

@@ -1,5 +1,5 @@
 # The recommended settings, with labels that `cankd label` wrote in place of the true ones.
-_base_ = '../recommended-detection.py'
+_base_ = '../recommended.py'
 train_dataloader = dict(
     dataset=dict(
         data_root='',
