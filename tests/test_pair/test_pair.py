@@ -378,6 +378,26 @@ def test_student_on_a_data_set_of_its_own(student, wrapped, classes, own_data, t
     assert cfg.val_evaluator.metric == stock.val_evaluator.metric
 
 
+def test_all_that_says_which_images_and_how_they_are_rated_is_taken(own_data, tmp_path):
+    """Of a config whose test has an evaluator of its own; COCO's filter of the student would leave images out."""
+    with own_data.open('a') as f:
+        f.write(
+            'train_dataloader.update(drop_last=True)\n'
+            'train_dataloader["dataset"].update(filter_cfg=dict(filter_empty_gt=False), indices=40)\n'
+            "test_dataloader = dict(dataset=dict(**data, ann_file='test.json'))\n"
+            'val_evaluator.update(classwise=True, proposal_nums=(1, 10, 50))\n'
+            "test_evaluator = dict(type='CocoMetric', ann_file='mine/test.json', metric='bbox')\n"
+        )
+    path, student = tmp_path / 'student.py', 'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py'
+    path.write_text(data_text(student, student, str(own_data)))
+    cfg = Config.fromfile(str(path))
+    dataset, rating = cfg.train_dataloader.dataset, cfg.val_evaluator
+    assert (dataset.filter_cfg.filter_empty_gt, dataset.indices, cfg.train_dataloader.drop_last) == (False, 40, True)
+    assert (rating.ann_file, rating.classwise, rating.proposal_nums) == ('mine/val.json', True, (1, 10, 50))
+    assert cfg.test_dataloader.dataset.ann_file == 'test.json' and 'indices' not in cfg.test_dataloader.dataset
+    assert cfg.test_evaluator.ann_file == 'mine/test.json' and not cfg.test_evaluator.get('classwise')
+
+
 def test_segmentor_on_a_data_set_of_its_own(tmp_path):
     data = tmp_path / 'mine.py'
     data.write_text(

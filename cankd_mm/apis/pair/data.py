@@ -17,10 +17,10 @@ from cankd_mm.models.builders import build_model
 from cankd_mm.models.utils import count_classes
 
 _SPLITS = ('train', 'val', 'test')
-# These entries of a data set are taken from the other config. The student's say how images are loaded and augmented.
+# What a data set is, written also where the student's is alike. The student's pipeline stays.
 _DATASET_KEYS = ('type', 'data_root', 'ann_file', 'data_prefix', 'metainfo')
 _DATASET_KEYS += ('img_suffix', 'seg_map_suffix', 'reduce_zero_label', 'ignore_index')  # of label maps
-_LOADER_KEYS = ('batch_size', 'num_workers', 'persistent_workers')
+_ORDER_KEYS = ('sampler', 'batch_sampler', 'collate_fn')  # of a data loader, which are the student's
 # What enlarges or joins images has sizes of its own, which hang together.
 _WHOLE_RECIPES = ('Mosaic', 'MixUp', 'Affine', 'Expand', 'CropPad', 'IoURandomCrop')
 
@@ -31,8 +31,9 @@ def data_text(student: str, base: str, data: str) -> str:
     scope = ours.get('default_scope')
     new, steps = {}, {}
     for split in _SPLITS:
-        dataset, _ = _inner_dataset(theirs, split, data)
-        new[split] = {key: dataset[key] for key in _DATASET_KEYS if dataset.get(key) is not None}
+        (dataset, _), (old, _) = _inner_dataset(theirs, split, data), _inner_dataset(ours, split, student)
+        taken = [*_DATASET_KEYS, *(key for key in dataset if key not in _DATASET_KEYS and dataset[key] != old.get(key))]
+        new[split] = {key: dataset[key] for key in taken if key != 'pipeline' and dataset.get(key) is not None}
         steps[split] = dataset.get('pipeline') or []
     names = map(type_name, _parts(ours)[1])
     sized = any(map(_gives_size, steps['train'])) and not any(k in name for name in names for k in _WHOLE_RECIPES)
@@ -40,7 +41,8 @@ def data_text(student: str, base: str, data: str) -> str:
     lines = [f'_base_ = {base!r}', f'data = dict(\n    {arguments(shared)})']
     for split in _SPLITS:
         before, loader = ours[f'{split}_dataloader'], theirs[f'{split}_dataloader']
-        loader = {key: value for key, value in loader.items() if key in _LOADER_KEYS and value != before.get(key)}
+        kept = ('dataset', *_ORDER_KEYS)
+        loader = {key: value for key, value in loader.items() if key not in kept and value != before.get(key)}
         if loader.get('num_workers') == 0 and before.get('persistent_workers'):
             loader['persistent_workers'] = False
         if split == 'test' and theirs['test_dataloader'] == theirs['val_dataloader']:
@@ -54,8 +56,9 @@ def data_text(student: str, base: str, data: str) -> str:
         text = f'dict(**data, {arguments(own)})' if own else 'data'
         text = arguments(loader) + ', ' * bool(loader) + 'dataset=' + 'dict(dataset=' * wrappers + text + ')' * wrappers
         lines.append(f'{split}_dataloader = dict({text})')
-    evaluator = _evaluator(ours.get('val_evaluator'), theirs.get('val_evaluator'))
-    lines += [f'val_evaluator = {literal(evaluator)}', 'test_evaluator = val_evaluator'] if evaluator else []
+    val, test = (_evaluator(ours.get(key), theirs.get(key)) for key in ('val_evaluator', 'test_evaluator'))
+    lines += [f'val_evaluator = {literal(val)}'] if val else []
+    lines += [f'test_evaluator = {"val_evaluator" if test == val else literal(test)}'] if test else []
     old, _ = _inner_dataset(ours, 'train', student)
     before = _class_count(old, scope) or count_classes(build_model(student, 'student'))
     after = _class_count({**old, **new['train']}, scope)
@@ -74,12 +77,13 @@ def data_note(cfg: Config, data: str, size: Optional[Tuple[int, int]]) -> str:
     """
     theirs, (wrappers, steps), (wrapped, taken) = read_config(data), *map(_parts, (read_config(data), cfg))
     named = [*wrappers, *(type_name(step) for step in steps if not _gives_size(step))]
-    named.append(type_name(theirs.train_dataloader.get('sampler')))
-    known = [*wrapped, *map(type_name, taken), type_name(cfg.train_dataloader.get('sampler')), 'None']
+    named += [type_name(theirs.train_dataloader.get(key)) for key in _ORDER_KEYS]
+    known = [*wrapped, *map(type_name, [*taken, *map(cfg.train_dataloader.get, _ORDER_KEYS)]), 'None']
     left = [name for name in named if name not in known and not name.startswith(('Load', 'Pack'))]
     if any(map(_gives_size, steps)) and not any(step in taken for step in steps if _gives_size(step)):
         left.append("image sizes, as those of the student's augmentation hang together")
-    left += [key for key in ('train_cfg', 'optim_wrapper', 'param_scheduler', 'custom_hooks') if key in theirs]
+    others = ('data_preprocessor', 'train_cfg', 'optim_wrapper', 'param_scheduler', 'custom_hooks')
+    left += [key for key in others if key in theirs]
     length, batch = cfg.train_cfg, cfg.train_dataloader.get('batch_size', 1)
     epochs, iterations = length.get('max_epochs', 0), length.get('max_iters')
     known = f'{iterations} iterations of {batch} images' if iterations else f'{epochs} epochs'
@@ -185,7 +189,8 @@ def _evaluator(old: object, new: object) -> object:
         return new
     if not isinstance(old, dict) or type_name(old) != type_name(new):
         return dict(_delete_=True, **new)
-    return {key: new[key] for key in ('ann_file', 'iou_metrics') if key in new and new[key] != old.get(key)}
+    # Whether boxes are rated or masks, too, is for what the student predicts.
+    return {key: value for key, value in new.items() if key != 'metric' and value != old.get(key)}
 
 
 def _class_count(dataset: dict, scope: Optional[str]) -> int:
