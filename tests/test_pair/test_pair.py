@@ -378,8 +378,19 @@ def test_student_on_a_data_set_of_its_own(student, wrapped, classes, own_data, t
     assert cfg.val_evaluator.metric == stock.val_evaluator.metric
 
 
-def test_all_that_says_which_images_and_how_they_are_rated_is_taken(own_data, tmp_path):
-    """Of a config whose test has an evaluator of its own; COCO's filter of the student would leave images out."""
+OWN_TYPE = """
+from mmdet.datasets import CocoDataset
+from mmdet.registry import DATASETS
+
+@DATASETS.register_module(force=True)
+class OwnFolds(CocoDataset):
+    def __init__(self, *args, fold=0, **kwargs):
+        super().__init__(*args, **kwargs)
+"""
+
+
+def test_all_that_says_which_images_and_how_they_are_rated_is_taken(own_data, tmp_path, monkeypatch):
+    """Of a config whose test has an evaluator of its own, and whose type is its user's."""
     with own_data.open('a') as f:
         f.write(
             'train_dataloader.update(drop_last=True)\n'
@@ -387,10 +398,20 @@ def test_all_that_says_which_images_and_how_they_are_rated_is_taken(own_data, tm
             "test_dataloader = dict(dataset=dict(**data, ann_file='test.json'))\n"
             'val_evaluator.update(classwise=True, proposal_nums=(1, 10, 50))\n'
             "test_evaluator = dict(type='CocoMetric', ann_file='mine/test.json', metric='bbox')\n"
+            "custom_imports = dict(imports=['own_folds'])\n"
         )
-    path, student = tmp_path / 'student.py', 'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py'
-    path.write_text(data_text(student, student, str(own_data)))
+    own_data.write_text(own_data.read_text().replace("'CocoDataset'", "'OwnFolds', fold=2"))
+    (tmp_path / 'own_folds.py').write_text(OWN_TYPE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    student, path = tmp_path / 'before.py', tmp_path / 'student.py'
+    student.write_text(
+        "_base_ = 'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py'\nval_dataloader = dict(dataset=dict(indices=24))\n"
+    )
+    path.write_text(data_text(str(student), './before.py', str(own_data)))
     cfg = Config.fromfile(str(path))
+    assert cfg.custom_imports.imports == ['own_folds']
+    assert cfg.train_dataloader.dataset.fold == cfg.val_dataloader.dataset.fold == 2
+    assert cfg.val_dataloader.dataset.indices is None
     dataset, rating = cfg.train_dataloader.dataset, cfg.val_evaluator
     assert (dataset.filter_cfg.filter_empty_gt, dataset.indices, cfg.train_dataloader.drop_last) == (False, 40, True)
     assert (rating.ann_file, rating.classwise, rating.proposal_nums) == ('mine/val.json', True, (1, 10, 50))

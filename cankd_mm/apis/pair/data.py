@@ -9,6 +9,7 @@ from mmengine.registry import DATASETS
 from PIL import Image
 
 from cankd_mm.apis.data import missing_data
+from cankd_mm.config.pair import imports_of
 from cankd_mm.config.read import read_config
 from cankd_mm.config.types import class_of, type_name
 from cankd_mm.config.write import arguments, literal
@@ -34,11 +35,18 @@ def data_text(student: str, base: str, data: str) -> str:
         (dataset, _), (old, _) = _inner_dataset(theirs, split, data), _inner_dataset(ours, split, student)
         taken = [*_DATASET_KEYS, *(key for key in dataset if key not in _DATASET_KEYS and dataset[key] != old.get(key))]
         new[split] = {key: dataset[key] for key in taken if key != 'pipeline' and dataset.get(key) is not None}
+        if old.get('indices') is not None:  # a part of other images
+            new[split].setdefault('indices', None)
         steps[split] = dataset.get('pipeline') or []
     names = map(type_name, _parts(ours)[1])
     sized = any(map(_gives_size, steps['train'])) and not any(k in name for name in names for k in _WHOLE_RECIPES)
     shared = {key: value for key, value in new['train'].items() if all(new[s].get(key) == value for s in _SPLITS)}
-    lines = [f'_base_ = {base!r}', f'data = dict(\n    {arguments(shared)})']
+    lines = [f'_base_ = {base!r}']
+    imports = [name for name in imports_of(theirs) if name not in imports_of(ours)]
+    if imports:  # of what registers the data set's type, or a step of its pipeline
+        imports = [*imports_of(ours), *imports]
+        lines.append(f'custom_imports = dict(imports={imports}, allow_failed_imports=False)')
+    lines.append(f'data = dict(\n    {arguments(shared)})')
     for split in _SPLITS:
         before, loader = ours[f'{split}_dataloader'], theirs[f'{split}_dataloader']
         kept = ('dataset', *_ORDER_KEYS)
@@ -171,7 +179,7 @@ def _adapted(old: dict, new: dict, before: List[dict], scope: Optional[str]) -> 
     pipeline = [dict(step, reduce_zero_label=from_one) if load else step for step, load in zip(before, loads)]
     if all(key in parameters for key in old if key != 'type'):
         return {} if pipeline == (old.get('pipeline') or []) else dict(pipeline=pipeline)
-    kept = {key: value for key, value in old.items() if key in parameters and key not in _DATASET_KEYS}
+    kept = {key: value for key, value in old.items() if key in parameters and key not in (*_DATASET_KEYS, *new)}
     return dict(_delete_=True, **{**kept, 'pipeline': pipeline})
 
 
