@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from cankd_mm.apis.data import leaves
+from cankd_mm.config.differences import SWITCHING
 from cankd_mm.config.metric import metric_of
 from cankd_mm.engine.runner import DistillValLoop
 from cankd_mm.engine.unlabeled import UnlabeledImages, without_labels
@@ -52,7 +53,7 @@ class PreflightHook(Hook):
         if not isinstance(model, FeatureDistill):
             return
         with untouched_generators():
-            findings = [*_weights(runner, model), _input(model), *_data(runner, model), *_overlap(runner)]
+            findings = [*_weights(runner, model), _input(model), *_data(runner, model), *_unlabeled(runner)]
             findings += _batch(runner)
             loader = runner.train_dataloader
             dataset = _without_caches(loader.dataset)
@@ -146,10 +147,14 @@ def _data(runner: Runner, model: FeatureDistill) -> Iterator[str]:
         yield SetupWarning(f'the student predicts {student} classes, the data has {data}: was num_classes forgotten?')
 
 
-def _overlap(runner: Runner) -> Iterator[str]:
-    """Warn of images without labels that are validated on."""
-    loop = runner.val_loop
-    unlabeled = [part for part in leaves(runner.train_dataloader.dataset) if isinstance(part, UnlabeledImages)]
+def _unlabeled(runner: Runner) -> Iterator[str]:
+    """Warn of images without labels that are validated on; a hook that is for labelled ones is an error."""
+    loop, dataset = runner.val_loop, runner.train_dataloader.dataset
+    switching = [type(hook).__name__ for hook in runner.hooks if type(hook).__name__ in SWITCHING]
+    if switching and isinstance(dataset, UnlabeledImages):
+        problem = f'{switching[0]} exchanges the augmentation of labelled images, and no image has labels'
+        raise SetupError(f'{problem}: take it out of custom_hooks.')
+    unlabeled = [part for part in leaves(dataset) if isinstance(part, UnlabeledImages)]
     if loop is None or not unlabeled:
         return
     parts = [part for part in leaves(loop.dataloader.dataset) if hasattr(part, 'get_data_info')]

@@ -23,7 +23,7 @@ from cankd_mm.apis.against_teacher import rate_unlabeled
 from cankd_mm.apis.data import check_data, check_datasets, explain_batch
 from cankd_mm.apis.preflight import Checked, PreflightHook
 from cankd_mm.config.differences import check_goes_on
-from cankd_mm.config.metric import metric_of
+from cankd_mm.config.metric import check_named, metric_of
 from cankd_mm.config.pair import is_feature_distill, leave_out_rating
 from cankd_mm.config.read import load_config
 from cankd_mm.config.types import type_name
@@ -166,6 +166,7 @@ def _run(
     checkpoint = _read_resumable(cfg, resume)
     cfg.work_dir = work_dir
     rate_unlabeled(cfg, config, 'val', 'test')
+    check_named(cfg)
     init_cpu_dist(cfg)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     if cfg.get('load_from'):

@@ -36,8 +36,8 @@ TESTED = {
     'test_cfg': frozenset(),
 }
 # Those that steer a training, which others only watch.
-_HOOKS = ('DistillScheduleHook', 'StopDistillHook', 'EMAHook', 'MeanTeacherHook', 'PipelineSwitchHook')
-_HOOKS += ('YOLOXModeSwitchHook',)
+SWITCHING = ('PipelineSwitchHook', 'YOLOXModeSwitchHook')  # the augmentation, late in a training
+_HOOKS = ('DistillScheduleHook', 'StopDistillHook', 'EMAHook', 'MeanTeacherHook', *SWITCHING)
 _LENGTHS = {'train_cfg.max_epochs': 'epoch', 'train_cfg.max_iters': 'iter'}
 _NONE = (None, [])  # which are the same as an entry that is not there
 _Differences = Dict[str, Tuple[object, object]]

@@ -88,18 +88,56 @@ def required_metric(cfg: Config, config: str) -> Metric:
     )
 
 
-def _known(evaluators: object, scope: Optional[str]) -> Iterator[Metric]:
+def check_named(cfg: Config) -> None:
+    """Raise a SetupError where a hook waits for a metric that no evaluator of the validation reports.
+
+    MMEngine finds that out at the first validation, and an early stop goes on without it.
+    """
+    evaluators, scope = cfg.get('val_evaluator'), cfg.get('default_scope')
+    if not evaluators or not cfg.get('val_dataloader'):
+        return
+    found = list(_reported(evaluators, scope))
+    checkpoint = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
+    named = {'default_hooks.checkpoint.save_best': checkpoint.get('save_best')}
+    for number, hook in enumerate(cfg.get('custom_hooks') or ()):
+        named[f'custom_hooks[{number}].monitor'] = hook.get('monitor')
+    for where, names in named.items():
+        for name in [names] if isinstance(names, str) else names or ():
+            prefix, _, figure = name[len(TEACHER) * name.startswith(TEACHER) :].rpartition('/')
+            if name == 'auto' or any(
+                figures is None or prefix == begin and (figure in chosen or figure not in figures.values())
+                for begin, chosen, figures, _ in found
+            ):
+                continue
+            known = ' or '.join(repr(metric.key) for metric in _known(evaluators, scope)) or "'auto'"
+            problem = f'{where} is {name!r}, which val_evaluator does not report'
+            raise SetupError(f'{problem}: write {known}, or leave it out.')
+
+
+def _reported(evaluators: object, scope: Optional[str]) -> Iterator[Tuple[str, list, Optional[Mapping], float]]:
+    """Of each evaluator what its figures begin with, those that it is asked for, all, and what makes per cent of them.
+
+    All are None where they are not known.
+    """
     for entry, dataset in _entries(evaluators):
         kind = class_of(METRICS, entry['type'], library_of(entry['type']) or scope)
         names = [base.__name__ for base in getattr(kind, '__mro__', ())] or [type_name(entry)]
         found = next((_EVALUATORS[name] for name in names if name in _EVALUATORS), None)
         if found is None or entry.get('format_only'):
+            yield '', [], None, 1
             continue
         argument, default, figures, factor = found
-        chosen = _first(entry.get(argument) if argument else None) or default
-        if chosen in figures:
-            prefixes = dataset, entry.get('prefix') or getattr(kind, 'default_prefix', None)
-            key = '/'.join(filter(None, (*prefixes, figures[chosen])))
+        asked = (entry.get(argument) if argument else None) or default
+        chosen = [figures[name] for name in ([asked] if isinstance(asked, str) else asked) if name in figures]
+        prefix = entry.get('prefix') or getattr(kind, 'default_prefix', None)
+        yield '/'.join(filter(None, (dataset, prefix))), chosen, figures, factor
+
+
+def _known(evaluators: object, scope: Optional[str]) -> Iterator[Metric]:
+    """List the first figure of each evaluator that is known."""
+    for begin, chosen, _, factor in _reported(evaluators, scope):
+        for figure in chosen[:1]:
+            key = '/'.join(filter(None, (begin, figure)))
             yield Metric(key, _name(key), factor)
 
 

@@ -4,7 +4,7 @@ from array import array
 from typing import Iterator, Optional, Sequence
 
 import numpy as np
-from mmengine.dataset import BaseDataset, ConcatDataset
+from mmengine.dataset import BaseDataset, Compose, ConcatDataset
 from mmengine.registry import DATASETS
 from PIL import Image
 
@@ -159,6 +159,20 @@ class LabeledAndUnlabeled(ConcatDataset):
             self.datasets[0].full_init()
             self.datasets[1].length = max(round(self.ratio * len(self.datasets[0])), 1)
         super().full_init()
+
+    # What MMDetection's hooks exchange late in a training is the labelled part's.
+    @property
+    def pipeline(self) -> Compose:
+        """The pipeline of the labelled data set."""
+        return self.datasets[0].pipeline
+
+    @pipeline.setter
+    def pipeline(self, pipeline: Compose) -> None:
+        self.datasets[0].pipeline = pipeline
+
+    def update_skip_type_keys(self, keys: Sequence[str]) -> None:
+        """Leave steps out of the pipeline of the labelled data set, which mixes images."""
+        self.datasets[0].update_skip_type_keys(keys)
 
 
 def without_labels(part: str) -> str:

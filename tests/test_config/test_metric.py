@@ -5,7 +5,7 @@ from mmengine.config import Config
 from mmengine.evaluator import Evaluator
 
 from cankd_mm.apis import train
-from cankd_mm.config.metric import metric_of, required_metric
+from cankd_mm.config.metric import check_named, metric_of, required_metric
 from cankd_mm.config.read import load_config
 from cankd_mm.errors import SetupError
 
@@ -86,6 +86,34 @@ def test_what_cannot_be_rated_is_said_before_a_training(evaluator):
     cfg.pop('val_evaluator')
     with pytest.raises(SetupError, match="'x.py' validates nothing that could rate a run"):
         required_metric(cfg, 'x.py')
+
+
+@pytest.mark.parametrize(
+    'evaluator, best, words',
+    [
+        (dict(type='CocoMetric'), 'bbox_mAP', "save_best is 'bbox_mAP', .* write 'coco/bbox_mAP', or leave it out"),
+        (dict(type='CocoMetric'), ['coco/bbox_mAP', 'coco/segm_mAP'], "save_best is 'coco/segm_mAP'"),
+        (dict(type='CocoMetric', prefix='against_teacher'), 'coco/bbox_mAP', "write 'against_teacher/bbox_mAP'"),
+        (dict(type='mmseg.IoUMetric'), 'mDice', "save_best is 'mDice', .* write 'mIoU'"),
+        (dict(type='mmseg.IoUMetric', prefix='a'), 'mIoU', "write 'a/mIoU'"),
+        (dict(type='CocoMetric'), 'coco/bbox_mAP_50', None),
+        (dict(type='CocoMetric'), 'teacher/coco/bbox_mAP', None),
+        (dict(type='CocoMetric'), 'auto', None),
+        ([dict(type='CocoMetric'), dict(type='mmseg.IoUMetric')], 'aAcc', None),
+        ([dict(type='CocoMetric'), dict(type='SomebodysMetric')], 'error', None),
+    ],
+)
+@pytest.mark.parametrize('hook', ['checkpoint', 'early stop'])
+def test_hooks_that_wait_for_what_is_never_reported(evaluator, best, words, hook):
+    if hook == 'checkpoint':
+        cfg = rated_by(evaluator, dict(save_best=best))
+    else:
+        stops = [best] if isinstance(best, str) else best
+        cfg = rated_by(evaluator, custom_hooks=[dict(type='EarlyStoppingHook', monitor=name) for name in stops])
+    if words is None:
+        return check_named(cfg)
+    with pytest.raises(SetupError, match=words.replace('save_best', r'(save_best|\.monitor)')):
+        check_named(cfg)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import time
 import tracemalloc
 from pathlib import Path
 from threading import Timer
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -158,6 +159,47 @@ def test_beside_a_labelled_data_set(pairs, digits, task, tmp_path):
     pair.unlink()
     written(pairs, task, tmp_path, images, data=str(data), recommended=True)
     assert load_config(str(pair)).model.frozen_parts == [dict(detection='bbox_head', segmentation='decode_head')[task]]
+
+
+def with_switch(pairs, tmp_path):
+    """A student whose augmentation is exchanged in the second epoch, as those of RTMDet and YOLOX are."""
+    student, steps = pairs['detection'].with_name('detection_student.py'), load_config(str(pairs['detection']))
+    steps = steps.train_dataloader.dataset.to_dict()['pipeline']
+    steps.insert(-1, dict(type='RandomFlip', prob=1.0))
+    hooks = [dict(type='PipelineSwitchHook', switch_epoch=1, switch_pipeline=steps), dict(type='EMAHook')]
+    path = tmp_path / 'switching.py'
+    path.write_text(f'_base_ = {str(student)!r}\ncustom_hooks = {hooks}\n')
+    return path
+
+
+@pytest.mark.slow
+def test_augmentation_that_is_exchanged_late_is_that_of_labelled_images(pairs, digits, tmp_path):
+    images, _ = folder_of(tmp_path, digits, 'detection')
+    cfg, student, data = load_config(str(pairs['detection'])).model, with_switch(pairs, tmp_path), tmp_path / 'data.py'
+    shutil.copy(pairs['detection'].with_name('detection_student.py'), data)
+
+    def kinds(dataset):
+        return [type(step).__name__ for step in dataset.pipeline.transforms]
+
+    beside, alone = (str(tmp_path / f'{name}.py') for name in ('beside', 'alone'))
+    write_pair(cfg.teacher, str(student), beside, cfg.teacher_ckpt, data=str(data), unlabeled=str(images))
+    runner = train(beside, work_dir=str(tmp_path / 'beside'))
+    labeled, unlabeled = runner.train_dataloader.dataset.datasets
+    assert 'RandomFlip' in kinds(labeled) and 'RandomFlip' not in kinds(unlabeled)
+
+    said = write_pair(cfg.teacher, str(student), alone, cfg.teacher_ckpt, unlabeled=str(images), recommended=True)
+    assert any(line.startswith('left out') and 'PipelineSwitchHook' in line for line in said)
+    assert [hook.type for hook in load_config(alone).custom_hooks] == ['EMAHook']
+    hooks = load_config(str(student)).custom_hooks
+    with pytest.raises(SetupError, match='PipelineSwitchHook exchanges .* take it out of custom_hooks'):
+        train(alone, work_dir=str(tmp_path / 'alone'), cfg_options=dict(custom_hooks=hooks))
+
+
+def test_mosaic_that_is_left_out_late_is_that_of_labelled_images():
+    left, mixed = [], object.__new__(LabeledAndUnlabeled)
+    mixed.datasets = [SimpleNamespace(update_skip_type_keys=left.extend), None]
+    mixed.update_skip_type_keys(('Mosaic', 'MixUp'))
+    assert left == ['Mosaic', 'MixUp']
 
 
 @pytest.mark.slow

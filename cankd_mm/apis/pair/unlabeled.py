@@ -14,6 +14,7 @@ from mmengine.model import BaseModel
 from mmengine.registry import DefaultScope
 
 from cankd_mm.apis.data import innermost, missing_data
+from cankd_mm.config.differences import SWITCHING
 from cankd_mm.config.images import list_images
 from cankd_mm.config.metric import AGAINST_TEACHER
 from cankd_mm.config.types import type_name
@@ -64,12 +65,12 @@ def unlabeled_text(cfg: Config, images: str, beside: bool, val: Optional[str]) -
         loader.insert(0, f"sampler=dict(_delete_=True, type='{kind}', shuffle=True)")
     lines.append(f'train_dataloader = dict(\n    {", ".join(loader)})')
     validation, said = _validation(cfg, val)
-    lines += validation
+    lines += [*validation, *_hooks(cfg, beside, val is not None, left_out)]
     kept = ', '.join(dict.fromkeys(type_name(step) for step in steps))
     alone = f'an epoch of {-(-count // batch)} iterations'
     length = 'one for each labelled image, which makes an epoch twice as long' if beside else alone
     notes = [f'images without labels: {count} of {images}, {length}, through {kept}']
-    return lines, [*notes, *said, f'left out of its pipeline, as labels are needed: {", ".join(left_out) or "nothing"}']
+    return lines, [*notes, *said, f'left out, as labels are needed: {", ".join(left_out) or "nothing"}']
 
 
 def _validation(cfg: Config, images: Optional[str]) -> Tuple[List[str], List[str]]:
@@ -85,7 +86,9 @@ def _validation(cfg: Config, images: Optional[str]) -> Tuple[List[str], List[str
     if not own:
         raise SetupError('The student has no test_dataloader, whose pipeline would read these images: add one.')
     detects = cfg.get('default_scope') == 'mmdet'
-    evaluator = dict(type='CocoMetric', metric='bbox') if detects else dict(type='IoUMetric', iou_metrics=['mIoU'])
+    given = cfg.get('val_evaluator') or {}
+    asked = (given[0] if isinstance(given, list) else given).get('iou_metrics', ['mIoU'])
+    evaluator = dict(type='CocoMetric', metric='bbox') if detects else dict(type='IoUMetric', iou_metrics=_plain(asked))
     like = innermost(own)
     dataset = dict(_images(images, like), pipeline=_plain(like['pipeline']))
     rating = dict(dataloader=dict(_plain(own), dataset=dataset), evaluator=dict(evaluator, prefix=AGAINST_TEACHER))
@@ -96,6 +99,26 @@ def _validation(cfg: Config, images: Optional[str]) -> Tuple[List[str], List[str
     deleting = {key: dict(_delete_=True) if isinstance(cfg.get(key), dict) else {} for key in entries}
     note = f"validation: {count} of {images}, where the teacher's predictions count as true"
     return [f'{key} = {laid_out({**deleting[key], **value})}' for key, value in entries.items()], [note]
+
+
+def _hooks(cfg: Config, beside: bool, rated: bool, left_out: List[str]) -> List[str]:
+    """Write the hooks that exchange a pipeline of labelled images, or that wait for a metric, where they change."""
+
+    def renamed(value: object) -> object:
+        if isinstance(value, (list, tuple)):
+            return [renamed(each) for each in value]
+        return f'{AGAINST_TEACHER}/{value.rpartition("/")[2]}' if rated and value and value != 'auto' else value
+
+    lines, hooks = [], _plain(cfg.get('custom_hooks') or [])
+    best = ((cfg.get('default_hooks') or {}).get('checkpoint') or {}).get('save_best')
+    if renamed(best) != best:
+        lines.append(f'default_hooks = dict(checkpoint=dict(save_best={literal(renamed(best))}))')
+    kept = [hook for hook in hooks if beside or type_name(hook) not in SWITCHING]
+    left_out += [type_name(hook) for hook in hooks if hook not in kept]
+    kept = [{**hook, 'monitor': renamed(hook['monitor'])} if 'monitor' in hook else hook for hook in kept]
+    if kept != hooks:
+        lines.append(f'custom_hooks = [{", ".join(laid_out(hook, 4) for hook in kept)}]')
+    return lines
 
 
 def _images(images: str, like: dict) -> dict:
