@@ -230,6 +230,9 @@ def _one_step(runner: Runner, model: FeatureDistill, batch: dict) -> Iterator[st
         yield f'{name}: {what}, weight {weight}: {value:.4g}{share}; holds {held / 2**20:.0f} MB'
         if value == 0 and all(shape[2:] == (1, 1) for shape in shapes):
             yield SetupWarning(f'{name} is zero, as a map of one pixel has nothing to normalize: leave that level out')
+        elif value == 0 and 'KL' in type(losses[name]).__name__ and all(shape[1] == 1 for shape in shapes):
+            problem = f'{name} is zero, as the softmax over a single channel is 1 everywhere'
+            raise SetupError(f'{problem}: distil from another module, or by a loss without a softmax.')
         elif value == 0:
             yield SetupWarning(f'{name} is exactly zero: does the student differ from the teacher?')
     if untrained is not None:

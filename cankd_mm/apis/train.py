@@ -27,7 +27,7 @@ from cankd_mm.config.metric import check_named, metric_of
 from cankd_mm.config.pair import is_feature_distill, leave_out_rating
 from cankd_mm.config.read import load_config
 from cankd_mm.config.types import type_name
-from cankd_mm.errors import SetupError, SetupWarning
+from cankd_mm.errors import SetupError, SetupWarning, warn
 from cankd_mm.models import FeatureDistill
 from cankd_mm.models.checkpoints import beside, load_checkpoint, prefixes_of
 from cankd_mm.models.utils import unwrap
@@ -174,6 +174,9 @@ def _run(
         checkpoint = checkpoint or load_checkpoint(cfg.load_from, 'run')
         if isinstance(unwrap(runner.model), nn.Module):  # MMEngine's FlexibleRunner has none before it trains
             check_start(unwrap(runner.model), checkpoint, cfg.load_from)
+    if not cfg.get('resume') and find_resumable(Path(work_dir)):
+        advice = 'give another --work-dir to keep them, or --resume to go on'
+        warn(f'{work_dir!r} holds checkpoints of an earlier training, which this one writes over: {advice}.')
     del checkpoint  # its memory is needed for the training
     check_datasets(runner, 'train', 'val', 'test')
     runner.register_hook(preflight)

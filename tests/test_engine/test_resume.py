@@ -104,6 +104,14 @@ def test_nothing_to_resume_starts_as_the_config_says(pair, tmp_path):
     assert f'  student: {count} of {count} parameters from {tmp_path}/start.pth' in lines
 
 
+def test_checkpoints_of_an_earlier_training_are_not_written_over_without_a_word(pair, tmp_path):
+    words = 'holds checkpoints of an earlier training, which this one writes over: give another --work-dir'
+    for training, resume in enumerate((None, 'auto', None)):
+        train(str(pair), work_dir=str(tmp_path), resume=resume, cfg_options={'train_cfg.max_epochs': 1})
+        log = max(tmp_path.glob('*/*.log'), key=lambda path: path.stat().st_mtime).read_text()
+        assert (words in log) == (training == 2)
+
+
 def test_preflight_leaves_no_trace(pair, tmp_path, monkeypatch):
     options = {'randomness.seed': 3, 'train_cfg.max_epochs': 1}
     checked = train(pair, work_dir=str(tmp_path / 'checked'), cfg_options=options)

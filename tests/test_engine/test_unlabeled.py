@@ -27,8 +27,10 @@ from cankd_mm.errors import SetupError
 from cankd_mm.experiments.compare import compare
 from cankd_mm.experiments.jobs import Local
 from cankd_mm.experiments.tune import tune
+from cankd_mm.models.builders import build_model
 from cankd_mm.show.show import show
 from cankd_mm.work_dir import read_scalars
+from tests.conftest import ROOT
 from tests.test_models.test_algorithms.test_feature_distill import TASKS, batch, build
 
 LIBRARIES = dict(detection='mmdet', segmentation='mmseg')
@@ -348,6 +350,38 @@ def test_the_logits_train_a_segmentors_head_that_does_not_fit(pairs, digits, tmp
     runner = train(str(tmp_path / 'pair.py'), work_dir=str(tmp_path / 'run'), cfg_options=options)
     state = runner.optim_wrapper.optimizer.state
     assert all(state[parameter]['exp_avg'].any() for parameter in runner.model.decode_head.parameters())
+
+
+RATING = ('dataloader', 'evaluator', 'cfg')
+
+
+@pytest.fixture
+def one_channel(pairs, tmp_path):
+    """A teacher of two classes with a sigmoid, its weights, and a student whose head does not fit."""
+    base = pairs['segmentation'].with_name('segmentation_student.py')
+    head = dict(num_classes=2, out_channels=1, loss_decode=dict(type='CrossEntropyLoss', use_sigmoid=True))
+    head['loss_decode']['_delete_'] = True
+    teacher, student, weights = (tmp_path / name for name in ('one.py', 'other.py', 'one.pth'))
+    teacher.write_text(f'_base_ = {str(base)!r}\nmodel = dict(decode_head={head})\n')
+    student.write_text("_base_ = './one.py'\nmodel = dict(decode_head=dict(channels=24))\n")
+    torch.save(dict(state_dict=build_model(load_config(str(teacher)).model, 'teacher').state_dict()), weights)
+    return str(teacher), str(student), str(weights)
+
+
+def test_logits_of_one_channel_tell_nothing_by_a_softmax(one_channel, pairs, digits, tmp_path):
+    """By which they would be distilled to the end, and nothing be learnt."""
+    images, _ = folder_of(tmp_path, digits, 'segmentation')
+    teacher, student, weights = one_channel
+    with pytest.raises(SetupError, match='decode_head does not fit .*its logits have a single channel'):
+        write_pair(teacher, student, str(tmp_path / 'no.py'), weights, unlabeled=str(images))
+    write_pair(teacher, teacher, str(tmp_path / 'pair.py'), weights, unlabeled=str(images), recommended=True)
+    cfg = load_config(str(tmp_path / 'pair.py'))
+    cfg.merge_from_dict(Config.fromfile(str(ROOT / 'configs/methods/kl-segmentation.py')).to_dict())
+    cfg.merge_from_dict(dict.fromkeys([f'{split}_{key}' for split in ('val', 'test') for key in RATING]))
+    cfg.train_dataloader.dataset.metainfo = dict(classes=('ground', 'digit'))
+    cfg.dump(str(tmp_path / 'kl.py'))
+    with pytest.raises(SetupError, match='is zero, as the softmax over a single channel is 1 everywhere'):
+        check(str(tmp_path / 'kl.py'))
 
 
 PIPELINE = [dict(type='LoadImageFromFile'), dict(type='Resize', scale=(64, 64)), dict(type='PackDetInputs')]

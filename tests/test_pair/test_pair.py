@@ -208,6 +208,34 @@ def test_recommended_settings_are_written(pairs, tmp_path, task):
     assert model.distiller.loss == dict(type='CanKDLoss', loss_weight=expected.distiller.loss.loss_weight)
 
 
+def test_a_work_folder_that_the_student_names_is_not_the_pairs(pairs, tmp_path):
+    """Or each of both trainings would write over the checkpoints of the other."""
+    cfg, student, out = Config.fromfile(str(pairs['detection'])), tmp_path / 'own.py', str(tmp_path / 'my_pair.py')
+    student.write_text(
+        f"_base_ = {str(pairs['detection'].with_name('detection_student.py'))!r}\nwork_dir = 'runs/student'\n"
+    )
+    write_pair(cfg.model.teacher, str(student), out, cfg.model.teacher_ckpt)
+    assert load_config(out).work_dir == 'work_dirs/my_pair'
+
+
+@pytest.mark.parametrize(
+    'name, levels',
+    [
+        ('deeplabv3plus_r18-d8_4xb2-80k_cityscapes-512x1024', [0, 3]),
+        ('segformer_mit-b0_8xb2-160k_ade20k-512x512', [0, 1, 2, 3]),
+        ('pspnet_r18-d8_4xb2-80k_cityscapes-512x1024', [-1]),
+    ],
+)
+def test_all_levels_that_a_head_without_labels_reads_are_distilled(name, levels, tmp_path):
+    """It is as the teacher has it, and nothing else makes its inputs the teacher's."""
+    (tmp_path / 'images').mkdir()
+    (tmp_path / 'images' / '1.jpg').touch()
+    out = str(tmp_path / 'pair.py')
+    write_pair(name, name, out, unlabeled=str(tmp_path / 'images'), recommended=True)
+    model = Config.fromfile(out).model
+    assert (model.distiller.source, model.distiller.levels, model.frozen_parts) == ('backbone', levels, ['decode_head'])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     'teacher, student, settings, resize',

@@ -14,6 +14,7 @@ from mmengine.model import BaseModel
 from mmengine.registry import DefaultScope
 
 from cankd_mm.apis.data import innermost, missing_data
+from cankd_mm.apis.pair.sources import Source
 from cankd_mm.config.differences import SWITCHING
 from cankd_mm.config.images import list_images
 from cankd_mm.config.metric import AGAINST_TEACHER
@@ -21,7 +22,7 @@ from cankd_mm.config.types import type_name
 from cankd_mm.config.write import arguments, laid_out, literal
 from cankd_mm.engine.unlabeled import without_labels
 from cankd_mm.errors import SetupError
-from cankd_mm.models.distillers.probe import probe_both
+from cankd_mm.models.distillers.probe import levels_read, probe, probe_both
 from cankd_mm.models.utils import count_classes, untouched_generators
 
 _MIXING = ('Mosaic', 'MixUp', 'Mixup', 'CopyPaste')  # several images, with their boxes
@@ -176,29 +177,41 @@ def _running(steps: list, scope: Optional[str], left_out: List[str]) -> list:
             steps = [step for number, step in enumerate(steps) if number != failing]
 
 
-def kept_by(student: BaseModel, teacher: BaseModel, source: str, parts: List[str], labeled: bool) -> Dict[str, object]:
+def kept_by(
+    student: BaseModel, teacher: BaseModel, source: Source, parts: List[str], labeled: bool
+) -> Dict[str, object]:
     """Find what keeps the parts behind the distilled features where images have no labels, as arguments of the model.
 
     Parts with the teacher's names and shapes start from it and stay, also beside ``labeled`` images: training them on
-    few labels was worse. Where a segmentor's head does not fit and no image has labels, the divergence of its logits
-    from the teacher's trains it, if both predict the same classes.
+    few labels was worse. All levels that they read are then distilled. Where a segmentor's head does not fit and no
+    image has labels, the divergence of its logits from the teacher's trains it, if both have one shape.
 
     Raises:
         SetupError: If neither does and no image has labels, with what to do.
     """
     heads = {name: child for name, child in student.named_children() if any(True for _ in child.parameters())}
-    behind = [name for name in heads if name not in ('backbone', source.split('.')[0], 'auxiliary_head')]
-    behind = [name for name in behind if name != 'neck' or source.split('.')[0] == 'backbone']
+    first = source.settings['source'].split('.')[0]
+    behind = [name for name in heads if name not in ('backbone', first, 'auxiliary_head')]
+    behind = [name for name in behind if name != 'neck' or first == 'backbone']
     lacking = [name for name in behind if name not in parts]
-    if not lacking:
-        levels = dict(levels=None) if source == 'neck' else {}  # all, as nothing else trains what the heads read
+    if not lacking:  # nothing else trains what the heads read
+        levels = dict(levels=None) if first == 'neck' else {}
+        if first == 'backbone' and 'levels' in source.settings:
+            read = levels_read(student, probe(student, source.settings['source'], 'student', training=True))
+            if len(read) > 1:
+                theirs = read if 'teacher_levels' in source.settings else None
+                levels = dict(levels=read, teacher_levels=theirs)
         return dict(init_from_teacher='auto', frozen_parts=behind, distiller=levels)
     if labeled:
         return {}
+    reason = ''
     if lacking == ['decode_head']:
         with suppress(SetupError):
             ours, theirs = probe_both(student, _LOGITS, teacher, _LOGITS)
-            if ours[0].shape == theirs[0].shape:
+            reason = f' (its logits are {ours[0].shape}, those of the teacher {theirs[0].shape})'
+            if ours[0].shape[1] == 1:  # a softmax over one channel is 1
+                reason = ' (its logits have a single channel, by which the divergence does not tell it from another)'
+            elif ours[0].shape == theirs[0].shape:
                 record, side = dict(logits=dict(type='ModuleOutputs', source=_LOGITS)), dict(recorder='logits')
                 mapping = dict(preds_S=dict(side, from_student=True), preds_T=dict(side, from_student=False))
                 # The loss is a mean over the classes as well: 10 for each pixel, as in configs/methods/kl-segmentation.
@@ -206,7 +219,7 @@ def kept_by(student: BaseModel, teacher: BaseModel, source: str, parts: List[str
                 recorders = dict(student_recorders=record, teacher_recorders=record)
                 losses = dict(distill_losses=dict(loss_logits=loss), loss_forward_mappings=dict(loss_logits=mapping))
                 return dict(distiller={**recorders, **losses})
-    (part, *_), problem = lacking, "does not fit the teacher's, and without labels nothing trains it"
+    (part, *_), problem = lacking, f"does not fit the teacher's{reason}, and without labels nothing trains it"
     classes = count_classes(student), count_classes(teacher)
     if classes[0] != classes[1]:
         raise SetupError(f'The student predicts {classes[0]} classes and the teacher {classes[1]}: give both the same.')

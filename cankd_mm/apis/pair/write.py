@@ -15,7 +15,7 @@ from cankd_mm.apis.pair.sources import Source, find_sources
 from cankd_mm.apis.pair.unlabeled import kept_by, unlabeled_text
 from cankd_mm.apis.pair.zoo import ZooModel, find_model
 from cankd_mm.config.pair import imports_of
-from cankd_mm.config.paths import config_file
+from cankd_mm.config.paths import config_file, default_work_dir
 from cankd_mm.config.read import load_config, read_config
 from cankd_mm.config.types import LIBRARIES, from_timm, library_of, type_name
 from cankd_mm.config.write import base_name, laid_out, literal, write_new
@@ -103,12 +103,14 @@ def write_pair(
         method = read_config(f'cankd_mm::{file}').model.to_dict()
         notes.append(f'settings: the recommended ones of configs/{file}')
     more: List[str] = []
+    if read_config(ours.config).get('work_dir'):  # or both trainings would write into one folder
+        more.append(f'work_dir = {str(default_work_dir(out))!r}')
     if unlabeled is not None:
-        more, lines = unlabeled_text(cfg, unlabeled, data is not None, unlabeled_val)
-        notes += lines
+        loader, lines = unlabeled_text(cfg, unlabeled, data is not None, unlabeled_val)
+        more, notes = [*more, *loader], [*notes, *lines]
         kept = {}
         if data is None or recommended:
-            kept = kept_by(models[1], models[0], sources[0].settings['source'], parts, data is not None)
+            kept = kept_by(models[1], models[0], sources[0], parts, data is not None)
         if kept:
             method = {**method, **kept, 'distiller': {**method.get('distiller', {}), **kept.get('distiller', {})}}
             notes.append(f'where images have no labels: {_kept_words(kept)}')
@@ -241,7 +243,7 @@ def _pair_text(
         path = '\n    '.join(map(literal, filter(None, (weights[:start], weights[start:]))))
         lines.append(f'    teacher_ckpt={path},')
     fitting = [part for part in dict.fromkeys(part.split('.')[0] for part in parts) if part != 'backbone']
-    if 'init_from_teacher' in method:
+    if 'init_from_teacher' in method and (fitting or 'frozen_parts' in method):
         lines.append(f'    init_from_teacher={literal(method["init_from_teacher"])},')
         if 'frozen_parts' in method:
             lines.append(f'    frozen_parts={literal(method["frozen_parts"])},')
@@ -263,5 +265,7 @@ def _pair_text(
 
 def _kept_words(kept: Dict[str, object]) -> str:
     if 'frozen_parts' in kept:
-        return f'{", ".join(kept["frozen_parts"])} as the teacher has them, and frozen'
+        levels = kept['distiller'].get('levels')
+        read = f'; levels {", ".join(map(str, levels))} are distilled, which they read' if levels else ''
+        return f'{", ".join(kept["frozen_parts"])} as the teacher has them, and frozen{read}'
     return "the divergence of the logits from the teacher's trains the head"

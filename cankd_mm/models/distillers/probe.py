@@ -1,10 +1,11 @@
 """The shapes of what a module gives, found by a tiny forward pass."""
 
 from contextlib import suppress
-from typing import Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten
 
 from cankd_mm.errors import SetupError, reason_of
 from cankd_mm.models.distillers.recording import versions
@@ -97,6 +98,32 @@ def probe_both(
     if theirs[0].image != ours[0].image:
         ours = probe(student, source, 'student', training=True, first_size=theirs[0].image)
     return ours, theirs
+
+
+def levels_read(model: nn.Module, levels: Sequence[Level]) -> List[int]:
+    """Find which levels of a module what lies behind it reads, or name all where that cannot be told.
+
+    Each level is cut off from the graph, so that a gradient reaches only those that are read themselves.
+    """
+    cut: List[Tensor] = []
+
+    def cut_off(module: nn.Module, args: tuple, output: Union[Tensor, Sequence[Tensor]]) -> object:
+        single = isinstance(output, Tensor)  # as some give in evaluation alone
+        cut[:] = [feature.detach().requires_grad_() for feature in ([output] if single else output)]
+        return cut[0] if single else tuple(cut)
+
+    handle = find_module(model, levels[0].source, levels[0].whose).register_forward_hook(cut_off)
+    try:
+        with untouched(model, False), torch.enable_grad():
+            batch = next(model.parameters()).new_zeros(1, count_channels(model), *levels[0].image)
+            found = [each for each in tree_flatten(model(batch, mode='tensor'))[0] if isinstance(each, Tensor)]
+            total = sum(each.sum() for each in found if each.requires_grad)
+            gradients = torch.autograd.grad(total, cut, allow_unused=True)
+        return [level.index for level, gradient in zip(levels, gradients) if gradient is not None]
+    except Exception:  # whatever a model makes of such an image, or of features without a past
+        return [level.index for level in levels]
+    finally:
+        handle.remove()
 
 
 def _run(model: nn.Module, whose: str, outputs: list, training: bool, sizes: List[Size]) -> Tuple[Size, int]:

@@ -4,8 +4,10 @@ import pytest
 import torch
 from torch import nn
 
+from cankd_mm.config.read import load_model_cfg
 from cankd_mm.errors import SetupError
-from cankd_mm.models.distillers.probe import probe
+from cankd_mm.models.builders import build_model
+from cankd_mm.models.distillers.probe import levels_read, probe
 
 
 class Net(nn.Module):
@@ -128,3 +130,20 @@ def test_mistakes_are_one_clear_sentence(net, words):
     with pytest.raises(SetupError, match=words) as error:
         probe(net, 'backbone', 'student', training=True)
     assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    'config, read',
+    [
+        ('pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024', [3]),
+        ('deeplabv3plus/deeplabv3plus_r18-d8_4xb2-80k_cityscapes-512x1024', [0, 3]),
+        ('segformer/segformer_mit-b0_8xb2-160k_ade20k-512x512', [0, 1, 2, 3]),
+        ('pidnet/pidnet-s_2xb6-120k_1024x1024-cityscapes', [0]),  # a single map, but while it trains
+    ],
+)
+def test_levels_that_a_head_reads(config, read):
+    model = build_model(load_model_cfg(f'mmseg::{config}.py'), 'student')
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    assert levels_read(model, probe(model, 'backbone', 'student', training=True)) == read
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
