@@ -100,7 +100,8 @@ def check_named(cfg: Config) -> None:
     checkpoint = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
     named = {'default_hooks.checkpoint.save_best': checkpoint.get('save_best')}
     for number, hook in enumerate(cfg.get('custom_hooks') or ()):
-        named[f'custom_hooks[{number}].monitor'] = hook.get('monitor')
+        if type_name(hook) == 'EarlyStoppingHook':  # others may wait for something else
+            named[f'custom_hooks[{number}].monitor'] = hook.get('monitor')
     for where, names in named.items():
         for name in [names] if isinstance(names, str) else names or ():
             prefix, _, figure = name[len(TEACHER) * name.startswith(TEACHER) :].rpartition('/')

@@ -20,6 +20,7 @@ from mmengine.registry import DATASETS, DefaultScope
 from cankd_mm.apis import against_teacher, check, export_student, train
 from cankd_mm.apis import test as evaluate
 from cankd_mm.apis.pair import write_pair
+from cankd_mm.config.metric import check_named
 from cankd_mm.config.pair import student_config
 from cankd_mm.config.read import load_config
 from cankd_mm.engine import LabeledAndUnlabeled, UnlabeledImages
@@ -319,6 +320,25 @@ def test_the_teacher_rates_a_training_whose_validation_has_no_labels(pairs, digi
     plain.write_text(f"_base_ = '{pair.name}'\nmodel = dict(_delete_=True, **_base_.model.architecture)\n")
     with pytest.raises(SetupError, match='has no teacher whose predictions count: give the config of a pair'):
         evaluate(str(plain), str(tmp_path / 'run' / 'epoch_1.pth'))
+
+
+def test_hooks_wait_for_the_metric_that_the_teacher_rates_by(pairs, digits, tmp_path):
+    """By the name that it then has; MMEngine would end the training at its first validation."""
+    images, _ = folder_of(tmp_path, digits, 'segmentation')
+    student, pair = tmp_path / 'student.py', tmp_path / 'pair.py'
+    student.write_text(
+        f'_base_ = {str(pairs["segmentation"].with_name("segmentation_student.py"))!r}\n'
+        "default_hooks = dict(checkpoint=dict(save_best=['mIoU', 'mDice']))\n"
+        "custom_hooks = [dict(type='EarlyStoppingHook', monitor='mIoU'), dict(type='EMAHook')]\n"
+        "val_evaluator = dict(iou_metrics=['mIoU', 'mDice'])\n"
+    )
+    cfg = Config.fromfile(str(pairs['segmentation'])).model
+    write_pair(cfg.teacher, str(student), str(pair), cfg.teacher_ckpt, unlabeled=str(images), unlabeled_val=str(images))
+    cfg = load_config(str(pair))
+    assert cfg.default_hooks.checkpoint.save_best == ['against_teacher/mIoU', 'against_teacher/mDice']
+    assert [hook.get('monitor') for hook in cfg.custom_hooks] == ['against_teacher/mIoU', None]
+    assert cfg.val_evaluator.iou_metrics == ['mIoU', 'mDice']
+    check_named(cfg)
 
 
 def test_a_head_that_nothing_trains_is_named(pairs, digits, tmp_path):

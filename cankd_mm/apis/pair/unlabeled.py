@@ -107,7 +107,7 @@ def _hooks(cfg: Config, beside: bool, rated: bool, left_out: List[str]) -> List[
 
     def renamed(value: object) -> object:
         if isinstance(value, (list, tuple)):
-            return [renamed(each) for each in value]
+            return type(value)(map(renamed, value))
         return f'{AGAINST_TEACHER}/{value.rpartition("/")[2]}' if rated and value and value != 'auto' else value
 
     lines, hooks = [], _plain(cfg.get('custom_hooks') or [])
@@ -116,7 +116,10 @@ def _hooks(cfg: Config, beside: bool, rated: bool, left_out: List[str]) -> List[
         lines.append(f'default_hooks = dict(checkpoint=dict(save_best={literal(renamed(best))}))')
     kept = [hook for hook in hooks if beside or type_name(hook) not in SWITCHING]
     left_out += [type_name(hook) for hook in hooks if hook not in kept]
-    kept = [{**hook, 'monitor': renamed(hook['monitor'])} if 'monitor' in hook else hook for hook in kept]
+    kept = [
+        {**hook, 'monitor': renamed(hook['monitor'])} if type_name(hook) == 'EarlyStoppingHook' else hook
+        for hook in kept
+    ]
     if kept != hooks:
         lines.append(f'custom_hooks = [{", ".join(laid_out(hook, 4) for hook in kept)}]')
     return lines
