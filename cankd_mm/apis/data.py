@@ -20,7 +20,7 @@ from PIL import Image
 from torch import nn
 
 from cankd_mm.errors import SetupError, explain, frames_of, reason_of, warn
-from cankd_mm.models.utils import heads_of, unwrap
+from cankd_mm.models.utils import heads_of, untouched_generators, unwrap
 
 _SECONDS = 3.0  # how long the labels of a split are looked through
 _FILES = 1000  # how many XML files are
@@ -96,7 +96,9 @@ def check_datasets(runner: Runner, *splits: str) -> None:
         with _reading(loader, split):
             loop = getattr(runner, f'{split}_loop')
         parts = leaves(loop.dataloader.dataset)
-        found = [_check_dataset(dataset, split, heads) for dataset in parts]
+        around = _steps_around(loop.dataloader.dataset)
+        with untouched_generators():  # of which a user's own steps may draw
+            found = [_check_dataset(dataset, split, heads, around) for dataset in parts]
         _check_classes([_classes_of(dataset) for dataset in parts], found, split, heads)
         for metric in getattr(getattr(loop, 'evaluator', None), 'metrics', ()):
             if type(metric).__name__ == 'CocoMetric' and metric._coco_api is not None:
@@ -123,8 +125,18 @@ def explain_batch(batch: Optional[dict], model: nn.Module) -> None:
 
 def leaves(dataset: object) -> List[object]:
     """List the data sets inside one that may repeat, join, mix or slice them."""
+    return [leaf for part in _inside(dataset) for leaf in leaves(part)] or [dataset]
+
+
+def _inside(dataset: object) -> List[object]:
     inner = [getattr(dataset, 'dataset', None), getattr(dataset, '_dataset', None), *getattr(dataset, 'datasets', ())]
-    return [leaf for part in inner if hasattr(part, '__getitem__') for leaf in leaves(part)] or [dataset]
+    return [part for part in inner if hasattr(part, '__getitem__')]
+
+
+def _steps_around(dataset: object) -> list:
+    """List the steps of wrappers, which an image goes through after those of its data set."""
+    own = getattr(dataset, 'pipeline', None)
+    return [step for part in _inside(dataset) for step in _steps_around(part)] + (own if isinstance(own, list) else [])
 
 
 def _classes_of(dataset: object) -> Optional[Sequence[str]]:
@@ -140,7 +152,7 @@ class _Found(NamedTuple):
     reduced: Optional[bool]
 
 
-def _check_dataset(dataset: object, split: str, heads: Dict[str, nn.Module]) -> Optional[_Found]:
+def _check_dataset(dataset: object, split: str, heads: Dict[str, nn.Module], around: list) -> Optional[_Found]:
     classes = _classes_of(dataset)
     where = f'The {split} annotations {_name(vars(dataset))!r}'
     if len(dataset) == 0:
@@ -158,7 +170,7 @@ def _check_dataset(dataset: object, split: str, heads: Dict[str, nn.Module]) -> 
             _check_categories(dataset, classes, where)
         elif hasattr(dataset, 'ann_subdir'):
             _check_xml(dataset, classes, split, where)
-    return _check_labels(dataset, split, heads, where)
+    return _check_labels(dataset, split, heads, where, around)
 
 
 def _name(dataset: dict) -> Optional[str]:
@@ -297,30 +309,45 @@ def _check_metric(metric: object, split: str) -> None:
         )
 
 
-def _check_labels(dataset: object, split: str, heads: Dict[str, nn.Module], where: str) -> Optional[_Found]:
-    """Look through objects or label maps, in random order, as far as the time goes; None where there are none."""
+def _check_labels(
+    dataset: object, split: str, heads: Dict[str, nn.Module], where: str, around: list
+) -> Optional[_Found]:
+    """Look through objects or label maps, in random order, as far as the time goes; None where there are none.
+
+    They are what steps of the user's own make of them; where that cannot be told, there are none either.
+    """
     steps = getattr(getattr(dataset, 'pipeline', None), 'transforms', [])
     load = next((step for step in steps if type(step).__name__ == 'LoadAnnotations'), None)
-    if load is None or not hasattr(dataset, 'get_data_info'):
+    gives = [getattr(type(dataset), name, None) for name in ('__getitem__', 'prepare_data')]
+    if load is None or not hasattr(dataset, 'get_data_info') or _is_own(gives):
         return None
     # What resizes images and label maps gives both one size; what evaluates takes the label maps as they are.
     resized = split == 'train' and any('Resize' in type(step).__name__ for step in steps)
+    own = [step for step in [*steps, *around] if _is_own(step)]
+    loading = [step for step in [*steps, *around] if step in own or type(step).__name__.startswith('Load')]
+    loading = copy.deepcopy(loading) if own else [load]
     start, labels, looked, reduced = monotonic(), set(), 0, None
     for index in np.random.RandomState(0).permutation(len(dataset)).tolist():
         if monotonic() - start > _SECONDS:
             break
         info, looked = dataset.get_data_info(index), looked + 1
+        given = _loaded(loading, info, split) if own or info.get('seg_map_path') else info
+        if given is None:
+            return None
         if 'instances' in info:
             objects = [each for each in info['instances'] if not each.get('ignore_flag')]
-            if load.with_mask and any('mask' not in each for each in objects):
+            if load.with_mask and not own and any('mask' not in each for each in objects):
                 found = f'an object without a mask in {info.get("img_path")!r}, and the pipeline loads masks'
                 raise SetupError(f'{where} have {found}: add its segmentation, or take the object out.')
-            labels |= {each.get('bbox_label') for each in objects}
+            if own:
+                labels |= {*given['gt_bboxes_labels'][~given['gt_ignore_flags']].tolist()}
+            else:
+                labels |= {each.get('bbox_label') for each in objects}
             if labels and not load.with_mask and (not heads or len(labels) >= len(_classes_of(dataset) or ())):
                 break
         elif info.get('seg_map_path'):
-            size = None if resized else _image_size(info['img_path'])
-            present = _check_label_map(_load_label_map(load, info, split), size, info['seg_map_path'], split, heads)
+            size = None if resized else given['img'].shape[:2] if own else _image_size(info['img_path'])
+            present = _check_label_map(given['gt_seg_map'], size, info['seg_map_path'], split, heads)
             labels |= {*present.tolist()} - _ignored(heads)
             reduced = bool(getattr(load, 'reduce_zero_label', False))
         else:
@@ -331,12 +358,38 @@ def _check_labels(dataset: object, split: str, heads: Dict[str, nn.Module], wher
     return _Found(labels, looked, len(dataset), reduced)
 
 
+_KNOWN = ('mmcv', 'mmengine', 'mmdet', 'mmseg', 'cankd_mm')  # whose steps leave the numbers of labels alone
+
+
+def _is_own(step: object) -> bool:
+    """Tell whether a step of a pipeline, a step inside it or a method is the user's own, which may change labels."""
+    if isinstance(step, (list, tuple)):
+        return any(map(_is_own, step))
+    if isinstance(step, dict):  # what Albu makes its own steps of
+        return False
+    made_by = step if hasattr(step, '__qualname__') else type(step)
+    return made_by.__module__.split('.')[0] not in _KNOWN or _is_own(getattr(step, 'transforms', ()))
+
+
+def _loaded(steps: list, info: dict, split: str) -> Optional[dict]:
+    """Load an image with its labels by some steps of its pipeline; None where they do not run without the others."""
+    try:
+        for step in steps:
+            is_map = type(step).__name__ == 'LoadAnnotations' and info.get('seg_map_path')
+            info = _load_label_map(step, info, split) if is_map else step(info)
+        return info if {'gt_seg_map', 'gt_bboxes_labels'} & info.keys() else None
+    except (SetupError, FileNotFoundError):
+        raise
+    except Exception:  # whatever a step makes of what it lacks
+        return None
+
+
 def _ignored(heads: Dict[str, nn.Module]) -> Set[int]:
     """List the labels that mean no class."""
     return {getattr(head, 'ignore_index', 255) for head in heads.values()} or {255}
 
 
-def _load_label_map(load: object, info: dict, split: str) -> np.ndarray:
+def _load_label_map(load: object, info: dict, split: str) -> dict:
     both = getattr(load, 'reduce_zero_label', None), info.get('reduce_zero_label')
     if None not in both and both[0] != both[1]:
         raise SetupError(
@@ -344,7 +397,7 @@ def _load_label_map(load: object, info: dict, split: str) -> np.ndarray:
             'leave it out of the pipeline, and set it in the data set as the label maps are.'
         )
     try:
-        return load(dict(info))['gt_seg_map']
+        return load(dict(info))
     except FileNotFoundError:
         raise
     except (OSError, SyntaxError, ValueError, AttributeError) as e:  # of Pillow, and of OpenCV, which gives None
