@@ -23,7 +23,7 @@ from cankd_mm.errors import SetupError, explain, frames_of, reason_of, warn
 from cankd_mm.models.utils import heads_of, untouched_generators, unwrap
 
 _SECONDS = 3.0  # how long the labels of a split are looked through
-_FILES = 1000  # how many XML files are
+_FILES = 1000  # how many XML files, or names of images, are
 
 
 def check_data(cfg: Config, *splits: str) -> None:
@@ -103,6 +103,8 @@ def check_datasets(runner: Runner, *splits: str) -> None:
         for metric in getattr(getattr(loop, 'evaluator', None), 'metrics', ()):
             if type(metric).__name__ == 'CocoMetric' and metric._coco_api is not None:
                 _check_metric(metric, split)
+                if parts == [loop.dataloader.dataset]:  # of several, or a part of one, others may be rated elsewhere
+                    _check_images(metric, parts[0], split)
 
 
 def explain_batch(batch: Optional[dict], model: nn.Module) -> None:
@@ -270,8 +272,7 @@ def _some(names: Sequence[str]) -> str:
 
 def _check_xml(dataset: object, classes: Tuple[str, ...], split: str, where: str) -> None:
     """Check that classes occur, where MMDetection leaves out objects of other names without a word."""
-    count, found = len(dataset), set()
-    indices = np.unique(np.linspace(0, count - 1, min(count, _FILES)).astype(int)).tolist()
+    count, found, indices = len(dataset), set(), _spread(dataset)
     for info in map(dataset.get_data_info, indices):
         if 'xml_path' in info:
             with get_local_path(info['xml_path'], backend_args=dataset.backend_args) as path:
@@ -287,6 +288,11 @@ def _check_xml(dataset: object, classes: Tuple[str, ...], split: str, where: str
     if len(indices) == count and (split == 'train' or not found & set(classes)):
         raise SetupError(sentence)
     warn(f'{sentence} {len(indices)} of {count} files were read.')
+
+
+def _spread(dataset: object) -> List[int]:
+    """List the indices of images, of many some that are evenly spaced."""
+    return np.unique(np.linspace(0, len(dataset) - 1, min(len(dataset), _FILES)).astype(int)).tolist()
 
 
 def _check_metric(metric: object, split: str) -> None:
@@ -307,6 +313,25 @@ def _check_metric(metric: object, split: str) -> None:
             f'{where} have the categories {_some(names)}, and metainfo.classes is {_some(classes)}: set '
             f'{split}_evaluator.ann_file to the file of the data set.'
         )
+
+
+def _check_images(metric: object, dataset: object, split: str) -> None:
+    """Check that the images of a data set are those of the annotation file that the predictions are compared with."""
+    read = [getattr(type(dataset), name, None) for name in ('load_data_list', 'parse_data_info', 'get_data_info')]
+    if None in read or _is_own(read):  # whose names of images may be others
+        return
+    for info in map(dataset.get_data_info, _spread(dataset)):
+        if 'img_id' not in info:
+            return
+        name, theirs = osp.basename(info['img_path']), metric._coco_api.imgs.get(info['img_id'])
+        other = None if theirs is None else osp.basename(theirs.get('file_name') or name)
+        if other is None or osp.splitext(name)[0] != osp.splitext(other)[0]:
+            has = 'no image of that id' if other is None else f'{other!r} by that'
+            raise SetupError(
+                f'The annotations that {split}_evaluator compares with are of other images than the data set: this has '
+                f'{name!r} by the id {info["img_id"]!r}, and they have {has}: set {split}_evaluator.ann_file to the '
+                'file of the data set.'
+            )
 
 
 def _check_labels(

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -173,3 +174,37 @@ def test_labels_are_what_own_steps_make_of_them(said, kind, outside):
 
 def test_labels_of_own_steps_that_do_not_run_alone_are_not_judged(said):
     assert said('segmentation', _with(dict(type='_AfterResize'), False), lambda label: 11) == []
+
+
+def _rated_by(pairs, tmp_path, change):
+    """Look at the validation data with an evaluator whose file has other images."""
+    cfg = Config.fromfile(str(pairs['detection'].with_name('detection_student.py')))
+    cfg.work_dir, coco = str(tmp_path / 'work'), json.loads(Path(cfg.val_evaluator.ann_file).read_text())
+    change(coco['images'], cfg.val_dataloader)
+    cfg.val_evaluator.ann_file = str(tmp_path / 'other.json')
+    (tmp_path / 'other.json').write_text(json.dumps(coco))
+    data.check_datasets(Runner.from_cfg(cfg), 'val')
+
+
+def test_an_evaluator_of_another_split(pairs, tmp_path):
+    def renamed(images, loader):
+        images[0]['file_name'] = 'train/none.jpg'
+
+    with pytest.raises(SetupError, match="by the id 0, and they have 'none.jpg' by that: set val_evaluator.ann_file"):
+        _rated_by(pairs, tmp_path, renamed)
+    with pytest.raises(SetupError, match='by the id 0, and they have no image of that id: set val_evaluator.ann_file'):
+        _rated_by(pairs, tmp_path, lambda images, loader: images.pop(0))
+
+
+def test_an_evaluator_of_the_same_images_elsewhere(pairs, tmp_path):
+    def moved(images, loader):
+        for image in images:
+            image['file_name'] = f'elsewhere/{Path(image["file_name"]).stem}.png'
+        images.append(dict(images[0], id=len(images)))
+
+    def joined(images, loader):
+        images.pop(0)
+        loader.dataset = dict(type='ConcatDataset', datasets=[loader.dataset.to_dict()])
+
+    _rated_by(pairs, tmp_path, moved)
+    _rated_by(pairs, tmp_path, joined)
