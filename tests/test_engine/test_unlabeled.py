@@ -15,6 +15,7 @@ import torch
 from filelock import FileLock
 from mmengine.config import Config
 from mmengine.registry import DATASETS, DefaultScope
+from mmengine.runner import Runner
 
 from cankd_mm.apis import against_teacher, check, export_student, train
 from cankd_mm.apis import test as evaluate
@@ -158,6 +159,23 @@ def test_beside_a_labelled_data_set(pairs, digits, task, tmp_path):
     pair.unlink()
     written(pairs, task, tmp_path, images, data=str(data), recommended=True)
     assert load_config(str(pair)).model.frozen_parts == [dict(detection='bbox_head', segmentation='decode_head')[task]]
+
+
+@pytest.mark.slow
+def test_hooks_that_act_on_a_training_alone_leave_the_student_with_it(pairs, digits, tmp_path):
+    """Without labels no training is left, of whose loop some ask."""
+    images, _ = folder_of(tmp_path, digits, 'segmentation')
+    pair, _ = written(pairs, 'segmentation', tmp_path, images)
+    hooks = [dict(type='EarlyStoppingHook', monitor='mIoU'), dict(type='EMAHook'), dict(type='SegVisualizationHook')]
+    options = {'custom_hooks': hooks, 'train_cfg.max_epochs': 1}
+    train(str(pair), work_dir=str(tmp_path / 'run'), cfg_options=options)
+    checkpoint = str(tmp_path / 'run' / 'epoch_1.pth')
+    figures = evaluate(str(pair), checkpoint, work_dir=str(tmp_path / 'test'), cfg_options=options)
+    config, weights = export_student(str(pair), checkpoint, cfg_options=options)
+    plain = Config.fromfile(config)
+    assert [hook.type for hook in plain.custom_hooks] == ['EMAHook', 'SegVisualizationHook']
+    plain.load_from, plain.work_dir = weights, str(tmp_path / 'plain')
+    assert Runner.from_cfg(plain).test() == figures
 
 
 @pytest.mark.slow
