@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from cankd_mm.apis.data import innermost
 from cankd_mm.apis.label_files import UNSURE
+from cankd_mm.apis.running import needing_labels
 from cankd_mm.config.images import MIN_SIDE
 from cankd_mm.config.types import library_of, type_name
 from cankd_mm.errors import SetupError, reason_of
@@ -65,12 +66,12 @@ class Predictor:
             pipeline = self.annotated = cfg.get('tta_pipeline') or flipped(pipeline)
             if self.scope == 'mmdet':
                 self.tta = MODELS.build(ConfigDict(copy.deepcopy(cfg.get('tta_model') or TTA_MODEL), module=model))
-        self.pipeline = Compose(_without_annotations(pipeline))
         # What a data set says of each of its images, and a pipeline may ask for.
         self.info = dict(instances=[], seg_fields=[], reduce_zero_label=False)
         if dataset.get('return_classes'):
             self.info.update(text=tuple(self.classes), custom_entities=True)
             self.info.update(caption_prompt=dataset.get('caption_prompt'))
+        self.pipeline = Compose(_without_annotations(pipeline, self.scope, self.info))
 
     def read(self, path: str) -> dict:
         """Read an image that has no annotations."""
@@ -173,17 +174,29 @@ def _probabilities(logits: torch.Tensor, head: torch.nn.Module) -> torch.Tensor:
     return logits.clamp(max=1) if masks else logits.softmax(0)
 
 
-def _without_annotations(pipeline: list) -> list:
-    """Copy a pipeline without what loads annotations, also inside of a test-time augmentation."""
+def _without_annotations(pipeline: list, scope: str, info: dict) -> list:
+    """Copy a pipeline without what loads or needs annotations, also inside of a test-time augmentation."""
+    pipeline = _without(copy.deepcopy(pipeline), lambda step: type_name(step).startswith('LoadAnn'))
+    path = []  # of several ways through an augmentation, the first
+    for step in pipeline:
+        path += [branch[0] for branch in step['transforms']] if type_name(step) == 'TestTimeAug' else [step]
+    needing = [path[number] for number in needing_labels(path, scope, info)]
+    if needing:
+        names = ', '.join(map(type_name, needing))
+        print_log(f'Images without labels do not go through {names} of their pipeline, which needs labels.', 'current')
+    return _without(pipeline, lambda step: any(step is each for each in needing))
+
+
+def _without(pipeline: list, unwanted: Callable[[dict], bool]) -> list:
     kept = []
     for step in pipeline:
         if isinstance(step, (list, tuple)):
-            inner = _without_annotations(step)
+            inner = _without(step, unwanted)
             kept += [inner] if inner else []
-        elif not type_name(step).startswith('LoadAnn'):
+        elif not unwanted(step):
             several = type_name(step) == 'TestTimeAug'
-            kept.append(dict(step, transforms=_without_annotations(step['transforms'])) if several else step)
-    return copy.deepcopy(kept)
+            kept.append(dict(step, transforms=_without(step['transforms'], unwanted)) if several else step)
+    return kept
 
 
 def flipped(pipeline: list) -> list:

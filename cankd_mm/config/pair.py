@@ -66,7 +66,7 @@ def _leave_out_ours(plain: dict, distilling: Set[str]) -> None:
 
     So is what a module of the user's own registers beside one of the types that are ``distilling``.
     """
-    registered = {name: _registered_by(name) for name in imports_of(plain) if not _is_package(name)}
+    registered = {name: _registered_by(name) for name in own_imports(plain)}
     own = set().union(*(kinds for kinds in registered.values() if kinds & distilling))
     unlabeled = without_labels(plain)
 
@@ -120,6 +120,11 @@ def imports_of(cfg: dict) -> List[str]:
     """List the modules that a config imports."""
     imports = (cfg.get('custom_imports') or {}).get('imports') or []
     return [imports] if isinstance(imports, str) else list(imports)
+
+
+def own_imports(cfg: dict) -> List[str]:
+    """List the modules that a config imports, of the user's own."""
+    return [name for name in imports_of(cfg) if not _is_package(name)]
 
 
 def _types_in(entry: object) -> Set[str]:

@@ -163,7 +163,6 @@ def test_labels_are_what_own_steps_make_of_them(said, kind, outside):
     if 'transforms' in kind:
         kind = dict(kind, prob=1.0)
     step = _with(kind, outside)
-    before = np.random.get_state()[1].tolist()
     ((_, line),) = said('segmentation', step, lambda label: label + (label == 10))
     assert "No pixel of '8', '9' is in 8 images" in line
     ((_, line),) = said('detection', step)

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from filelock import FileLock
+from mmcv.transforms import TRANSFORMS
 from mmengine.config import Config
 from mmengine.registry import DATASETS, DefaultScope
 from mmengine.structures import BaseDataElement, InstanceData, PixelData
@@ -411,6 +412,66 @@ def test_pipelines_load_what_the_labels_have():
     assert label_files._adapted([step], masks=False) == [without]
     assert label_files._adapted([step], masks=True) == [dict(without, with_mask=True)]
     assert step['with_seg']
+
+
+OWN_STEPS = """
+from mmcv.transforms import TRANSFORMS, BaseTransform
+
+@TRANSFORMS.register_module(force=True)
+class TakesOut(BaseTransform):
+    def transform(self, results):
+        results['gt_seg_map'][results['gt_seg_map'] == 2] = 255
+        return results
+
+@TRANSFORMS.register_module(force=True)
+class Fails(BaseTransform):
+    def transform(self, results):
+        raise ValueError('for another reason')
+"""
+
+
+@pytest.fixture
+def own_steps(pairs, tmp_path, monkeypatch):
+    """Write a teacher's config with steps of the user's own at the end of its pipelines."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / 'own_steps_of_data.py').write_text(OWN_STEPS)
+
+    def write(kind):
+        model, config = load_config(str(pairs['segmentation'])).model, tmp_path / 'own_teacher.py'
+        split = 'dataset=dict(pipeline=[*_base_.{0}_dataloader.dataset.pipeline[:-1], own, dict(type="PackSegInputs")])'
+        tta = (
+            '[_base_.val_dataloader.dataset.pipeline[0], dict(type="TestTimeAug", transforms=[[dict(type="RandomFlip", '
+            'prob=p) for p in (0.0, 1.0)], [dict(type="LoadAnnotations")], [own], [dict(type="PackSegInputs")]])]'
+        )
+        config.write_text(
+            f"_base_ = '{model.teacher}'\ncustom_imports = dict(imports=['own_steps_of_data', 'cankd_mm'])\n"
+            f"own = dict(type='{kind}')\n"
+            f'train_dataloader = dict({split.format("train")})\nval_dataloader = dict({split.format("val")})\n'
+            f'test_dataloader = val_dataloader\ntta_pipeline = {tta}\n'
+        )
+        return str(config), model.teacher_ckpt
+
+    yield write
+    sys.modules.pop('own_steps_of_data', None)
+
+
+@pytest.mark.parametrize('tta', [False, True])
+def test_own_steps_that_need_labels(own_steps, photos, tmp_path, tta):
+    """Images without labels do without them, and the config of the data imports them."""
+    teacher, weights = own_steps('TakesOut')
+    said = label(teacher, str(photos('segmentation')), str(tmp_path / 'out'), weights, threshold=0.1, tta=tta)
+    assert said['images'] == 8 and len(said['skipped']) == 3
+    for name in ('TakesOut', 'Fails'):
+        TRANSFORMS._module_dict.pop(name)
+    sys.modules.pop('own_steps_of_data')
+    assert Config.fromfile(str(tmp_path / 'out' / 'data.py')).custom_imports.imports == ['own_steps_of_data']
+    assert len(plain(tmp_path / 'out', 'mmseg')[0]['inputs']) == 3
+
+
+def test_own_steps_that_fail_for_another_reason(own_steps, photos, tmp_path):
+    teacher, weights = own_steps('Fails')
+    with pytest.raises(SetupError, match=r'its pipeline fails on it \(for another reason'):
+        label(teacher, str(photos('segmentation')), str(tmp_path / 'out'), weights, threshold=0.1)
 
 
 @pytest.mark.parametrize('task', ['segmentation', pytest.param('detection', marks=pytest.mark.full)])
