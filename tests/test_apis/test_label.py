@@ -26,6 +26,7 @@ from cankd_mm.apis import label_files, predictor, thresholds
 from cankd_mm.apis import test as evaluate
 from cankd_mm.apis.label import label
 from cankd_mm.apis.pair import write_pair
+from cankd_mm.config import differences
 from cankd_mm.config.images import list_images
 from cankd_mm.config.read import load_config
 from cankd_mm.errors import SetupError
@@ -475,24 +476,27 @@ def test_own_steps_that_fail_for_another_reason(own_steps, photos, tmp_path):
 
 
 @pytest.mark.parametrize('task', ['segmentation', pytest.param('detection', marks=pytest.mark.full)])
-def test_a_student_is_rated_by_its_teacher_where_there_are_no_labels(pairs, digits, task, tmp_path):
+def test_a_student_is_rated_by_its_teacher_where_there_are_no_labels(pairs, digits, task, tmp_path, monkeypatch):
     """The teacher's own weights agree with it in all that it is sure of, and others do not."""
     cfg = load_config(str(pairs[task]))
     same = tmp_path / 'same.py'
     model = f"model = dict(architecture=dict(_delete_=True, cfg_path='{cfg.model.teacher}'))"
     same.write_text(f"_base_ = '{pairs[task]}'\n{model}\n")
     images = str(digits / dict(detection='detection/val', segmentation='segmentation/leftImg8bit/val')[task])
-    options, found = {'model.init_from_teacher': None}, {}
+    options, found, told = {'model.init_from_teacher': None}, {}, []
+    monkeypatch.setattr(differences, 'warn', told.append)
     for name, config in dict(same=same, other=pairs[task]).items():
         weights = cfg.model.teacher_ckpt
         if name == 'other':
             weights = str(tmp_path / 'other.pth')
-            torch.save(dict(state_dict=build_model(cfg.model.architecture, 'student').state_dict()), weights)
+            state = build_model(cfg.model.architecture, 'student').state_dict()
+            torch.save(dict(state_dict=state, meta=dict(cfg=cfg.pretty_text)), weights)
         found[name] = evaluate(
             str(config), weights, work_dir=str(tmp_path / name), against_teacher=images, cfg_options=options
         )
     key = dict(detection='against_teacher/bbox_mAP', segmentation='against_teacher/aAcc')[task]
     assert found['same'][key] >= (0.99 if task == 'detection' else 99.9) > found['other'].get(key, 0)
     assert len(list((tmp_path / 'same').glob('teacher_labels_*/labels.json'))) == 1
+    assert told == [], 'the run had the test that the config has'
     with pytest.raises(SetupError, match='--against-teacher rates the student of a pair'):
         evaluate(cfg.model.teacher, cfg.model.teacher_ckpt, work_dir=str(tmp_path / 'no'), against_teacher=images)
