@@ -54,6 +54,10 @@ class Predictor:
         loader = cfg.get('test_dataloader') or cfg.val_dataloader
         dataset, self.scope = innermost(loader), library_of(type(model))
         self.model, self.classes, self.workers = model, meta['classes'], loader.get('num_workers', 0)
+        # From which score on a class counts where no data tells: of one channel for two classes as the model decides.
+        head = _head_of(model) if self.scope == 'mmseg' else None
+        by_one = getattr(head, 'out_channels', None) == 1 and len(self.classes) == 2
+        self.unknown = [1 - head.threshold, head.threshold] if by_one else [0.5] * len(self.classes)
         self.batch_size = batch_size or (2 if get_device() == 'cpu' else 8)
         if self.batch_size < 1:
             raise SetupError(f'--batch-size is {batch_size}: give 1 or more.')
@@ -153,7 +157,7 @@ class Predictor:
 
 def _with_probabilities(views: Tuple[BaseDataElement, ...], model: BaseModel) -> dict:
     """The likeliest label of each pixel and its probability, ``(H, W)``, as the mean of several views of an image."""
-    head = model.decode_head[-1] if isinstance(model.decode_head, torch.nn.ModuleList) else model.decode_head
+    head = _head_of(model)
     scores = sum(_probabilities(view.seg_logits.data, head) for view in views) / len(views)
     if len(scores) == 1:  # of the second of two classes
         labels = (scores[0] > head.threshold).long()
@@ -164,6 +168,11 @@ def _with_probabilities(views: Tuple[BaseDataElement, ...], model: BaseModel) ->
     if 'gt_sem_seg' in views[0]:
         found['truth'] = views[0].gt_sem_seg.data[0].cpu().numpy()
     return found
+
+
+def _head_of(model: BaseModel) -> torch.nn.Module:
+    """Find a segmentor's head, of a cascade the last."""
+    return model.decode_head[-1] if isinstance(model.decode_head, torch.nn.ModuleList) else model.decode_head
 
 
 def _probabilities(logits: torch.Tensor, head: torch.nn.Module) -> torch.Tensor:

@@ -415,6 +415,7 @@ def test_pipelines_load_what_the_labels_have():
     assert step['with_seg']
 
 
+PLAIN = "[dict(type='LoadImageFromFile'), dict(type='PackSegInputs')]"
 OWN_STEPS = """
 from mmcv.transforms import TRANSFORMS, BaseTransform
 
@@ -467,6 +468,41 @@ def test_own_steps_that_need_labels(own_steps, photos, tmp_path, tta):
     sys.modules.pop('own_steps_of_data')
     assert Config.fromfile(str(tmp_path / 'out' / 'data.py')).custom_imports.imports == ['own_steps_of_data']
     assert len(plain(tmp_path / 'out', 'mmseg')[0]['inputs']) == 3
+
+
+def test_a_pair_without_validation_data_has_that_of_its_teacher(own_steps, pairs, photos, tmp_path):
+    (teacher, weights), pair = own_steps('TakesOut'), tmp_path / 'pair.py'
+    nothing = '\n'.join(f'{split}_{key} = None' for split in ('val', 'test') for key in ('evaluator', 'cfg'))
+    known = f'metainfo=_base_.train_dataloader.dataset.metainfo, pipeline={PLAIN}'
+    images = f"dict(dataset=dict(_delete_=True, type='UnlabeledImages', images='.', {known}))"
+    pair.write_text(
+        f"_base_ = '{pairs['segmentation']}'\nmodel = dict(teacher='{teacher}')\n{nothing}\n"
+        f'val_dataloader = {images}\ntest_dataloader = {images}\n'
+    )
+    found = []
+    for name, config in dict(pair=str(pair), teacher=teacher).items():
+        found.append(label(config, str(photos('segmentation')), str(tmp_path / name), weights))
+        assert 'greatest F1 of each class on 4 validation images' in found[-1]['thresholds_of']
+        assert Config.fromfile(str(tmp_path / name / 'data.py')).custom_imports.imports == ['own_steps_of_data']
+    assert found[0]['thresholds'] == found[1]['thresholds']
+
+
+def test_pixels_of_one_channel_are_sure_of_what_the_head_decides(pairs, photos, tmp_path):
+    model, config = load_config(str(pairs['segmentation'])).model, tmp_path / 'two.py'
+    two = "dict(classes=('a', 'b'), palette=[[0, 0, 0], [9, 9, 9]])"
+    head = "num_classes=2, out_channels=1, loss_decode=dict(type='CrossEntropyLoss', use_sigmoid=True)"
+    config.write_text(
+        f"_base_ = '{model.teacher}'\nmodel = dict(decode_head=dict({head}))\n"
+        f'val_dataloader = dict(dataset=dict(metainfo={two}))\ntest_dataloader = val_dataloader\nval_evaluator = None\n'
+    )
+    state = torch.load(model.teacher_ckpt)
+    for key in ('weight', 'bias'):
+        state['state_dict'][f'decode_head.conv_seg.{key}'] = state['state_dict'][f'decode_head.conv_seg.{key}'][:1]
+    state['state_dict']['decode_head.conv_seg.bias'] -= 0.5  # most probabilities are below a half
+    torch.save(state, tmp_path / 'two.pth')
+    said = label(str(config), str(photos('segmentation')), str(tmp_path / 'out'), str(tmp_path / 'two.pth'))
+    assert said['thresholds_of'].startswith('0.3, without validation data')
+    assert said['unsure'] == 0 and min(each['pixels'] for each in said['counts'].values()) > 0
 
 
 def test_own_steps_that_fail_for_another_reason(own_steps, photos, tmp_path):
