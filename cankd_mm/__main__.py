@@ -448,9 +448,9 @@ def main(command: Optional[Command] = None) -> None:
         with one_sentence_errors():
             run(**arguments)
     except KeyboardInterrupt:
-        if not goes_on:
-            raise
-        raise SystemExit('interrupted: the same command goes on from here') from None
+        advice = {train: ': --resume goes on from the last checkpoint'}.get(run, '')
+        sys.stderr.write(f'interrupted{": the same command goes on from here" if goes_on else advice}\n')
+        raise SystemExit(128 + signal.SIGINT) from None  # as a shell has it
 
 
 def _in_any_order(words: List[str], first: int) -> List[str]:

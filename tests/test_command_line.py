@@ -1,5 +1,6 @@
 """What the command line understands, before anything runs."""
 
+import signal
 import sys
 
 import pytest
@@ -73,3 +74,23 @@ def test_every_choice_and_default_stands_in_the_help():
         for names, options in arguments:
             words = str(options.get('help'))
             assert all(str(choice) in words for choice in options.get('choices') or ()), (command, names)
+
+
+@pytest.mark.parametrize(
+    'line, said',
+    [
+        ('train a.py', ': --resume goes on from the last checkpoint'),
+        ('compare a.py', ': the same command goes on from here'),
+        ('test a.py', ''),
+    ],
+)
+def test_an_interruption_is_a_sentence(monkeypatch, capsys, line, said):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(signal, 'signal', lambda number, handler: None)
+    monkeypatch.setattr(cli, '_start', interrupted)
+    monkeypatch.setattr(sys, 'argv', ['cankd', *line.split()])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 130 and capsys.readouterr().err == f'interrupted{said}\n'

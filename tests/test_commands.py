@@ -16,6 +16,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 from mmdet.models.backbones import EfficientNet
 from mmengine.config import Config
 from mmengine.runner import save_checkpoint
@@ -237,6 +238,17 @@ def test_export(typed, small, tmp_path, monkeypatch):
         monkeypatch.setitem(NAMES, f'STUDENT{suffix}', f'{student}{suffix}')
     *_, said = typed('docs/guides/export.md').values()
     assert 'mIoU: ' in said
+
+
+@pytest.mark.parametrize('task', ['detection', 'segmentation'])
+def test_what_goes_to_onnx_gives_whole_batches(pairs, task):
+    (code,) = (block for page, block in blocks('python') if page == 'docs/guides/export.md')
+    found = {}
+    exec(code.split('\nmodel = ')[0], found)  # noqa: S102
+    model = build_model(str(pairs[task].with_name(f'{task}_student.py')), 'student').eval()
+    maps = found['Network'](model)(torch.randn(2, 3, 128, 128))
+    levels = maps if task == 'detection' else [maps]
+    assert isinstance(levels, (tuple, list)) and all(level.ndim == 4 and len(level) == 2 for level in levels)
 
 
 def test_onnx(pairs, tmp_path, monkeypatch):

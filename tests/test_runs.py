@@ -16,6 +16,7 @@ from cankd_mm.apis import train
 from cankd_mm.config.read import load_config
 from cankd_mm.errors import SetupError
 from cankd_mm.experiments.jobs import Job, Local, run_jobs
+from cankd_mm.experiments.logged import describe
 from cankd_mm.experiments.tune import _train
 from cankd_mm.work_dir import claimed, holder, is_complete, last_checkpoint, state_of
 from tests.conftest import ROOT
@@ -193,6 +194,8 @@ def test_a_training_is_as_far_as_its_files_say(pairs, tmp_path, way):
     assert not is_complete(work_dir, cfg.train_cfg)
     runner = train(str(config), work_dir=str(work_dir))
     early = way == 'ended early'
+    validated = 'iteration 4' if way == 'by iterations' else 'epoch 2'
+    assert early or describe(work_dir)['measured'] == f'validation at {validated}'
     assert is_complete(work_dir, cfg.train_cfg) and (runner.iter < 40 if early else runner.iter == 4)
     longer = {**cfg.train_cfg, **{key: 100 for key in ('max_epochs', 'max_iters') if key in cfg.train_cfg}}
     assert not is_complete(work_dir, longer)

@@ -7,6 +7,7 @@ import runpy
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -60,7 +61,10 @@ def test_options_of_the_command_line_reach_the_config(here, pairs, tmp_path, opt
 
 def test_missing_config(here):
     code, _ = here('train.py', 'configs/nowhere.py')
-    assert code.startswith("error: The config 'configs/nowhere.py' does not exist: correct the path")
+    where = f"does not exist in '{Path.cwd()}', the folder that relative paths start from: correct the path"
+    assert code.startswith(f"error: The config 'configs/nowhere.py' {where}")
+    code, _ = here('train.py', '/configs/nowhere.py')
+    assert code.startswith("error: The config '/configs/nowhere.py' does not exist: correct the path")
 
 
 def test_check_ends_with_its_verdict(here, pairs, tmp_path, monkeypatch):

@@ -20,10 +20,10 @@ from PIL import Image
 from torch import nn
 
 from cankd_mm.errors import SetupError, explain, frames_of, reason_of, warn
-from cankd_mm.models.utils import heads_of, unwrap
+from cankd_mm.models.utils import heads_of, untouched_generators, unwrap
 
 _SECONDS = 3.0  # how long the labels of a split are looked through
-_FILES = 1000  # how many XML files are
+_FILES = 1000  # how many XML files, or names of images, are
 
 
 def check_data(cfg: Config, *splits: str) -> None:
@@ -96,11 +96,15 @@ def check_datasets(runner: Runner, *splits: str) -> None:
         with _reading(loader, split):
             loop = getattr(runner, f'{split}_loop')
         parts = leaves(loop.dataloader.dataset)
-        found = [_check_dataset(dataset, split, heads) for dataset in parts]
+        around = _steps_around(loop.dataloader.dataset)
+        with untouched_generators():  # of which a user's own steps may draw
+            found = [_check_dataset(dataset, split, heads, around) for dataset in parts]
         _check_classes([_classes_of(dataset) for dataset in parts], found, split, heads)
         for metric in getattr(getattr(loop, 'evaluator', None), 'metrics', ()):
             if type(metric).__name__ == 'CocoMetric' and metric._coco_api is not None:
                 _check_metric(metric, split)
+                if parts == [loop.dataloader.dataset]:  # of several, or a part of one, others may be rated elsewhere
+                    _check_images(metric, parts[0], split)
 
 
 def explain_batch(batch: Optional[dict], model: nn.Module) -> None:
@@ -123,8 +127,18 @@ def explain_batch(batch: Optional[dict], model: nn.Module) -> None:
 
 def leaves(dataset: object) -> List[object]:
     """List the data sets inside one that may repeat, join, mix or slice them."""
+    return [leaf for part in _inside(dataset) for leaf in leaves(part)] or [dataset]
+
+
+def _inside(dataset: object) -> List[object]:
     inner = [getattr(dataset, 'dataset', None), getattr(dataset, '_dataset', None), *getattr(dataset, 'datasets', ())]
-    return [leaf for part in inner if hasattr(part, '__getitem__') for leaf in leaves(part)] or [dataset]
+    return [part for part in inner if hasattr(part, '__getitem__')]
+
+
+def _steps_around(dataset: object) -> list:
+    """List the steps of wrappers, which an image goes through after those of its data set."""
+    own = getattr(dataset, 'pipeline', None)
+    return [step for part in _inside(dataset) for step in _steps_around(part)] + (own if isinstance(own, list) else [])
 
 
 def _classes_of(dataset: object) -> Optional[Sequence[str]]:
@@ -140,7 +154,7 @@ class _Found(NamedTuple):
     reduced: Optional[bool]
 
 
-def _check_dataset(dataset: object, split: str, heads: Dict[str, nn.Module]) -> Optional[_Found]:
+def _check_dataset(dataset: object, split: str, heads: Dict[str, nn.Module], around: list) -> Optional[_Found]:
     classes = _classes_of(dataset)
     where = f'The {split} annotations {_name(vars(dataset))!r}'
     if len(dataset) == 0:
@@ -158,7 +172,7 @@ def _check_dataset(dataset: object, split: str, heads: Dict[str, nn.Module]) -> 
             _check_categories(dataset, classes, where)
         elif hasattr(dataset, 'ann_subdir'):
             _check_xml(dataset, classes, split, where)
-    return _check_labels(dataset, split, heads, where)
+    return _check_labels(dataset, split, heads, where, around)
 
 
 def _name(dataset: dict) -> Optional[str]:
@@ -258,8 +272,7 @@ def _some(names: Sequence[str]) -> str:
 
 def _check_xml(dataset: object, classes: Tuple[str, ...], split: str, where: str) -> None:
     """Check that classes occur, where MMDetection leaves out objects of other names without a word."""
-    count, found = len(dataset), set()
-    indices = np.unique(np.linspace(0, count - 1, min(count, _FILES)).astype(int)).tolist()
+    count, found, indices = len(dataset), set(), _spread(dataset)
     for info in map(dataset.get_data_info, indices):
         if 'xml_path' in info:
             with get_local_path(info['xml_path'], backend_args=dataset.backend_args) as path:
@@ -275,6 +288,11 @@ def _check_xml(dataset: object, classes: Tuple[str, ...], split: str, where: str
     if len(indices) == count and (split == 'train' or not found & set(classes)):
         raise SetupError(sentence)
     warn(f'{sentence} {len(indices)} of {count} files were read.')
+
+
+def _spread(dataset: object) -> List[int]:
+    """List the indices of images, of many some that are evenly spaced."""
+    return np.unique(np.linspace(0, len(dataset) - 1, min(len(dataset), _FILES)).astype(int)).tolist()
 
 
 def _check_metric(metric: object, split: str) -> None:
@@ -297,30 +315,64 @@ def _check_metric(metric: object, split: str) -> None:
         )
 
 
-def _check_labels(dataset: object, split: str, heads: Dict[str, nn.Module], where: str) -> Optional[_Found]:
-    """Look through objects or label maps, in random order, as far as the time goes; None where there are none."""
+def _check_images(metric: object, dataset: object, split: str) -> None:
+    """Check that the images of a data set are those of the annotation file that the predictions are compared with."""
+    read = [getattr(type(dataset), name, None) for name in ('load_data_list', 'parse_data_info', 'get_data_info')]
+    if None in read or _is_own(read):  # whose names of images may be others
+        return
+    for info in map(dataset.get_data_info, _spread(dataset)):
+        if 'img_id' not in info:
+            return
+        name, theirs = osp.basename(info['img_path']), metric._coco_api.imgs.get(info['img_id'])
+        other = None if theirs is None else osp.basename(theirs.get('file_name') or name)
+        if other is None or osp.splitext(name)[0] != osp.splitext(other)[0]:
+            has = 'no image of that id' if other is None else f'{other!r} by that'
+            raise SetupError(
+                f'The annotations that {split}_evaluator compares with are of other images than the data set: this has '
+                f'{name!r} by the id {info["img_id"]!r}, and they have {has}: set {split}_evaluator.ann_file to the '
+                'file of the data set.'
+            )
+
+
+def _check_labels(
+    dataset: object, split: str, heads: Dict[str, nn.Module], where: str, around: list
+) -> Optional[_Found]:
+    """Look through objects or label maps, in random order, as far as the time goes; None where there are none.
+
+    They are what steps of the user's own make of them; where that cannot be told, there are none either.
+    """
     steps = getattr(getattr(dataset, 'pipeline', None), 'transforms', [])
     load = next((step for step in steps if type(step).__name__ == 'LoadAnnotations'), None)
-    if load is None or not hasattr(dataset, 'get_data_info'):
+    gives = [getattr(type(dataset), name, None) for name in ('__getitem__', 'prepare_data')]
+    if load is None or not hasattr(dataset, 'get_data_info') or _is_own(gives):
         return None
     # What resizes images and label maps gives both one size; what evaluates takes the label maps as they are.
     resized = split == 'train' and any('Resize' in type(step).__name__ for step in steps)
+    own = [step for step in [*steps, *around] if _is_own(step)]
+    loading = [step for step in [*steps, *around] if step in own or type(step).__name__.startswith('Load')]
+    loading = copy.deepcopy(loading) if own else [load]
     start, labels, looked, reduced = monotonic(), set(), 0, None
     for index in np.random.RandomState(0).permutation(len(dataset)).tolist():
         if monotonic() - start > _SECONDS:
             break
         info, looked = dataset.get_data_info(index), looked + 1
+        given = _loaded(loading, info, split) if own or info.get('seg_map_path') else info
+        if given is None:
+            return None
         if 'instances' in info:
             objects = [each for each in info['instances'] if not each.get('ignore_flag')]
-            if load.with_mask and any('mask' not in each for each in objects):
+            if load.with_mask and not own and any('mask' not in each for each in objects):
                 found = f'an object without a mask in {info.get("img_path")!r}, and the pipeline loads masks'
                 raise SetupError(f'{where} have {found}: add its segmentation, or take the object out.')
-            labels |= {each.get('bbox_label') for each in objects}
+            if own:
+                labels |= {*given['gt_bboxes_labels'][~given['gt_ignore_flags']].tolist()}
+            else:
+                labels |= {each.get('bbox_label') for each in objects}
             if labels and not load.with_mask and (not heads or len(labels) >= len(_classes_of(dataset) or ())):
                 break
         elif info.get('seg_map_path'):
-            size = None if resized else _image_size(info['img_path'])
-            present = _check_label_map(_load_label_map(load, info, split), size, info['seg_map_path'], split, heads)
+            size = None if resized else given['img'].shape[:2] if own else _image_size(info['img_path'])
+            present = _check_label_map(given['gt_seg_map'], size, info['seg_map_path'], split, heads)
             labels |= {*present.tolist()} - _ignored(heads)
             reduced = bool(getattr(load, 'reduce_zero_label', False))
         else:
@@ -331,12 +383,38 @@ def _check_labels(dataset: object, split: str, heads: Dict[str, nn.Module], wher
     return _Found(labels, looked, len(dataset), reduced)
 
 
+_KNOWN = ('mmcv', 'mmengine', 'mmdet', 'mmseg', 'cankd_mm')  # whose steps leave the numbers of labels alone
+
+
+def _is_own(step: object) -> bool:
+    """Tell whether a step of a pipeline, a step inside it or a method is the user's own, which may change labels."""
+    if isinstance(step, (list, tuple)):
+        return any(map(_is_own, step))
+    if isinstance(step, dict):  # what Albu makes its own steps of
+        return False
+    made_by = step if hasattr(step, '__qualname__') else type(step)
+    return made_by.__module__.split('.')[0] not in _KNOWN or _is_own(getattr(step, 'transforms', ()))
+
+
+def _loaded(steps: list, info: dict, split: str) -> Optional[dict]:
+    """Load an image with its labels by some steps of its pipeline; None where they do not run without the others."""
+    try:
+        for step in steps:
+            is_map = type(step).__name__ == 'LoadAnnotations' and info.get('seg_map_path')
+            info = _load_label_map(step, info, split) if is_map else step(info)
+        return info if {'gt_seg_map', 'gt_bboxes_labels'} & info.keys() else None
+    except (SetupError, FileNotFoundError):
+        raise
+    except Exception:  # whatever a step makes of what it lacks
+        return None
+
+
 def _ignored(heads: Dict[str, nn.Module]) -> Set[int]:
     """List the labels that mean no class."""
     return {getattr(head, 'ignore_index', 255) for head in heads.values()} or {255}
 
 
-def _load_label_map(load: object, info: dict, split: str) -> np.ndarray:
+def _load_label_map(load: object, info: dict, split: str) -> dict:
     both = getattr(load, 'reduce_zero_label', None), info.get('reduce_zero_label')
     if None not in both and both[0] != both[1]:
         raise SetupError(
@@ -344,7 +422,7 @@ def _load_label_map(load: object, info: dict, split: str) -> np.ndarray:
             'leave it out of the pipeline, and set it in the data set as the label maps are.'
         )
     try:
-        return load(dict(info))['gt_seg_map']
+        return load(dict(info))
     except FileNotFoundError:
         raise
     except (OSError, SyntaxError, ValueError, AttributeError) as e:  # of Pillow, and of OpenCV, which gives None

@@ -25,7 +25,7 @@ from cankd_mm.apis.pair.zoo import find_model
 from cankd_mm.apis.predictor import Predictor
 from cankd_mm.apis.thresholds import Threshold
 from cankd_mm.config.images import list_images
-from cankd_mm.config.pair import NO_PREDICTIONS, is_distillation, teacher_config, without_labels
+from cankd_mm.config.pair import NO_PREDICTIONS, is_distillation, own_imports, teacher_config, without_labels
 from cankd_mm.config.read import load_config, read_config
 from cankd_mm.config.types import from_timm
 from cankd_mm.errors import SetupError
@@ -36,7 +36,6 @@ from cankd_mm.models.utils import count_classes
 from cankd_mm.work_dir import locked
 
 _WAIT = 'wait for its end, or give another --out'
-_UNKNOWN = 0.5  # the threshold where nothing tells a better one
 
 
 def label(
@@ -123,11 +122,25 @@ def _read_teacher(teacher: str, teacher_ckpt: Optional[str]) -> Tuple[Config, Op
     if is_distillation(cfg):
         # Of a pair that is rated on images without labels, their pipeline serves.
         rated = cfg.test_dataloader if without_labels(cfg, 'test') else None
-        checkpoint, cfg = checkpoint or cfg.model.get('teacher_ckpt'), teacher_config(cfg)
-        cfg.test_dataloader = cfg.get('test_dataloader') or rated
+        checkpoint, teacher_cfg = checkpoint or cfg.model.get('teacher_ckpt'), teacher_config(cfg)
+        teacher_cfg.test_dataloader = teacher_cfg.get('test_dataloader') or rated
+        if not teacher_cfg.get('val_dataloader'):
+            _take_validation(teacher_cfg, cfg.model.teacher)
+        cfg = teacher_cfg
     if not (cfg.get('test_dataloader') or cfg.get('val_dataloader')):
         raise SetupError(f'{teacher!r} has no test_dataloader, whose pipeline would read images: add one.')
     return cfg, checkpoint
+
+
+def _take_validation(cfg: Config, teacher: object) -> None:
+    """Give a config the validation data of the config that a teacher is named by, with what that imports."""
+    path = teacher if isinstance(teacher, str) else teacher.get('cfg_path')
+    own = read_config(path) if path else {}
+    for key in ('val_dataloader', 'val_evaluator'):
+        cfg[key] = own.get(key)
+    imports = [*dict.fromkeys([*own_imports(cfg), *own_imports(own)])]
+    if imports:
+        cfg.custom_imports = dict(imports=imports, allow_failed_imports=False)
 
 
 def _survey(images: str) -> Tuple[int, str]:
@@ -213,11 +226,12 @@ def _thresholds(
     predictor: Predictor, where: Optional[Config], reason: str, threshold: Optional[float]
 ) -> Tuple[List[Threshold], str]:
     """Find the threshold of each class, and say where they come from."""
-    number = len(predictor.classes)
+    number, unknown = len(predictor.classes), [Threshold(score) for score in predictor.unknown]
+    said = f'{unknown[-1].score:g}'  # of two classes by one channel, that of the second
     if threshold is not None:
         return [Threshold(float(threshold))] * number, 'as --threshold says'
     if where is None:
-        return [Threshold(_UNKNOWN)] * number, f'{_UNKNOWN}, without validation data ({reason})'
+        return unknown, f'{said}, without validation data ({reason})'
     dataset = DATASETS.build(innermost(where.val_dataloader))
     if predictor.annotated is not None:
         dataset.pipeline = Compose(copy.deepcopy(predictor.annotated))
@@ -228,8 +242,8 @@ def _thresholds(
     else:
         pixels = ((f['labels'], f['probabilities'], f['truth']) for _, f in found)
         best = thresholds.of_pixels(pixels, number, dataset.ignore_index)
-    source = f'greatest F1 of each class on {len(dataset)} validation images; {_UNKNOWN} where nothing of it is found'
-    return [each or Threshold(_UNKNOWN) for each in best], source
+    source = f'greatest F1 of each class on {len(dataset)} validation images; {said} where nothing of it is found'
+    return [each or other for each, other in zip(best, unknown)], source
 
 
 def _boxes(dataset: Dataset, index: int, sample: BaseDataElement) -> Tuple[thresholds.Boxes, thresholds.Boxes]:

@@ -16,6 +16,7 @@ from mmengine.fileio import dump
 from mmengine.structures import BaseDataElement, InstanceData, PixelData
 
 from cankd_mm.apis.data import innermost
+from cankd_mm.config.pair import own_imports
 from cankd_mm.config.types import type_name
 from cankd_mm.config.write import arguments, literal
 
@@ -150,6 +151,7 @@ def write_data(out: Path, labels: dict, cfg: Config, val: Optional[Config], mask
 
     ``val`` is a config with validation data, in place of which there are the labels themselves.
     """
+    imports = [*dict.fromkeys([*own_imports(cfg), *own_imports(val or {})])]  # of the types that follow
     cfg, root = cfg.to_dict(), str(out.resolve())
     metainfo = dict(classes=tuple(labels['classes']), palette=[tuple(colour) for colour in labels['palette']])
     if labels['scope'] == 'mmdet':
@@ -167,6 +169,7 @@ def write_data(out: Path, labels: dict, cfg: Config, val: Optional[Config], mask
     default = dict(batch_size=2, num_workers=2, sampler=dict(type='DefaultSampler', shuffle=True))
     lines = [
         f'# Images with labels of {labels["settings"]["teacher"]}.',
+        *([f'custom_imports = {literal(dict(imports=imports, allow_failed_imports=False))}'] if imports else []),
         f'metainfo = {literal(metainfo)}',
         f'data = dict({arguments(data)}, metainfo=metainfo)',
         f'train_pipeline = {literal(_adapted(augmented, masks))}',

@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from cankd_mm.apis.data import innermost
 from cankd_mm.apis.label_files import UNSURE
+from cankd_mm.apis.running import needing_labels
 from cankd_mm.config.images import MIN_SIDE
 from cankd_mm.config.types import library_of, type_name
 from cankd_mm.errors import SetupError, reason_of
@@ -53,6 +54,10 @@ class Predictor:
         loader = cfg.get('test_dataloader') or cfg.val_dataloader
         dataset, self.scope = innermost(loader), library_of(type(model))
         self.model, self.classes, self.workers = model, meta['classes'], loader.get('num_workers', 0)
+        # From which score on a class counts where no data tells: of one channel for two classes as the model decides.
+        head = _head_of(model) if self.scope == 'mmseg' else None
+        by_one = getattr(head, 'out_channels', None) == 1 and len(self.classes) == 2
+        self.unknown = [1 - head.threshold, head.threshold] if by_one else [0.5] * len(self.classes)
         self.batch_size = batch_size or (2 if get_device() == 'cpu' else 8)
         if self.batch_size < 1:
             raise SetupError(f'--batch-size is {batch_size}: give 1 or more.')
@@ -65,12 +70,12 @@ class Predictor:
             pipeline = self.annotated = cfg.get('tta_pipeline') or flipped(pipeline)
             if self.scope == 'mmdet':
                 self.tta = MODELS.build(ConfigDict(copy.deepcopy(cfg.get('tta_model') or TTA_MODEL), module=model))
-        self.pipeline = Compose(_without_annotations(pipeline))
         # What a data set says of each of its images, and a pipeline may ask for.
         self.info = dict(instances=[], seg_fields=[], reduce_zero_label=False)
         if dataset.get('return_classes'):
             self.info.update(text=tuple(self.classes), custom_entities=True)
             self.info.update(caption_prompt=dataset.get('caption_prompt'))
+        self.pipeline = Compose(_without_annotations(pipeline, self.scope, self.info))
 
     def read(self, path: str) -> dict:
         """Read an image that has no annotations."""
@@ -152,7 +157,7 @@ class Predictor:
 
 def _with_probabilities(views: Tuple[BaseDataElement, ...], model: BaseModel) -> dict:
     """The likeliest label of each pixel and its probability, ``(H, W)``, as the mean of several views of an image."""
-    head = model.decode_head[-1] if isinstance(model.decode_head, torch.nn.ModuleList) else model.decode_head
+    head = _head_of(model)
     scores = sum(_probabilities(view.seg_logits.data, head) for view in views) / len(views)
     if len(scores) == 1:  # of the second of two classes
         labels = (scores[0] > head.threshold).long()
@@ -165,6 +170,11 @@ def _with_probabilities(views: Tuple[BaseDataElement, ...], model: BaseModel) ->
     return found
 
 
+def _head_of(model: BaseModel) -> torch.nn.Module:
+    """Find a segmentor's head, of a cascade the last."""
+    return model.decode_head[-1] if isinstance(model.decode_head, torch.nn.ModuleList) else model.decode_head
+
+
 def _probabilities(logits: torch.Tensor, head: torch.nn.Module) -> torch.Tensor:
     if len(logits) == 1:  # MMSegmentation gives the sigmoid already
         return logits
@@ -173,17 +183,29 @@ def _probabilities(logits: torch.Tensor, head: torch.nn.Module) -> torch.Tensor:
     return logits.clamp(max=1) if masks else logits.softmax(0)
 
 
-def _without_annotations(pipeline: list) -> list:
-    """Copy a pipeline without what loads annotations, also inside of a test-time augmentation."""
+def _without_annotations(pipeline: list, scope: str, info: dict) -> list:
+    """Copy a pipeline without what loads or needs annotations, also inside of a test-time augmentation."""
+    pipeline = _without(copy.deepcopy(pipeline), lambda step: type_name(step).startswith('LoadAnn'))
+    path = []  # of several ways through an augmentation, the first
+    for step in pipeline:
+        path += [branch[0] for branch in step['transforms']] if type_name(step) == 'TestTimeAug' else [step]
+    needing = [path[number] for number in needing_labels(path, scope, info)]
+    if needing:
+        names = ', '.join(map(type_name, needing))
+        print_log(f'Images without labels do not go through {names} of their pipeline, which needs labels.', 'current')
+    return _without(pipeline, lambda step: any(step is each for each in needing))
+
+
+def _without(pipeline: list, unwanted: Callable[[dict], bool]) -> list:
     kept = []
     for step in pipeline:
         if isinstance(step, (list, tuple)):
-            inner = _without_annotations(step)
+            inner = _without(step, unwanted)
             kept += [inner] if inner else []
-        elif not type_name(step).startswith('LoadAnn'):
+        elif not unwanted(step):
             several = type_name(step) == 'TestTimeAug'
-            kept.append(dict(step, transforms=_without_annotations(step['transforms'])) if several else step)
-    return copy.deepcopy(kept)
+            kept.append(dict(step, transforms=_without(step['transforms'], unwanted)) if several else step)
+    return kept
 
 
 def flipped(pipeline: list) -> list:

@@ -35,7 +35,8 @@ class PreflightHook(Hook):
     The first images of the data set go once through both models, forward and backward, and leave no trace. What is
     wrong stops the training, what is doubtful is a warning in the log, and the rest is logged as ``report``. ``only``
     ends the training after that by :class:`Checked`, and the teacher is evaluated on ``teacher_images`` of the
-    validation set. Of a training without a :class:`FeatureDistill` the hook only remembers the batch.
+    validation set. Of a training without a :class:`FeatureDistill` the hook remembers the batch, and with ``only`` it
+    reports on the data, the batch and the learning rate.
     """
 
     def __init__(self, teacher_images: int, only: bool = False) -> None:
@@ -50,19 +51,11 @@ class PreflightHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Check, and log what was found."""
         model = unwrap(runner.model)
-        if not isinstance(model, FeatureDistill):
+        is_pair = isinstance(model, FeatureDistill)
+        if not (is_pair or self.only):
             return
         with untouched_generators():
-            findings = [*_weights(runner, model), _input(model), *_data(runner, model), *_unlabeled(runner)]
-            findings += _batch(runner)
-            loader = runner.train_dataloader
-            dataset = _without_caches(loader.dataset)
-            self.batch = loader.collate_fn([dataset[i] for i in range(min(loader.batch_size or 2, len(dataset)))])
-            findings += _one_step(runner, model, self.batch)
-            if self.teacher_images:
-                if not isinstance(runner.val_loop, DistillValLoop):
-                    raise SetupError('--teacher-eval needs a DistillValLoop: leave it out, or set val_cfg.type.')
-                findings += _teacher(runner, self.teacher_images)
+            findings = [*(self._look_at(runner, model) if is_pair else (*_sizes(runner), *_batch(runner)))]
         doubtful = [line for line in findings if isinstance(line, SetupWarning)]
         plain = [f'  {line}' for line in findings if line not in doubtful]
         self.report = [f'preflight of {runner.cfg.filename}', *plain]
@@ -71,6 +64,19 @@ class PreflightHook(Hook):
             warn(line)
         if self.only:
             raise Checked
+
+    def _look_at(self, runner: Runner, model: FeatureDistill) -> Iterator[str]:
+        """Look at a pair, and at one step of it."""
+        yield from [*_weights(runner, model), _input(model), *_sizes(runner), *_classes(runner, model)]
+        yield from [*_unlabeled(runner), *_batch(runner)]
+        loader = runner.train_dataloader
+        dataset = _without_caches(loader.dataset)
+        self.batch = loader.collate_fn([dataset[i] for i in range(min(loader.batch_size or 2, len(dataset)))])
+        yield from _one_step(runner, model, self.batch)
+        if self.teacher_images:
+            if not isinstance(runner.val_loop, DistillValLoop):
+                raise SetupError('--teacher-eval needs a DistillValLoop: leave it out, or set val_cfg.type.')
+            yield from _teacher(runner, self.teacher_images)
 
 
 def _weights(runner: Runner, model: FeatureDistill) -> Iterator[str]:
@@ -124,11 +130,15 @@ def _input(model: FeatureDistill) -> str:
     return f"teacher's input: mean {mean}, std {std} as in its own config, {how}"
 
 
-def _data(runner: Runner, model: FeatureDistill) -> Iterator[str]:
-    """Say how much data there is, and whether data, student and teacher agree in their number of classes."""
+def _sizes(runner: Runner) -> Iterator[str]:
+    """Say how much data there is."""
     loaders = dict(training=runner.train_dataloader, validation=runner.val_loop and runner.val_loop.dataloader)
     sizes = {use: sum(map(len, leaves(loader.dataset))) for use, loader in loaders.items() if loader}
     yield 'data: ' + ', '.join(f'{size} images for {use}' for use, size in sizes.items())
+
+
+def _classes(runner: Runner, model: FeatureDistill) -> Iterator[str]:
+    """Say whether data, student and teacher agree in their number of classes."""
     metainfo = getattr(runner.train_dataloader.dataset, 'metainfo', None) or {}
     # MMDetection's ConcatDataset has a list where its parts differ.
     names = (metainfo[0] if isinstance(metainfo, list) else metainfo).get('classes')

@@ -1,3 +1,4 @@
+import copy
 from typing import Dict, Optional
 
 from mmengine.config import Config, ConfigDict
@@ -52,6 +53,7 @@ def test(
         SetupError: If something in the config, a checkpoint or a path is wrong.
     """
     cfg = load_config(config, cfg_options, work_dir, launcher)
+    given = copy.deepcopy(cfg)
     if against_teacher is None:
         rate_unlabeled(cfg, config, *([] if teacher else ['test']))
     elif teacher or not is_distillation(cfg):
@@ -63,7 +65,7 @@ def test(
     checkpoint = checkpoint or (cfg.model.get('teacher_ckpt') if teacher else None)
     if checkpoint is None:
         raise SetupError(f'There is no checkpoint of the {whose} to evaluate: give one after the config.')
-    given, cfg = cfg, teacher_config(cfg) if teacher else student_config(cfg)
+    cfg = teacher_config(cfg) if teacher else student_config(cfg)
     cfg.load_from, cfg.resume = None, False
     if tta:
         _augment(cfg, config)

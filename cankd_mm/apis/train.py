@@ -75,7 +75,7 @@ def train(
     """
     cfg = _read(config, work_dir, amp, auto_scale_lr, cfg_options, launcher)
     if teacher_eval:
-        _require_distillation(cfg, config, '--teacher-eval looks')
+        _require_distillation(cfg, config)
     claims = launcher == 'none' or process_rank() == 0
     with claimed(Path(cfg.work_dir), wait) if claims else nullcontext(lambda **facts: None) as note:
         return _run(cfg, config, resume, cfg.work_dir, PreflightHook(teacher_eval), note)
@@ -91,8 +91,9 @@ def check(
     launcher: str = 'none',
     teacher_eval: int = 0,
 ) -> List[str]:
-    """Look at all that a distillation would use, before its first iteration, and leave nothing behind.
+    """Look at all that a training would use, before its first iteration, and leave nothing behind.
 
+    Of a plain detector or segmentor that is its data, evaluation, batch and learning rate.
     The arguments are those of :func:`train`. While it looks, the libraries print and log nothing.
 
     Returns:
@@ -100,12 +101,13 @@ def check(
             ``doubtful`` with the number of warnings.
 
     Raises:
-        SetupError: If something in the config, a checkpoint or a path is wrong, or if there is no distillation.
+        SetupError: If something in the config, a checkpoint or a path is wrong, or if ``teacher_eval`` has no teacher.
     """
     preflight = PreflightHook(teacher_eval, only=True)
     with _warnings_alone() as found, TemporaryDirectory() as nowhere, suppress(Checked):
         cfg = _read(config, work_dir, amp, auto_scale_lr, cfg_options, launcher)
-        _require_distillation(cfg, config, 'A check looks')
+        if teacher_eval:
+            _require_distillation(cfg, config)
         leave_out_rating(cfg)
         if cfg.get('visualizer'):
             cfg.visualizer.vis_backends = [dict(type='LocalVisBackend')]  # others may open a page on a server
@@ -154,9 +156,10 @@ def _read(
     return cfg
 
 
-def _require_distillation(cfg: Config, config: str, what: str) -> None:
+def _require_distillation(cfg: Config, config: str) -> None:
     if not is_feature_distill(cfg):
-        raise SetupError(f'{what} at a distillation by FeatureDistill, and {config!r} is none: give a pair.')
+        problem = f'--teacher-eval looks at a distillation by FeatureDistill, and {config!r} is none'
+        raise SetupError(f'{problem}: give a pair.')
 
 
 def _run(

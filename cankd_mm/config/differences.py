@@ -6,6 +6,7 @@ from typing import Dict, FrozenSet, Iterator, Mapping, Optional, Tuple
 from mmengine.config import Config
 from mmengine.logging import print_log
 
+from cankd_mm.config.pair import without_labels
 from cankd_mm.config.read import parse_dumped
 from cankd_mm.config.types import type_name
 from cankd_mm.errors import SetupError, warn
@@ -91,6 +92,8 @@ def tell_changes(checkpoint: dict, cfg: Config, *but: str) -> None:
         *but (str): Keys that are not compared, as they are given on purpose.
     """
     before = config_of_run(checkpoint)
+    if without_labels(cfg, 'test'):  # the run's have the teacher's predictions as labels
+        but += ('test_dataloader', 'test_evaluator')
     found = {} if before is None else differences(before, cfg, TESTED)
     found = {key: values for key, values in found.items() if not key.startswith(but)}
     if found:

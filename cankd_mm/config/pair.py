@@ -5,6 +5,7 @@ from typing import List, Optional, Set, Union
 
 import mmengine.registry
 from mmengine.config import Config
+from mmengine.hooks import Hook
 from mmengine.registry import HOOKS, LOOPS, Registry
 
 from cankd_mm.config.read import load_model_cfg
@@ -65,17 +66,18 @@ def _leave_out_ours(plain: dict, distilling: Set[str]) -> None:
 
     So is what a module of the user's own registers beside one of the types that are ``distilling``.
     """
-    registered = {name: _registered_by(name) for name in imports_of(plain) if not _is_package(name)}
+    registered = {name: _registered_by(name) for name in own_imports(plain)}
     own = set().union(*(kinds for kinds in registered.values() if kinds & distilling))
+    unlabeled = without_labels(plain)
 
     def kept(hook: Optional[dict]) -> bool:
-        return not _is_ours(hook, HOOKS) and type_name(hook) not in own
+        return not (_is_ours(hook, HOOKS) or type_name(hook) in own or unlabeled and _acts_on_training_alone(hook))
 
     if 'runner_type' in plain and type_name(plain['runner_type']) == 'DistillRunner':
         del plain['runner_type']
     if plain.get('val_cfg') and _is_ours(plain['val_cfg'], LOOPS):
         plain['val_cfg'] = {key: value for key, value in plain['val_cfg'].items() if key not in ('type', 'teacher')}
-    if without_labels(plain):
+    if unlabeled:
         for key in ('train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler'):
             plain[key] = None
     leave_out_rating(plain)
@@ -99,6 +101,13 @@ def _leave_out_ours(plain: dict, distilling: Set[str]) -> None:
         plain.pop('custom_imports', None)
 
 
+def _acts_on_training_alone(hook: Optional[dict]) -> bool:
+    """Tell whether a hook acts on a training or its validations and not on a test, as it may ask for their loops."""
+    kind = class_of(HOOKS, hook['type']) if hook else None
+    parts = {stage.split('_')[1] for stage in Hook.get_triggered_stages(kind)} if kind else set()
+    return bool(parts & {'train', 'val'}) and not parts & {'test', 'load'}
+
+
 def leave_out_rating(cfg: dict) -> None:
     """Rate nothing where images have no labels."""
     for split in ('val', 'test'):
@@ -111,6 +120,11 @@ def imports_of(cfg: dict) -> List[str]:
     """List the modules that a config imports."""
     imports = (cfg.get('custom_imports') or {}).get('imports') or []
     return [imports] if isinstance(imports, str) else list(imports)
+
+
+def own_imports(cfg: dict) -> List[str]:
+    """List the modules that a config imports, of the user's own."""
+    return [name for name in imports_of(cfg) if not _is_package(name)]
 
 
 def _types_in(entry: object) -> Set[str]:

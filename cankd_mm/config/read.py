@@ -2,6 +2,7 @@
 
 import ast
 import copy
+import os
 import os.path as osp
 from pathlib import Path
 from typing import Optional
@@ -55,8 +56,11 @@ def read_config(path: str, cfg_options: Optional[dict] = None) -> Config:
     """
     file = config_file(path)
     if not osp.isfile(file):
+        here = (
+            '' if '::' in path or osp.isabs(path) else f' in {os.getcwd()!r}, the folder that relative paths start from'
+        )
         raise SetupError(
-            f'The config {path!r} does not exist: correct the path, or give package::path as in '
+            f'The config {path!r} does not exist{here}: correct the path, or give package::path as in '
             "'mmdet::retinanet/retinanet_r101_fpn_2x_coco.py'."
         )
     try:

@@ -44,7 +44,7 @@ def describe(work_dir: Path) -> Optional[dict]:
     if validations:
         metric, metrics = _metric_of(cfg, state), numbers(validations[-1])
         teacher = of_teacher(metrics)
-        measured = f'validation at {"epoch" if "epoch" in last else "iteration"} {validations[-1]["step"]}'
+        measured = _validated(cfg, scalars)
     return dict(
         work_dir=str(work_dir),
         name=config.stem,
@@ -63,6 +63,21 @@ def describe(work_dir: Path) -> Optional[dict]:
         loss=loss and type_name(loss),
         blocks=blocks(steps),
     )
+
+
+def _validated(cfg: Config, scalars: List[dict]) -> str:
+    """Say when the last validation was: after the step before it, where MMEngine logs the epoch and there are none."""
+    end = max(index for index, entry in enumerate(scalars) if 'loss' not in entry)
+    logger = (cfg.get('default_hooks') or {}).get('logger') or {}
+    if not logger.get('log_metric_by_epoch', True):
+        return f'validation at iteration {scalars[end]["step"]}'
+    if cfg.train_cfg.get('max_epochs') is not None:
+        return f'validation at epoch {scalars[end]["step"]}'
+    before = [entry['step'] for entry in scalars[:end] if 'loss' in entry]
+    if not before:
+        return 'validation'
+    interval = cfg.train_cfg.get('val_interval', 1000)  # the steps between are not all logged
+    return f'validation at iteration {min(-(-before[-1] // interval) * interval, cfg.train_cfg.max_iters)}'
 
 
 def blocks(steps: List[dict]) -> Dict[str, list]:

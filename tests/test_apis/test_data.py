@@ -2,9 +2,12 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
+from mmcv.transforms import TRANSFORMS, BaseTransform
 from mmengine.config import Config
 from mmengine.runner import Runner
 
@@ -117,3 +120,90 @@ def test_parts_that_differ_in_nothing_but_colours_are_trained_on(pairs, tmp_path
     joined = dict(_delete_=True, type='ConcatDataset', datasets=[part, other])
     lines = check(str(pairs['detection']), cfg_options={'train_dataloader.dataset': joined})
     assert '  classes: data 10, student 10, teacher 10' in lines
+
+
+class _Relabel(BaseTransform):
+    """Takes out ten, which is no class."""
+
+    def transform(self, results):
+        key = 'gt_seg_map' if 'gt_seg_map' in results else 'gt_bboxes_labels'
+        results[key][results[key] == 9] = 8
+        assert results['img'].ndim == 3 and np.random.rand() < 1
+        results[key][results[key] == 11] = 255
+        return results
+
+
+class _AfterResize(BaseTransform):
+    """Needs what a step of the library gives."""
+
+    def transform(self, results):
+        results['gt_seg_map'][results['gt_seg_map'] == 11] = 255
+        return dict(results, scale=results['scale'])
+
+
+for _step in (_Relabel, _AfterResize):
+    TRANSFORMS.register_module(module=_step, force=True)
+
+
+def _with(step, outside):
+    """Wrap a data set, whose pipeline or wrapper has one more step."""
+
+    def wrap(part, task):
+        *steps, pack = part['pipeline']
+        if not outside:
+            return dict(part, pipeline=[*steps, step, pack])
+        return dict(type='MultiImageMixDataset', dataset=dict(part, pipeline=steps), pipeline=[step, pack])
+
+    return wrap
+
+
+@pytest.mark.parametrize('outside', [False, True])
+@pytest.mark.parametrize('kind', [dict(type='_Relabel'), dict(type='RandomApply', transforms=[dict(type='_Relabel')])])
+def test_labels_are_what_own_steps_make_of_them(said, kind, outside):
+    if 'transforms' in kind:
+        kind = dict(kind, prob=1.0)
+    step = _with(kind, outside)
+    ((_, line),) = said('segmentation', step, lambda label: label + (label == 10))
+    assert "No pixel of '8', '9' is in 8 images" in line
+    ((_, line),) = said('detection', step)
+    assert "No object of '9' is in 8 images" in line
+    with pytest.raises(SetupError, match='holds the label 12, and decode_head predicts 11 classes'):
+        said('segmentation', step, lambda label: label + 2 * (label == 10))
+
+
+def test_labels_of_own_steps_that_do_not_run_alone_are_not_judged(said):
+    assert said('segmentation', _with(dict(type='_AfterResize'), False), lambda label: 11) == []
+
+
+def _rated_by(pairs, tmp_path, change):
+    """Look at the validation data with an evaluator whose file has other images."""
+    cfg = Config.fromfile(str(pairs['detection'].with_name('detection_student.py')))
+    cfg.work_dir, coco = str(tmp_path / 'work'), json.loads(Path(cfg.val_evaluator.ann_file).read_text())
+    change(coco['images'], cfg.val_dataloader)
+    cfg.val_evaluator.ann_file = str(tmp_path / 'other.json')
+    (tmp_path / 'other.json').write_text(json.dumps(coco))
+    data.check_datasets(Runner.from_cfg(cfg), 'val')
+
+
+def test_an_evaluator_of_another_split(pairs, tmp_path):
+    def renamed(images, loader):
+        images[0]['file_name'] = 'train/none.jpg'
+
+    with pytest.raises(SetupError, match="by the id 0, and they have 'none.jpg' by that: set val_evaluator.ann_file"):
+        _rated_by(pairs, tmp_path, renamed)
+    with pytest.raises(SetupError, match='by the id 0, and they have no image of that id: set val_evaluator.ann_file'):
+        _rated_by(pairs, tmp_path, lambda images, loader: images.pop(0))
+
+
+def test_an_evaluator_of_the_same_images_elsewhere(pairs, tmp_path):
+    def moved(images, loader):
+        for image in images:
+            image['file_name'] = f'elsewhere/{Path(image["file_name"]).stem}.png'
+        images.append(dict(images[0], id=len(images)))
+
+    def joined(images, loader):
+        images.pop(0)
+        loader.dataset = dict(type='ConcatDataset', datasets=[loader.dataset.to_dict()])
+
+    _rated_by(pairs, tmp_path, moved)
+    _rated_by(pairs, tmp_path, joined)

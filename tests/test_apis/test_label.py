@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from filelock import FileLock
+from mmcv.transforms import TRANSFORMS
 from mmengine.config import Config
 from mmengine.registry import DATASETS, DefaultScope
 from mmengine.structures import BaseDataElement, InstanceData, PixelData
@@ -25,6 +26,7 @@ from cankd_mm.apis import label_files, predictor, thresholds
 from cankd_mm.apis import test as evaluate
 from cankd_mm.apis.label import label
 from cankd_mm.apis.pair import write_pair
+from cankd_mm.config import differences
 from cankd_mm.config.images import list_images
 from cankd_mm.config.read import load_config
 from cankd_mm.errors import SetupError
@@ -413,25 +415,124 @@ def test_pipelines_load_what_the_labels_have():
     assert step['with_seg']
 
 
+PLAIN = "[dict(type='LoadImageFromFile'), dict(type='PackSegInputs')]"
+OWN_STEPS = """
+from mmcv.transforms import TRANSFORMS, BaseTransform
+
+@TRANSFORMS.register_module(force=True)
+class TakesOut(BaseTransform):
+    def transform(self, results):
+        results['gt_seg_map'][results['gt_seg_map'] == 2] = 255
+        return results
+
+@TRANSFORMS.register_module(force=True)
+class Fails(BaseTransform):
+    def transform(self, results):
+        raise ValueError('for another reason')
+"""
+
+
+@pytest.fixture
+def own_steps(pairs, tmp_path, monkeypatch):
+    """Write a teacher's config with steps of the user's own at the end of its pipelines."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / 'own_steps_of_data.py').write_text(OWN_STEPS)
+
+    def write(kind):
+        model, config = load_config(str(pairs['segmentation'])).model, tmp_path / 'own_teacher.py'
+        split = 'dataset=dict(pipeline=[*_base_.{0}_dataloader.dataset.pipeline[:-1], own, dict(type="PackSegInputs")])'
+        tta = (
+            '[_base_.val_dataloader.dataset.pipeline[0], dict(type="TestTimeAug", transforms=[[dict(type="RandomFlip", '
+            'prob=p) for p in (0.0, 1.0)], [dict(type="LoadAnnotations")], [own], [dict(type="PackSegInputs")]])]'
+        )
+        config.write_text(
+            f"_base_ = '{model.teacher}'\ncustom_imports = dict(imports=['own_steps_of_data', 'cankd_mm'])\n"
+            f"own = dict(type='{kind}')\n"
+            f'train_dataloader = dict({split.format("train")})\nval_dataloader = dict({split.format("val")})\n'
+            f'test_dataloader = val_dataloader\ntta_pipeline = {tta}\n'
+        )
+        return str(config), model.teacher_ckpt
+
+    yield write
+    sys.modules.pop('own_steps_of_data', None)
+
+
+@pytest.mark.parametrize('tta', [False, True])
+def test_own_steps_that_need_labels(own_steps, photos, tmp_path, tta):
+    """Images without labels do without them, and the config of the data imports them."""
+    teacher, weights = own_steps('TakesOut')
+    said = label(teacher, str(photos('segmentation')), str(tmp_path / 'out'), weights, threshold=0.1, tta=tta)
+    assert said['images'] == 8 and len(said['skipped']) == 3
+    for name in ('TakesOut', 'Fails'):
+        TRANSFORMS._module_dict.pop(name)
+    sys.modules.pop('own_steps_of_data')
+    assert Config.fromfile(str(tmp_path / 'out' / 'data.py')).custom_imports.imports == ['own_steps_of_data']
+    assert len(plain(tmp_path / 'out', 'mmseg')[0]['inputs']) == 3
+
+
+def test_a_pair_without_validation_data_has_that_of_its_teacher(own_steps, pairs, photos, tmp_path):
+    (teacher, weights), pair = own_steps('TakesOut'), tmp_path / 'pair.py'
+    nothing = '\n'.join(f'{split}_{key} = None' for split in ('val', 'test') for key in ('evaluator', 'cfg'))
+    known = f'metainfo=_base_.train_dataloader.dataset.metainfo, pipeline={PLAIN}'
+    images = f"dict(dataset=dict(_delete_=True, type='UnlabeledImages', images='.', {known}))"
+    pair.write_text(
+        f"_base_ = '{pairs['segmentation']}'\nmodel = dict(teacher='{teacher}')\n{nothing}\n"
+        f'val_dataloader = {images}\ntest_dataloader = {images}\n'
+    )
+    found = []
+    for name, config in dict(pair=str(pair), teacher=teacher).items():
+        found.append(label(config, str(photos('segmentation')), str(tmp_path / name), weights))
+        assert 'greatest F1 of each class on 4 validation images' in found[-1]['thresholds_of']
+        assert Config.fromfile(str(tmp_path / name / 'data.py')).custom_imports.imports == ['own_steps_of_data']
+    assert found[0]['thresholds'] == found[1]['thresholds']
+
+
+def test_pixels_of_one_channel_are_sure_of_what_the_head_decides(pairs, photos, tmp_path):
+    model, config = load_config(str(pairs['segmentation'])).model, tmp_path / 'two.py'
+    two = "dict(classes=('a', 'b'), palette=[[0, 0, 0], [9, 9, 9]])"
+    head = "num_classes=2, out_channels=1, loss_decode=dict(type='CrossEntropyLoss', use_sigmoid=True)"
+    config.write_text(
+        f"_base_ = '{model.teacher}'\nmodel = dict(decode_head=dict({head}))\n"
+        f'val_dataloader = dict(dataset=dict(metainfo={two}))\ntest_dataloader = val_dataloader\nval_evaluator = None\n'
+    )
+    state = torch.load(model.teacher_ckpt)
+    for key in ('weight', 'bias'):
+        state['state_dict'][f'decode_head.conv_seg.{key}'] = state['state_dict'][f'decode_head.conv_seg.{key}'][:1]
+    state['state_dict']['decode_head.conv_seg.bias'] -= 0.5  # most probabilities are below a half
+    torch.save(state, tmp_path / 'two.pth')
+    said = label(str(config), str(photos('segmentation')), str(tmp_path / 'out'), str(tmp_path / 'two.pth'))
+    assert said['thresholds_of'].startswith('0.3, without validation data')
+    assert said['unsure'] == 0 and min(each['pixels'] for each in said['counts'].values()) > 0
+
+
+def test_own_steps_that_fail_for_another_reason(own_steps, photos, tmp_path):
+    teacher, weights = own_steps('Fails')
+    with pytest.raises(SetupError, match=r'its pipeline fails on it \(for another reason'):
+        label(teacher, str(photos('segmentation')), str(tmp_path / 'out'), weights, threshold=0.1)
+
+
 @pytest.mark.parametrize('task', ['segmentation', pytest.param('detection', marks=pytest.mark.full)])
-def test_a_student_is_rated_by_its_teacher_where_there_are_no_labels(pairs, digits, task, tmp_path):
+def test_a_student_is_rated_by_its_teacher_where_there_are_no_labels(pairs, digits, task, tmp_path, monkeypatch):
     """The teacher's own weights agree with it in all that it is sure of, and others do not."""
     cfg = load_config(str(pairs[task]))
     same = tmp_path / 'same.py'
     model = f"model = dict(architecture=dict(_delete_=True, cfg_path='{cfg.model.teacher}'))"
     same.write_text(f"_base_ = '{pairs[task]}'\n{model}\n")
     images = str(digits / dict(detection='detection/val', segmentation='segmentation/leftImg8bit/val')[task])
-    options, found = {'model.init_from_teacher': None}, {}
+    options, found, told = {'model.init_from_teacher': None}, {}, []
+    monkeypatch.setattr(differences, 'warn', told.append)
     for name, config in dict(same=same, other=pairs[task]).items():
         weights = cfg.model.teacher_ckpt
         if name == 'other':
             weights = str(tmp_path / 'other.pth')
-            torch.save(dict(state_dict=build_model(cfg.model.architecture, 'student').state_dict()), weights)
+            state = build_model(cfg.model.architecture, 'student').state_dict()
+            torch.save(dict(state_dict=state, meta=dict(cfg=cfg.pretty_text)), weights)
         found[name] = evaluate(
             str(config), weights, work_dir=str(tmp_path / name), against_teacher=images, cfg_options=options
         )
     key = dict(detection='against_teacher/bbox_mAP', segmentation='against_teacher/aAcc')[task]
     assert found['same'][key] >= (0.99 if task == 'detection' else 99.9) > found['other'].get(key, 0)
     assert len(list((tmp_path / 'same').glob('teacher_labels_*/labels.json'))) == 1
+    assert told == [], 'the run had the test that the config has'
     with pytest.raises(SetupError, match='--against-teacher rates the student of a pair'):
         evaluate(cfg.model.teacher, cfg.model.teacher_ckpt, work_dir=str(tmp_path / 'no'), against_teacher=images)

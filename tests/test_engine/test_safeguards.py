@@ -13,7 +13,7 @@ from mmengine.config import Config
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS, METRICS, RUNNERS
-from mmengine.runner import save_checkpoint
+from mmengine.runner import EpochBasedTrainLoop, save_checkpoint
 
 from cankd_mm.apis import check, train
 from cankd_mm.config.read import load_config
@@ -186,12 +186,21 @@ def test_more_classes_in_the_data_than_predicted(pairs):
         check(str(pairs['segmentation']), cfg_options=options)
 
 
-def test_check_of_a_plain_config(pairs):
-    student = pairs['detection'].with_name('detection_student.py')
-    with pytest.raises(SetupError, match='A check looks at a distillation'):
-        check(str(student))
-    with pytest.raises(SetupError, match='--teacher-eval looks at a distillation'):
-        train(str(student), teacher_eval=2)
+def test_check_of_a_plain_config(pairs, monkeypatch):
+    """Its data, batch and learning rate; and nothing is trained."""
+    student = str(pairs['detection'].with_name('detection_student.py'))
+    monkeypatch.setattr(EpochBasedTrainLoop, 'run_iter', None)
+    first, *lines, verdict = check(student, cfg_options={'auto_scale_lr.base_batch_size': 4})
+    assert first == f'preflight of {student}' and lines[0] == '  data: 8 images for training, 4 images for validation'
+    assert lines[1].startswith('  batch of 4 images (one process), learning rate') and verdict.startswith('doubtful: ')
+    assert all(line.startswith('warning: No object of ') for line in lines[2:]), 'which so few images lack'
+    *others, doubt, _ = check(student, cfg_options={'auto_scale_lr.base_batch_size': 16})
+    assert doubt.startswith('warning: the learning rate is for 16 images at once') and len(others) == len(lines) + 1
+    with pytest.raises(SetupError, match='has 10 classes and the model.s bbox_head predicts 7: set num_classes'):
+        check(student, cfg_options={'model.bbox_head.num_classes': 7})
+    for look in (check, train):
+        with pytest.raises(SetupError, match='--teacher-eval looks at a distillation'):
+            look(student, teacher_eval=2)
 
 
 def test_loss_that_is_no_number_stops_the_training(pairs, tmp_path):

@@ -16,10 +16,12 @@ import torch
 from filelock import FileLock
 from mmengine.config import Config
 from mmengine.registry import DATASETS, DefaultScope
+from mmengine.runner import Runner
 
 from cankd_mm.apis import against_teacher, check, export_student, train
 from cankd_mm.apis import test as evaluate
 from cankd_mm.apis.pair import write_pair
+from cankd_mm.config import differences
 from cankd_mm.config.metric import check_named
 from cankd_mm.config.pair import student_config
 from cankd_mm.config.read import load_config
@@ -206,6 +208,23 @@ def test_mosaic_that_is_left_out_late_is_that_of_labelled_images():
 
 
 @pytest.mark.slow
+def test_hooks_that_act_on_a_training_alone_leave_the_student_with_it(pairs, digits, tmp_path):
+    """Without labels no training is left, of whose loop some ask."""
+    images, _ = folder_of(tmp_path, digits, 'segmentation')
+    pair, _ = written(pairs, 'segmentation', tmp_path, images)
+    hooks = [dict(type='EarlyStoppingHook', monitor='mIoU'), dict(type='EMAHook'), dict(type='SegVisualizationHook')]
+    options = {'custom_hooks': hooks, 'train_cfg.max_epochs': 1}
+    train(str(pair), work_dir=str(tmp_path / 'run'), cfg_options=options)
+    checkpoint = str(tmp_path / 'run' / 'epoch_1.pth')
+    figures = evaluate(str(pair), checkpoint, work_dir=str(tmp_path / 'test'), cfg_options=options)
+    config, weights = export_student(str(pair), checkpoint, cfg_options=options)
+    plain = Config.fromfile(config)
+    assert [hook.type for hook in plain.custom_hooks] == ['EMAHook', 'SegVisualizationHook']
+    plain.load_from, plain.work_dir = weights, str(tmp_path / 'plain')
+    assert Runner.from_cfg(plain).test() == figures
+
+
+@pytest.mark.slow
 @pytest.mark.full
 def test_averages_of_the_weights_accumulated_gradients_and_the_page(pairs, digits, tmp_path):
     images, _ = folder_of(tmp_path, digits, 'segmentation')
@@ -286,7 +305,7 @@ def test_a_process_that_waits_for_labels_gives_up_where_nobody_makes_them(tmp_pa
 
 @pytest.mark.slow
 @pytest.mark.parametrize('task', ['segmentation', pytest.param('detection', marks=pytest.mark.full)])
-def test_the_teacher_rates_a_training_whose_validation_has_no_labels(pairs, digits, task, tmp_path):
+def test_the_teacher_rates_a_training_whose_validation_has_no_labels(pairs, digits, task, tmp_path, monkeypatch):
     """By that name in the log, the best checkpoint, and the table of a comparison; the export is plain."""
     images, _ = folder_of(tmp_path, digits, task)
     val = str(digits / dict(detection='detection/val', segmentation='segmentation/leftImg8bit/val')[task])
@@ -313,7 +332,12 @@ def test_the_teacher_rates_a_training_whose_validation_has_no_labels(pairs, digi
     place = InThisProcess()
     tune(str(pair), ['weight'], trials=1, work_dir=str(tmp_path / 'tune'), cfg_options=options, place=place)
     assert [folder.parent.name for folder in (tmp_path / 'tune').rglob('teacher_labels_*')] == ['tune']  # once
-    config, _ = export_student(str(pair), str(tmp_path / 'run' / 'epoch_1.pth'))
+    told, student = [], str(tmp_path / 'run' / 'epoch_1.pth')
+    monkeypatch.setattr(differences, 'warn', told.append)
+    for name, against in dict(own=None, other=str(images)).items():
+        evaluate(str(pair), student, work_dir=str(tmp_path / name), cfg_options=options, against_teacher=against)
+    config, _ = export_student(str(pair), student, cfg_options={'model.teacher_ckpt': str(sure)})
+    assert told == [], 'the test is that of the run'
     assert load_config(config).val_dataloader is load_config(config).test_cfg is None
     assert check(str(pair), work_dir=str(tmp_path / 'look')) and not (tmp_path / 'look').exists()
     plain = tmp_path / 'plain.py'

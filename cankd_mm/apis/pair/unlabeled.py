@@ -1,20 +1,16 @@
 """Train a pair on images without labels: which steps of the student's pipeline they go through, and what keeps it."""
 
 import copy
-import tempfile
 from contextlib import suppress
 from pathlib import Path
 from typing import Dict, List, Optional, Tuple
 
-import cv2
-import numpy as np
 from mmengine.config import Config
-from mmengine.dataset import Compose
 from mmengine.model import BaseModel
-from mmengine.registry import DefaultScope
 
 from cankd_mm.apis.data import innermost, missing_data
 from cankd_mm.apis.pair.sources import Source
+from cankd_mm.apis.running import running
 from cankd_mm.config.differences import SWITCHING
 from cankd_mm.config.images import list_images
 from cankd_mm.config.metric import AGAINST_TEACHER
@@ -23,11 +19,10 @@ from cankd_mm.config.write import arguments, laid_out, literal
 from cankd_mm.engine.unlabeled import without_labels
 from cankd_mm.errors import SetupError
 from cankd_mm.models.distillers.probe import levels_read, probe, probe_both
-from cankd_mm.models.utils import count_classes, untouched_generators
+from cankd_mm.models.utils import count_classes
 
 _MIXING = ('Mosaic', 'MixUp', 'Mixup', 'CopyPaste')  # several images, with their boxes
 _LOGITS = 'decode_head.conv_seg'
-_TRIALS = 20  # as many steps draw whether they do something
 
 
 def unlabeled_text(cfg: Config, images: str, beside: bool, val: Optional[str]) -> Tuple[List[str], List[str]]:
@@ -47,7 +42,7 @@ def unlabeled_text(cfg: Config, images: str, beside: bool, val: Optional[str]) -
         labeled, dataset = dataset, dataset.get('dataset') or (dataset.get('datasets') or [None])[0]
     scope, left_out = cfg.get('default_scope'), []
     steps = _fitting([step for pipeline in pipelines for step in pipeline], left_out)
-    steps = _running(steps, scope, left_out)
+    steps = running(steps, scope, left_out)
     words = arguments(_images(images, labeled))
     listed = ',\n    '.join(map(literal, steps))
     lines = [f'pipeline = [\n    {listed}]']
@@ -152,32 +147,6 @@ def _fitting(steps: list, left_out: List[str]) -> list:
             step['cat_max_ratio'] = 1.0
         kept.append(step)
     return kept
-
-
-def _running(steps: list, scope: Optional[str], left_out: List[str]) -> list:
-    """Leave out steps that an image without labels does not go through."""
-    with tempfile.TemporaryDirectory() as folder, untouched_generators(), DefaultScope.overwrite_default_scope(scope):
-        path = str(Path(folder) / 'image.png')
-        cv2.imwrite(path, np.random.default_rng(0).integers(0, 255, (240, 320, 3), np.uint8))
-        while True:
-            run, failing = [Compose([step]) for step in steps], None
-            for _ in range(_TRIALS):
-                results = dict(img_path=path, img_id=0, seg_fields=[])
-                for number, step in enumerate(run):
-                    try:
-                        results = step(results)
-                    except Exception:  # whatever a step makes of labels that are not there
-                        failing = number
-                        break
-                if failing is not None or results is None:
-                    break
-            if failing is None:
-                return steps
-            if failing == 0:
-                problem = 'is the first step of its training pipeline, and loads no image from a file'
-                raise SetupError(f"The student's {type_name(steps[0])} {problem}: begin with LoadImageFromFile.")
-            left_out.append(type_name(steps[failing]))
-            steps = [step for number, step in enumerate(steps) if number != failing]
 
 
 def kept_by(
