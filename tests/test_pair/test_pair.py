@@ -214,8 +214,10 @@ def test_a_work_folder_that_the_student_names_is_not_the_pairs(pairs, tmp_path):
     student.write_text(
         f"_base_ = {str(pairs['detection'].with_name('detection_student.py'))!r}\nwork_dir = 'runs/student'\n"
     )
-    write_pair(cfg.model.teacher, str(student), out, cfg.model.teacher_ckpt)
+    data = str(pairs['detection'].with_name('detection_student.py'))
+    write_pair(cfg.model.teacher, str(student), out, cfg.model.teacher_ckpt, data=data)
     assert load_config(out).work_dir == 'work_dirs/my_pair'
+    assert load_config(str(tmp_path / 'own_detection_student.py')).work_dir == 'work_dirs/own_detection_student'
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,7 @@ def write_pair(
     texts, base, said = {}, base_name(ours.config, path.parent), []
     if data is not None:
         own = path.with_name(f'{Path(ours.config).stem}_{Path(data).stem}.py')
-        texts[own] = data_text(ours.config, base, data)
+        texts[own] = '\n'.join([*data_text(ours.config, base, data).splitlines(), *_work_dir(ours, own), ''])
         cfg, base = _read(texts[own], base, ours.config), own.name
     loader = cfg.train_dataloader
     size, batch_size = _input_size(loader.get('dataset') or {}), loader.get('batch_size', 1)
@@ -102,9 +102,7 @@ def write_pair(
         file = 'methods/recommended.py'
         method = read_config(f'cankd_mm::{file}').model.to_dict()
         notes.append(f'settings: the recommended ones of configs/{file}')
-    more: List[str] = []
-    if read_config(ours.config).get('work_dir'):  # or both trainings would write into one folder
-        more.append(f'work_dir = {str(default_work_dir(out))!r}')
+    more = _work_dir(ours, path)
     if unlabeled is not None:
         loader, lines = unlabeled_text(cfg, unlabeled, data is not None, unlabeled_val)
         more, notes = [*more, *loader], [*notes, *lines]
@@ -120,6 +118,12 @@ def write_pair(
     write_new(texts)
     notes += [f'warning: {warning}' for warning in _warnings(theirs, ours, models)]
     return [*notes, f'written: {path}']
+
+
+def _work_dir(student: ZooModel, path: Path) -> List[str]:
+    """Give a config its own work folder where the student's names one, into which both trainings would write."""
+    named = read_config(student.config).get('work_dir')
+    return [f'work_dir = {str(default_work_dir(str(path)))!r}'] if named else []
 
 
 def _read(text: str, base: str, config: str) -> Config:
