@@ -5,7 +5,6 @@ from typing import List, Optional, Set, Union
 
 import mmengine.registry
 from mmengine.config import Config
-from mmengine.hooks import Hook
 from mmengine.registry import HOOKS, LOOPS, Registry
 
 from cankd_mm.config.read import load_model_cfg
@@ -103,6 +102,8 @@ def _leave_out_ours(plain: dict, distilling: Set[str]) -> None:
 
 def _acts_on_training_alone(hook: Optional[dict]) -> bool:
     """Tell whether a hook acts on a training or its validations and not on a test, as it may ask for their loops."""
+    from mmengine.hooks import Hook  # with torch, which lists of runs do without
+
     kind = class_of(HOOKS, hook['type']) if hook else None
     parts = {stage.split('_')[1] for stage in Hook.get_triggered_stages(kind)} if kind else set()
     return bool(parts & {'train', 'val'}) and not parts & {'test', 'load'}
