@@ -203,8 +203,8 @@ def test_readme_shows_what_was_measured():
     names = ['student alone', None, 'cankd', 'recommended', 'both-10-frozen', 'both-0', 'both-0-many', 'teacher']
     few = {'both-10-frozen': None, 'both-0-many': None}
     others = {'both-0-many': None}, {}, few, {**few, 'both-0': 'no-labels-bccd'}
-    stems = ('labels_digits-detection', 'labels_digits-segmentation', 'labels_nuclei-detection', 'unlabeled_blood-cells')
-    for column, stem in enumerate(stems):
+    stems = 'labels_digits-detection labels_digits-segmentation labels_nuclei-detection unlabeled_blood-cells'
+    for column, stem in enumerate(stems.split()):
         stored = load(str(DOCS / 'results' / f'{stem}.json'))
         for name, shown in zip(names, figures):
             name = others[column].get(name, name)
