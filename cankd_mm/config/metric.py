@@ -116,9 +116,9 @@ def check_named(cfg: Config) -> None:
 
 
 def _reported(evaluators: object, scope: Optional[str]) -> Iterator[Tuple[str, list, Optional[Mapping], float]]:
-    """Of each evaluator what its figures begin with, those that it is asked for, all, and what makes per cent of them.
+    """Yield of each evaluator what its figures begin with, those it is asked for, all, and what makes per cent of them.
 
-    All are None where they are not known.
+    Of one that is not known, all is None.
     """
     for entry, dataset in _entries(evaluators):
         kind = class_of(METRICS, entry['type'], library_of(entry['type']) or scope)

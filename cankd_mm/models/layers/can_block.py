@@ -128,8 +128,8 @@ class CanBlock(nn.Module):
         source, conv = projected or (x, None)
         (d, m), (b, c), p = phi.shape[1:], (source.shape[1], x.shape[1]), x.shape[2] * x.shape[3]
         # theta, the contraction and W are linear maps of a pixel of x, as is what x is projected by. One matrix for all
-        # is the least work on large maps; on small ones its products are more kernels than they save, unless they are
-        # half-precision ones, which the other way has fewer of.
+        # is the least work on large maps; on small ones its products are more kernels than they save. In half precision
+        # they save more, as the other way has float32 products over the pixels.
         work, other = m * d * d + c * d * (d + b) + p * c * b, 2 * p * c * d + min(2 * p * m * d, (p + m) * d * d)
         if work >= (other if p >= 32 * c or source.dtype in HALF else other / 2):
             return self._project(dot_product_attention(self.theta(x).flatten(2), phi, g), x)
