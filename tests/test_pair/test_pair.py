@@ -200,12 +200,24 @@ def test_recommended_settings_are_written(pairs, tmp_path, task):
     cfg = Config.fromfile(str(pairs[task]))
     student, out = str(pairs[task].with_name(f'{task}_student.py')), str(tmp_path / 'pair.py')
     lines = write_pair(cfg.model.teacher, student, out, cfg.model.teacher_ckpt, recommended=True)
-    assert any('recommended.py' in line for line in lines)
-    expected = Config.fromfile(str(ROOT / 'configs/methods/recommended.py')).model
+    file = dict(detection='recommended.py', segmentation='recommended-450.py')[task]
+    assert any(file in line for line in lines)
+    expected = Config.fromfile(str(ROOT / f'configs/methods/{file}')).model
     model = Config.fromfile(out).model
     assert model.init_from_teacher == expected.init_from_teacher
     assert model.distiller.level_weights == expected.distiller.level_weights and model.distiller.source == 'neck'
     assert model.distiller.loss == dict(type='CanKDLoss', loss_weight=expected.distiller.loss.loss_weight)
+
+
+def test_recommended_weight_where_a_segmentors_head_does_not_fit(pairs, tmp_path):
+    cfg = Config.fromfile(str(pairs['segmentation']))
+    student, out = tmp_path / 'student.py', str(tmp_path / 'pair.py')
+    student.write_text(
+        f"_base_ = '{pairs['segmentation'].with_name('segmentation_student.py')}'\n"
+        'model = dict(decode_head=dict(channels=24))\n'
+    )
+    write_pair(cfg.model.teacher, str(student), out, cfg.model.teacher_ckpt, recommended=True)
+    assert Config.fromfile(out).model.distiller.loss.loss_weight == 50.0
 
 
 def test_a_work_folder_that_the_student_names_is_not_the_pairs(pairs, tmp_path):

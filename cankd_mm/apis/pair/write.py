@@ -99,7 +99,9 @@ def write_pair(
     ]
     notes, method = [*notes, *said], {}
     if recommended:
-        file = 'methods/recommended.py'
+        # Alike with AdamW; with SGD, where a segmentor's head fits, the greater weight was ahead: docs/comparison.md.
+        great = libraries[1] == 'mmseg' and any(part.startswith('decode_head') for part in parts)
+        file = f'methods/recommended{"-450" if great else ""}.py'
         method = read_config(f'cankd_mm::{file}').model.to_dict()
         notes.append(f'settings: the recommended ones of configs/{file}')
     more = _work_dir(ours, path)
